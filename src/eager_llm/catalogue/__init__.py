@@ -1,0 +1,1 @@
+"""The log and the catalogue: importing, preparing, splitting, gating, and Feast features."""

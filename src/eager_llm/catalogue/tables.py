@@ -1,0 +1,66 @@
+"""The tables that cross between parts: events, items and, where there is one, intentions."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eager_llm.errors import UserError
+from eager_llm.files import read_json, whole_folder, write_json
+
+EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
+TEXT_COLUMNS = ("title", "description", "brand", "categories")
+ITEM_COLUMNS = ("item_id", *TEXT_COLUMNS)
+INTENTION_COLUMNS = ("user_id", "item_id", "intention", "preference")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A log with its catalogue.
+
+    Attributes:
+        events: `user_id`, `item_id` (strings) and `timestamp` (UTC, microseconds), chronological.
+        items: `item_id`, `title`, `description`, `brand`, `categories` (strings, may be empty).
+        intentions: `user_id`, `item_id`, `intention` (what the user looked for when choosing the
+            item) and `preference` (what the user said to like at that moment), or None.
+        facts: where the tables come from and what importing them dropped.
+    """
+
+    events: pd.DataFrame
+    items: pd.DataFrame
+    intentions: pd.DataFrame | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write the tables as Parquet, all or none."""
+        with whole_folder(folder) as draft:
+            self.events.to_parquet(draft / "events.parquet", index=False)
+            self.items.to_parquet(draft / "items.parquet", index=False)
+            if self.intentions is not None:
+                self.intentions.to_parquet(draft / "intentions.parquet", index=False)
+            write_json(draft / "facts.json", self.facts)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tables":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: `folder` does not hold such tables.
+        """
+        for name in ("events.parquet", "items.parquet", "facts.json"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder}: holds no {name}; make it with: eager-llm import")
+        intentions = folder / "intentions.parquet"
+        return cls(
+            pd.read_parquet(folder / "events.parquet"),
+            pd.read_parquet(folder / "items.parquet"),
+            pd.read_parquet(intentions) if intentions.is_file() else None,
+            read_json(folder / "facts.json"),
+        )
+
+
+def item_texts(items: pd.DataFrame) -> list[str]:
+    """Return one line of text an item: title, brand and categories, what is empty left out."""
+    columns = [items[name] for name in ("title", "brand", "categories")]
+    return [" | ".join(part for part in row if part) for row in zip(*columns, strict=True)]

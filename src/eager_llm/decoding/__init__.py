@@ -1,0 +1,1 @@
+"""Constrained decoding: only existing items, each once, best first."""

@@ -1,0 +1,8 @@
+"""The one exception that people are meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names the file, row or field, and the fix.
+
+    The command line prints it without a traceback; the service turns it into a 4xx answer.
+    """

@@ -1,0 +1,1 @@
+"""Item-level quality over the whole catalogue, beside the baselines that any model must face."""

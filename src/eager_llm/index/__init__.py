@@ -1,0 +1,1 @@
+"""The dual-source item index: balanced hierarchical k-means, one path of tokens an item."""

@@ -1,0 +1,298 @@
+"""Every setting of the system: typed, documented, checked all at once.
+
+`Settings.from_dict` reports every mistake in one error, each with the value and the fix.
+"""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from eager_llm.errors import UserError
+
+SOURCES = ("behaviour", "semantic")
+
+
+def option(default: Any, help: str, **rules: Any) -> Any:
+    """Declare a setting. Rules: `least` and `most` (inclusive bounds), `choices`."""
+    metadata = {"help": help, **rules}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is kept of the log, and how it is split."""
+
+    min_interactions: int = option(5, "k-core: every user and item keeps at least so many events", least=1)
+    max_history: int = option(20, "items of history that the model sees", least=1, most=1000)
+    split: str = option(
+        "leave_one_out",
+        "leave_one_out: each user's last event is test, the one before validation; "
+        "temporal: one cut in time for all users",
+        choices=("leave_one_out", "temporal"),
+    )  # fmt: skip
+    validation_share: float = option(0.1, "temporal split: share of events in validation", least=0.0, most=0.5)
+    test_share: float = option(0.1, "temporal split: share of events in test", least=0.0, most=0.5)
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Thresholds of the data gates; a run that misses one stops before anything is trained."""
+
+    min_user_events: int = option(3, "events that every user must have after the k-core", least=1)
+    min_users: int = option(10, "users that must be left after the k-core", least=1)
+    min_text_share: float = option(
+        0.9, "share of items with a title, description, brand or categories "
+        "(checked where the semantic source is used)", least=0.0, most=1.0)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BehaviourSettings:
+    """The Deep Interest Network whose item table is the behaviour embedding."""
+
+    dim: int = option(64, "width of the item embedding", least=2)
+    epochs: int = option(4, "passes over the training part", least=1)
+    batch: int = option(512, "examples a step", least=1)
+    negatives: int = option(32, "sampled negative items a step, shared by the batch", least=1)
+    learning_rate: float = option(2e-3, "Adam's learning rate", least=0.0)
+    warm_start: bool = option(True, "start the item table from the training part's co-occurrence counts")
+
+
+@dataclass(frozen=True)
+class SemanticSettings:
+    """The text encoder whose output is the semantic embedding."""
+
+    encoder: str = option("tfidf-svd", "tfidf-svd, or the id or path of any Hugging Face encoder")
+    dim: int = option(128, "width of the tfidf-svd embedding (an encoder brings its own)", least=2)
+    batch: int = option(64, "texts a step of a Hugging Face encoder", least=1)
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The item index: balanced hierarchical k-means for each source."""
+
+    sources: list[str] = option(["semantic", "behaviour"], "sources in the order of their tokens", choices=SOURCES)
+    branching: int = option(256, "children of a node (k)", least=2, most=65536)
+    iterations: int = option(20, "k-means iterations at each level", least=1)
+    workers: int = option(2, "Ray tasks at a time; 0 builds in this process without Ray", least=0)
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """The language model that is tuned."""
+
+    model: str = option("small-llama", "small-llama (made on the spot), or the id or path of any causal LM")
+    layers: int = option(3, "small-llama: layers", least=1)
+    hidden: int = option(128, "small-llama: width", least=8)
+    heads: int = option(4, "small-llama: attention heads", least=1)
+    vocabulary: int = option(2000, "small-llama: text tokens of the tokenizer trained on the catalogue", least=300)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """How often each task appears: examples an epoch, as a share of the trajectories."""
+
+    seqrec: float = option(1.0, "history to next item, one packed trajectory a user", least=0.0)
+    item2index: float = option(0.15, "text to item", least=0.0)
+    index2item: float = option(0.15, "item to text", least=0.0)
+    fusionseqrec: float = option(0.15, "history in tokens or titles to the next item's text or tokens", least=0.0)
+    itemsearch: float = option(0.15, "intention with history to item (needs an intentions table)", least=0.0)
+    preferenceobtain: float = option(0.15, "history to stated preference (needs an intentions table)", least=0.0)
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """Stage 1: the whole backbone on all tasks, with global contrast decompression."""
+
+    epochs: int = option(40, "passes over the trajectories", least=1)
+    batch_tokens: int = option(4096, "padded tokens a step", least=64)
+    learning_rate: float = option(2e-3, "AdamW's peak learning rate", least=0.0)
+    weight_decay: float = option(0.01, "AdamW's weight decay", least=0.0)
+    warmup_share: float = option(0.05, "share of the steps with a rising rate", least=0.0, most=1.0)
+    text_tokens: int = option(48, "longest text part of a prompt or answer, in tokens", least=4)
+    contrast_weight: float = option(0.1, "weight of each source's contrast loss; 0 switches it off", least=0.0)
+    contrast_negatives: int = option(2048, "sampled negative items of the contrast loss", least=1)
+    contrast_temperature: float = option(0.07, "temperature of the contrast loss", least=1e-4)
+    validate_every: int = option(5, "epochs between validations; the best epoch is kept", least=1)
+    validation_users: int = option(1000, "users drawn for those validations", least=1)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
+
+
+@dataclass(frozen=True)
+class AnnealingSettings:
+    """Stage 2: the annealing adapter, LoRA on every linear layer, `seqrec` only."""
+
+    epochs: int = option(1, "passes over the trajectories; 0 leaves the stage out", least=0)
+    learning_rate: float = option(2e-4, "AdamW's learning rate, falling to zero", least=0.0)
+    rank: int = option(8, "LoRA's r", least=1)
+    alpha: int = option(32, "LoRA's alpha", least=1)
+    dropout: float = option(0.05, "LoRA's dropout", least=0.0, most=1.0)
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """Constrained beam search."""
+
+    beams: int = option(20, "beams; at least as many as items asked for are used", least=1, most=1000)
+    batch: int = option(64, "histories decoded at a time", least=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+
+    seed: int = option(0, "seed of everything that is drawn at random", least=0)
+    threads: int = option(0, "torch threads; 0 uses every core", least=0)
+    data: DataSettings = field(default_factory=DataSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
+    semantic: SemanticSettings = field(default_factory=SemanticSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
+    annealing: AnnealingSettings = field(default_factory=AnnealingSettings)
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Settings":
+        """Build from nested plain values.
+
+        Raises:
+            UserError: lists every unknown name, wrong type and value out of bounds.
+        """
+        mistakes: list[str] = []
+        settings = _build(cls, values, "", mistakes)
+        if len(set(settings.index.sources)) != len(settings.index.sources) or not settings.index.sources:
+            mistakes.append(
+                f"index.sources = {settings.index.sources!r}: name one or both of {', '.join(SOURCES)}, each once"
+            )
+        if settings.backbone.hidden % (2 * settings.backbone.heads):
+            mistakes.append(
+                f"backbone.hidden = {settings.backbone.hidden}: must be a multiple of "
+                f"2 x backbone.heads = {2 * settings.backbone.heads}"
+            )
+        if mistakes:
+            raise UserError("the settings have mistakes:\n  " + "\n  ".join(mistakes))
+        return settings
+
+    @classmethod
+    def read(cls, file: Path | None = None, overrides: list[str] | None = None) -> "Settings":
+        """Read a YAML or JSON file (none: the defaults) and apply `section.name=value` overrides.
+
+        Raises:
+            UserError: the file or an override cannot be read, or a value is refused.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            try:
+                values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            except FileNotFoundError:
+                raise UserError(f"{file}: no such settings file") from None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise UserError(f"{file}: not readable as YAML: {error}") from None
+            if not isinstance(values, dict):
+                raise UserError(f"{file}: expected sections with settings, found {type(values).__name__}")
+        for text in overrides or []:
+            _override(values, text)
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, ready for JSON."""
+        return asdict(self)
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise UserError(f"override {text!r}: write it as section.name=value, such as tuning.epochs=3")
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {text!r}: {section!r} is a setting, not a section")
+    try:
+        values[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"override {text!r}: {value!r} is not a plain value") from None
+
+
+def _build(cls: Any, values: Any, prefix: str, mistakes: list[str]) -> Any:
+    """Build dataclass `cls` from `values`, collecting mistakes; wrong values fall to defaults."""
+    known = {f.name: f for f in fields(cls)}
+    if not isinstance(values, dict):
+        mistakes.append(f"{prefix.rstrip('.')} = {values!r}: expected a section with {', '.join(known)}")
+        values = {}
+    for name in values:
+        if name not in known:
+            mistakes.append(f"{prefix}{name}: no such setting; known here: {', '.join(known)}")
+    built = {}
+    for name, spec in known.items():
+        if name not in values:
+            continue
+        if is_dataclass(spec.type):
+            built[name] = _build(spec.type, values[name], f"{prefix}{name}.", mistakes)
+            continue
+        value, mistake = _checked(spec, values[name])
+        if mistake:
+            mistakes.append(f"{prefix}{name} = {values[name]!r}: {mistake}")
+        else:
+            built[name] = value
+    return cls(**built)
+
+
+def _checked(spec: Any, value: Any) -> tuple[Any, str]:
+    """Return the value in its type and an empty string, or what is wrong with it."""
+    value, mistake = _typed(spec.type, value)
+    if mistake:
+        return value, mistake
+    rules = spec.metadata
+    for element in value if isinstance(value, list) else [value]:
+        if "choices" in rules and element not in rules["choices"]:
+            return value, f"choose from {', '.join(rules['choices'])}"
+        if "least" in rules and not element >= rules["least"]:
+            return value, f"must be at least {rules['least']}"
+        if "most" in rules and not element <= rules["most"]:
+            return value, f"must be at most {rules['most']}"
+    return value, ""
+
+
+def _typed(kind: Any, value: Any) -> tuple[Any, str]:
+    if get_origin(kind) is list:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        element = get_args(kind)[0]
+        if isinstance(value, (list, tuple)) and all(isinstance(v, element) for v in value):
+            return list(value), ""
+        return value, f"expected a list of {element.__name__}"
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        # YAML reads 2e-3 as text.
+        try:
+            return float(value), ""
+        except ValueError:
+            return value, "expected a number"
+    # Pipeline parameters travel as JSON numbers, where 5 comes back as 5.0.
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value), ""
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value, ""
+    return value, f"expected {kind.__name__}"
+
+
+def describe() -> str:
+    """Return a table of every setting with its default and meaning, for `--help` and the docs."""
+    lines: list[str] = []
+
+    def walk(cls: Any, prefix: str) -> None:
+        for spec in fields(cls):
+            if is_dataclass(spec.type):
+                walk(spec.type, f"{prefix}{spec.name}.")
+            else:
+                default = spec.default if spec.default is not MISSING else spec.default_factory()  # type: ignore[misc]
+                lines.append(f"{prefix}{spec.name} = {json.dumps(default)}\n    {spec.metadata['help']}")
+
+    walk(Settings, "")
+    return "\n".join(lines)

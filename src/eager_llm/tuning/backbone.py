@@ -1,0 +1,118 @@
+"""The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eager_llm.errors import UserError
+from eager_llm.index.item_index import ItemIndex
+from eager_llm.settings import BackboneSettings
+
+SMALL = "small-llama"
+
+
+def load_backbone(
+    settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int
+) -> tuple[Any, Any]:
+    """Return a causal LM and its tokenizer, both knowing the tokens of the index.
+
+    Args:
+        texts: what the tokenizer of the small model is trained on.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    torch.manual_seed(seed)
+    if settings.model == SMALL:
+        tokenizer = train_tokenizer(texts, settings.vocabulary)
+        tokenizer.add_tokens(index.vocabulary)
+        return _small_llama(settings, tokenizer), tokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.model)
+        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"backbone.model = {settings.model!r} cannot be loaded: {error}") from None
+    tokenizer.add_tokens(index.vocabulary)
+    model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings))
+    reset_generation(model)
+    return model, tokenizer
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
+    """Train a byte-level BPE tokenizer; every text can be encoded and read back."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def _small_llama(settings: BackboneSettings, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=settings.hidden * 3,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=settings.hidden**-0.5 / 2,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def reset_generation(model: Any) -> None:
+    """Drop a checkpoint's sampling settings: decoding here never reads them, others might."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+
+
+def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
+    """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32, use_safetensors=True)
+    if (folder / "adapter").is_dir():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder / "adapter"), use_safetensors=True)
+    return model.to(device).eval(), tokenizer
+
+
+def hidden_states(model: Any, ids: torch.Tensor, **options: Any) -> Any:
+    """Run the transformer without its output layer; `last_hidden_state` is [batch, length, width]."""
+    return _plain(model).base_model(input_ids=ids, **options)
+
+
+def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Apply the output layer to chosen hidden states: [..., width] to [..., vocabulary]."""
+    plain = _plain(model)
+    logits = plain.get_output_embeddings()(hidden).float()
+    cap = getattr(plain.config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def _plain(model: Any) -> Any:
+    """Return the causal LM inside a PEFT model (its adapter stays active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,222 @@
+"""Comprehensive interaction modelling: the six instruction tasks as token sequences.
+
+`seqrec` is packed: one sequence a trajectory, with the loss at every item, which trains the same
+predictions as one example a prefix for a fraction of the work. That needs its phrasings to end with
+the history, so that the answer continues it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eager_llm.errors import UserError
+from eager_llm.index.item_index import ItemIndex
+from eager_llm.settings import TaskSettings
+
+DEFAULT_FILE = Path(__file__).with_name("tasks.json")
+FIELDS = ("history", "titles", "item", "title", "text", "intention", "preference")
+INTENTION_TASKS = ("itemsearch", "preferenceobtain")
+SEPARATOR = "; "
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence.
+
+    Attributes:
+        ids: token ids.
+        learn: whether each token is predicted in the loss.
+        closings: (position, item row) of every answered item's closing token, for the contrast.
+    """
+
+    ids: list[int]
+    learn: list[bool]
+    closings: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a user chose, oldest first, ending with the target.
+
+    `intention` and `preference` belong to the target; empty where nothing is known.
+    """
+
+    items: list[int]
+    intention: str = ""
+    preference: str = ""
+
+
+def trajectories(
+    examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFrame | None
+) -> list[Trajectory]:
+    """Build the training trajectories from the training part of the point-in-time examples.
+
+    Args:
+        examples: `user_id`, `item_id`, `history`, `part`; only rows of part "train" are used, and
+            intentions only where they belong to such a target.
+    """
+    train = examples[examples["part"] == "train"]
+    wishes: dict[tuple[str, str], tuple[str, str]] = {}
+    if intentions is not None:
+        columns = intentions[["user_id", "item_id", "intention", "preference"]].itertuples(index=False)
+        wishes = {(user, item): (intention or "", preference or "") for user, item, intention, preference in columns}
+    result = []
+    for user, item, history in zip(train["user_id"], train["item_id"], train["history"], strict=True):
+        intention, preference = wishes.get((user, item), ("", ""))
+        items = [index.rows[i] for i in history] + [index.rows[item]]
+        result.append(Trajectory(items, intention, preference))
+    return result
+
+
+class TaskBook:
+    """Phrasings, and everything that turns a task into tokens.
+
+    Args:
+        tokenizer: knows the index tokens.
+        items: the catalogue, in the order of the index.
+        text_tokens: longest text part, in tokens.
+    """
+
+    def __init__(
+        self, tokenizer: Any, index: ItemIndex, items: pd.DataFrame, text_tokens: int, file: Path = DEFAULT_FILE
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.text_tokens = text_tokens
+        vocabulary = np.array(tokenizer.convert_tokens_to_ids(index.vocabulary))
+        level = np.arange(index.levels) * index.branching
+        self.item_tokens: np.ndarray = vocabulary[index.codes + level]  # [items, levels]
+        items = items.set_index("item_id").loc[index.item_ids]
+        self._titles = self._encode_all([t or c for t, c in zip(items["title"], items["categories"], strict=True)])
+        self._texts = [self._encode_all(items[name]) for name in ("title", "description", "categories")]
+        self._phrasings = {name: [self._compile(p) for p in phrasings] for name, phrasings in read_tasks(file).items()}
+        self._begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def prompt(self, history: list[int]) -> list[int]:
+        """Return the `seqrec` prompt that recommendations are decoded from."""
+        return self._packed(history, 0).ids
+
+    def trajectory(self, items: list[int], rng: np.random.Generator) -> Example:
+        """Return a packed `seqrec` example."""
+        return self._packed(items, int(rng.integers(len(self._phrasings["seqrec"]))))
+
+    def epoch(
+        self, trajectories: list[Trajectory], shares: TaskSettings, rng: np.random.Generator
+    ) -> list[Example]:
+        """Draw one epoch: each task as often as its share of the trajectories says."""
+        examples: list[Example] = []
+        for task, share in vars(shares).items():
+            pool = [t for t in trajectories if self._usable(task, t)]
+            if not pool:
+                continue
+            wanted = share * len(trajectories)
+            rounds = [rng.permutation(len(pool)) for _ in range(-(-int(wanted) // len(pool)))]
+            drawn = np.concatenate(rounds)[: int(wanted)] if rounds else []
+            for number in drawn:
+                trajectory = pool[number]
+                if task == "seqrec":
+                    examples.append(self.trajectory(trajectory.items, rng))
+                elif (example := self._instruction(task, trajectory, rng)) is not None:
+                    examples.append(example)
+        return examples
+
+    @staticmethod
+    def _usable(task: str, trajectory: Trajectory) -> bool:
+        if task == "itemsearch":
+            return bool(trajectory.intention)
+        if task == "preferenceobtain":
+            return bool(trajectory.preference) and len(trajectory.items) > 1
+        return task != "fusionseqrec" or len(trajectory.items) > 1
+
+    def _packed(self, items: list[int], phrasing: int) -> Example:
+        (literal, _), _ = self._phrasings["seqrec"][phrasing]
+        start = [*self._begin, *literal]
+        tokens = self.item_tokens[items].reshape(-1).tolist() if items else []
+        levels = self.item_tokens.shape[1]
+        closings = [(len(start) + (n + 1) * levels - 1, item) for n, item in enumerate(items)]
+        return Example(start + tokens, [False] * len(start) + [True] * len(tokens), closings)
+
+    def _instruction(self, task: str, trajectory: Trajectory, rng: np.random.Generator) -> Example | None:
+        """Fill a phrasing; None where the item has no text to read or write."""
+        prompt, answer = self._phrasings[task][int(rng.integers(len(self._phrasings[task])))]
+        # The text tasks speak of any item of the trajectory, the others of its target.
+        speaks_of_any = task in ("item2index", "index2item")
+        item = trajectory.items[int(rng.integers(len(trajectory.items)))] if speaks_of_any else trajectory.items[-1]
+        ids, learn, closings = [*self._begin], [False] * len(self._begin), []
+        for pieces, learned in ((prompt, False), (answer, True)):
+            for piece in pieces:
+                tokens = self._fill(piece, item, trajectory, rng) if isinstance(piece, str) else piece
+                if isinstance(piece, str) and not tokens:
+                    return None
+                ids += tokens
+                learn += [learned] * len(tokens)
+                if learned and piece == "item":
+                    closings.append((len(ids) - 1, item))
+        if not closings:
+            ids += self._end
+            learn += [True] * len(self._end)
+        return Example(ids, learn, closings)
+
+    def _fill(self, field: str, item: int, trajectory: Trajectory, rng: np.random.Generator) -> list[int]:
+        if field == "item":
+            return self.item_tokens[item].tolist()
+        if field == "history":
+            return self.item_tokens[trajectory.items[:-1]].reshape(-1).tolist()
+        if field == "title":
+            return self._titles[item]
+        if field == "titles":
+            # Short titles of the last few items: the prompt stays about as long as a text.
+            past = trajectory.items[:-1][-4:]
+            return [token for number in past for token in self._titles[number][: self.text_tokens // 3]]
+        if field == "text":
+            texts = [texts[item] for texts in self._texts if texts[item]]
+            return texts[int(rng.integers(len(texts)))] if texts else []
+        return self._encode_all([getattr(trajectory, field)])[0]
+
+    def _encode_all(self, texts: Any) -> list[list[int]]:
+        texts = [str(text) for text in texts]
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [ids[: self.text_tokens] for ids in encoded]
+
+    def _compile(self, phrasing: dict[str, str]) -> tuple[list[Any], list[Any]]:
+        """Turn a phrasing into literals (token ids) and fields (names)."""
+
+        def pieces(text: str) -> list[Any]:
+            found = []
+            for piece in re.split(r"\$(\w+)\s?", text):
+                is_field = piece in FIELDS and f"${piece}" in text
+                if is_field:
+                    found.append(piece)
+                elif piece.strip():
+                    found.append(self.tokenizer(piece.strip(), add_special_tokens=False)["input_ids"])
+            return found
+
+        return pieces(phrasing["prompt"]), pieces(phrasing["answer"])
+
+
+def read_tasks(file: Path) -> dict[str, list[dict[str, str]]]:
+    """Read and check a file of phrasings.
+
+    Raises:
+        UserError: a task is missing, a placeholder is unknown, or `seqrec` cannot be packed.
+    """
+    tasks = json.loads(file.read_text(encoding="utf-8"))
+    for name in vars(TaskSettings()):
+        for number, phrasing in enumerate(tasks.get(name) or [{}], start=1):
+            where = f"{file}: {name}, phrasing {number}"
+            if set(phrasing) != {"prompt", "answer"}:
+                raise UserError(f"{where}: needs a prompt and an answer")
+            for field in re.findall(r"\$(\w*)", phrasing["prompt"] + phrasing["answer"]):
+                if field not in FIELDS:
+                    raise UserError(f"{where}: unknown placeholder ${field}; known: {', '.join(FIELDS)}")
+            packable = phrasing["prompt"].count("$") == 1 and phrasing["prompt"].endswith("$history")
+            if name == "seqrec" and not (packable and phrasing["answer"] == "$item"):
+                raise UserError(f"{where}: must be text that ends with $history, answered by $item")
+    return tasks
