@@ -1,0 +1,42 @@
+"""Pack the one directory that serving loads."""
+
+from kfp import dsl
+
+from components.images import PYTHON_TRAINING
+
+
+@dsl.component(base_image=PYTHON_TRAINING, install_kfp_package=False)
+def pack_bundle(
+    tables: dsl.Input[dsl.Dataset],
+    examples: dsl.Input[dsl.Dataset],
+    item_index: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    table: dsl.Input[dsl.Artifact],
+    settings: dict,
+    bundle: dsl.Output[dsl.Model],
+) -> None:
+    """Write the bundle with its manifest and checksums.
+
+    Args:
+        tables: from validate_data.
+        examples: from publish_features; the training part gives the fallback ranking.
+        item_index: from build_index.
+        model: from tune_model.
+        table: from evaluate_model.
+        settings: all sections.
+        bundle: the directory.
+    """
+    from pathlib import Path
+
+    from eager_llm.settings import Settings
+    from eager_llm.steps.model import pack
+
+    pack(
+        Path(tables.path),
+        Path(examples.path),
+        Path(item_index.path),
+        Path(model.path),
+        Path(table.path),
+        Settings.from_dict(settings),
+        Path(bundle.path),
+    )

@@ -1,0 +1,1 @@
+"""The step publish_features."""

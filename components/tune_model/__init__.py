@@ -1,0 +1,1 @@
+"""The step tune_model."""

@@ -1,0 +1,1 @@
+"""The graph over the components, its parameter sets, and the manifests that kubectl applies."""

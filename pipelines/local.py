@@ -1,0 +1,129 @@
+"""Run the pipeline on this machine with kfp.local: the compiled graph, a process a step."""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eager_llm.errors import UserError
+from eager_llm.files import content_digest
+from eager_llm.settings import Settings
+from eager_llm.steps.timing import TIMES_VARIABLE
+from pipelines.summary import TIMES_FILE, finish
+
+ROOT = Path(__file__).resolve().parents[1]
+# A step's lines show at once; nothing phones home; the steps find the library and each other.
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "FEAST_USAGE": "False",
+    "GX_ANALYTICS_ENABLED": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.local", description=__doc__)
+    parser.add_argument("--source", default="demo", help="folder that holds the log, or `demo`: the made-up shop")
+    parser.add_argument("--name", help="name of the run's folder; default: the source's name")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--settings", type=Path, help="YAML file of settings; default: pipelines/settings")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a setting")
+    asked = parser.parse_args(arguments)
+    try:
+        file = asked.settings or ROOT / "pipelines" / "settings" / ("demo.yaml" if asked.source == "demo" else "small.yaml")
+        settings = Settings.read(file, asked.set)
+        name = asked.name or run_name(asked.source)
+        return run(asked.source, name, asked.runs, settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(source: str, name: str, runs: Path, settings: Settings) -> int:
+    """Run the pipeline into `runs/name`, re-using the steps whose inputs have not changed.
+
+    Returns:
+        0, or 1 where a step failed; the step has said why.
+    """
+    from kfp import local
+
+    from pipelines.recommender import SECTIONS, recommender
+
+    folder = (runs / name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    values = settings.to_dict()
+    store = folder / "features"
+    # The feature store is written in place: if someone removed it, everything is made again.
+    fresh = "" if (store / "online.db").is_file() else str(time.time_ns())
+    source = source if source == "demo" else str(Path(source).resolve())
+    with _environment(folder):
+        # kfp's runner replaces the word python3 by this very interpreter.
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(folder / "artifacts"),
+            enable_caching=True,
+            cache_root=str(folder / "cache"),
+        )
+        try:
+            task = recommender(
+                source=source,
+                fingerprint=fingerprint(source) + fresh,
+                feature_repo=str(ROOT / "feature_repo"),
+                feature_store=str(store),
+                checkpoints=str(folder / "checkpoints"),
+                settings=values,
+                **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()},
+            )
+        except RuntimeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    finish(folder, {name: Path(artifact.uri) for name, artifact in task.outputs.items()}, settings)
+    return 0
+
+
+def fingerprint(source: str) -> str:
+    """Return a digest of the library's code and of the source's files."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "src" / "eager_llm").rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.read_bytes())
+    if source != "demo":
+        if not Path(source).is_dir():
+            raise UserError(f"{source}: no such folder; name the folder that holds the log, or demo")
+        digest.update(content_digest(Path(source)).encode())
+    return digest.hexdigest()[:16]
+
+
+def run_name(source: str) -> str:
+    """Return a folder name for a source: the last part of its path, in plain characters."""
+    return re.sub(r"[^\w.-]+", "-", Path(source).resolve().name).strip("-.") or "run"
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    before = dict(os.environ)
+    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [before.get("PYTHONPATH")])])
+    os.environ.update({name: before.get(name, value) for name, value in ENVIRONMENT.items()})
+    os.environ["PYTHONPATH"] = path
+    os.environ[TIMES_VARIABLE] = str(folder / TIMES_FILE)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+if __name__ == "__main__":
+    if shutil.which("python3") is None:
+        sys.exit("error: python3 is not on the PATH")
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The pipeline: from a log to a bundle, in seven steps."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.build_index.component import build_index
+from components.evaluate_model.component import evaluate_model
+from components.ingest_data.component import ingest_data
+from components.pack_bundle.component import pack_bundle
+from components.publish_features.component import publish_features
+from components.tune_model.component import tune_model
+from components.validate_data.component import validate_data
+
+# What each step reads, so that a changed setting runs again only what it touches.
+SECTIONS = {
+    "data_settings": ("seed", "data"),
+    "gate_settings": ("gates", "index"),
+    "index_settings": ("seed", "threads", "behaviour", "semantic", "index"),
+}
+
+Outputs = NamedTuple("Outputs", [("bundle", dsl.Model), ("report", dsl.HTML), ("table", dsl.Artifact)])
+
+
+@dsl.pipeline(
+    name="eager-llm-recommender",
+    description="Ingest, validate, publish features, build the item index, tune, evaluate, pack.",
+)
+def recommender(
+    source: str,
+    fingerprint: str,
+    feature_repo: str,
+    feature_store: str,
+    checkpoints: str,
+    data_settings: dict,
+    gate_settings: dict,
+    index_settings: dict,
+    settings: dict,
+) -> Outputs:
+    """Turn a log into a bundle.
+
+    Args:
+        source: a folder that holds the log, or `demo`.
+        fingerprint: digest of the source and the code, so that a change is noticed.
+        feature_repo: folder of the Feast definitions.
+        feature_store: folder that the features are published to.
+        checkpoints: folder that the tuning checkpoints outlive a step in.
+        data_settings: the sections that ingestion and features read.
+        gate_settings: the sections that validation reads.
+        index_settings: the sections that the item index reads.
+        settings: all sections.
+    """
+    ingested = ingest_data(source=source, fingerprint=fingerprint, settings=data_settings)
+    gated = validate_data(tables=ingested.outputs["tables"], settings=gate_settings)
+    tables = gated.outputs["validated"]
+    published = publish_features(
+        tables=tables, settings=data_settings, feature_repo=feature_repo, feature_store=feature_store
+    )
+    examples = published.outputs["examples"]
+    indexed = build_index(
+        tables=tables,
+        examples=examples,
+        settings=index_settings,
+        feature_repo=feature_repo,
+        feature_store=feature_store,
+    )
+    item_index = indexed.outputs["item_index"]
+    tuned = tune_model(
+        tables=tables,
+        examples=examples,
+        item_index=item_index,
+        embeddings=indexed.outputs["embeddings"],
+        settings=settings,
+        checkpoints=checkpoints,
+    )
+    evaluated = evaluate_model(
+        tables=tables, examples=examples, item_index=item_index, model=tuned.outputs["model"], settings=settings
+    )
+    packed = pack_bundle(
+        tables=tables,
+        examples=examples,
+        item_index=item_index,
+        model=tuned.outputs["model"],
+        table=evaluated.outputs["table"],
+        settings=settings,
+    )
+    return Outputs(
+        bundle=packed.outputs["bundle"], report=evaluated.outputs["report"], table=evaluated.outputs["table"]
+    )

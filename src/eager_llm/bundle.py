@@ -1,0 +1,133 @@
+"""The bundle: the one directory that serving loads, verified by the checksum of every file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eager_llm.catalogue.tables import TEXT_COLUMNS
+from eager_llm.decoding.recommender import Recommender
+from eager_llm.errors import UserError
+from eager_llm.evaluation.baselines import Popularity
+from eager_llm.evaluation.evaluate import training_histories
+from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
+from eager_llm.index.item_index import ItemIndex
+from eager_llm.settings import DecodingSettings, Settings
+from eager_llm.tuning.backbone import load_tuned
+from eager_llm.tuning.tasks import TaskBook
+
+SCHEMA_VERSION = 1
+FALLBACK_ITEMS = 1000
+MANIFEST = "manifest.json"
+
+
+def pack_bundle(
+    target: Path,
+    model: Path,
+    item_index: Path,
+    items: pd.DataFrame,
+    examples: pd.DataFrame,
+    settings: Settings,
+    metrics: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
+    """Write a bundle, whole or not at all, from a tuned model and all that it needs to answer.
+
+    Args:
+        model: folder with `backbone`, `tokenizer` and, where there is one, `adapter`.
+    """
+    index = ItemIndex.load(item_index)
+    rows = index.rows
+    train = [[rows[item] for item in history] for history in training_histories(examples)]
+    ranking = Popularity(train, len(index.item_ids), settings.seed).order[:FALLBACK_ITEMS]
+    with whole_folder(target) as draft:
+        copy_into(model, draft)
+        index.save(draft / "item_index.parquet")
+        items[["item_id", *TEXT_COLUMNS]].to_parquet(draft / "catalogue.parquet", index=False)
+        fallback = pd.DataFrame({"item_id": [index.item_ids[row] for row in ranking]})
+        fallback.to_parquet(draft / "fallback.parquet", index=False)
+        generation = {
+            "beams": settings.decoding.beams,
+            "batch": settings.decoding.batch,
+            "max_history": settings.data.max_history,
+            "text_tokens": settings.tuning.text_tokens,
+        }
+        write_json(draft / "generation.json", generation)
+        write_json(draft / "metrics.json", metrics)
+        write_json(draft / MANIFEST, _manifest(draft, settings, facts))
+
+
+def verify_bundle(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle whose every file is as it was packed.
+
+    Raises:
+        UserError: no bundle, another schema version, or a file missing, changed or added; named.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: no {MANIFEST} there; a bundle is made by: eager-llm run")
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        raise UserError(f"{folder}: bundle schema version {version!r}; this release reads {SCHEMA_VERSION}")
+    named, there = set(manifest["files"]), set(_files(folder))
+    faults = [f"{name} is missing" for name in sorted(named - there)]
+    faults += [f"{name} is not in the manifest" for name in sorted(there - named)]
+    for name in sorted(named & there):
+        if sha256_file(folder / name) != manifest["files"][name]["sha256"]:
+            faults.append(f"{name} has changed since it was packed")
+    if faults:
+        raise UserError(f"{folder}: the bundle is refused:\n  " + "\n  ".join(faults))
+    return manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, loaded.
+
+    Attributes:
+        recommender: answers histories.
+        items: the catalogue, indexed by item id.
+        fallback: item ids by popularity, for those without a usable history.
+        manifest: what the bundle says of itself.
+    """
+
+    recommender: Recommender
+    items: pd.DataFrame
+    fallback: list[str]
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Bundle":
+        """Verify and load a bundle. Raises UserError where it is refused."""
+        manifest = verify_bundle(folder)
+        generation = read_json(folder / "generation.json")
+        index = ItemIndex.load(folder / "item_index.parquet")
+        items = pd.read_parquet(folder / "catalogue.parquet")
+        model, tokenizer = load_tuned(folder, device)
+        book = TaskBook(tokenizer, index, items, generation["text_tokens"])
+        decoding = DecodingSettings(generation["beams"], generation["batch"])
+        return cls(
+            Recommender(model, book, index, decoding, generation["max_history"]),
+            items.set_index("item_id"),
+            pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
+            manifest,
+        )
+
+    def title(self, item_id: str) -> str:
+        """Return what an item is called, or its categories, or its id where it has no text."""
+        row = self.items.loc[item_id]
+        return row["title"] or row["categories"] or item_id
+
+
+def _manifest(folder: Path, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
+    files = {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in _files(folder)
+    }
+    return {"schema_version": SCHEMA_VERSION, "data": facts, "settings": settings.to_dict(), "files": files}
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in paths if name != MANIFEST)

@@ -1,0 +1,55 @@
+"""The model and its baselines on one part of one split, side by side."""
+
+import numpy as np
+import pandas as pd
+
+from eager_llm.decoding.recommender import Recommender
+from eager_llm.evaluation.baselines import CoOccurrence, Popularity
+from eager_llm.evaluation.metrics import CUTOFFS, ranking_metrics
+
+Table = dict[str, dict[str, float]]
+
+
+def training_histories(examples: pd.DataFrame) -> list[list[str]]:
+    """Return each user's training part, oldest first, from the training trajectories.
+
+    A user's trajectories follow one another and share one item; they are joined at it.
+    """
+    train = examples[examples["part"] == "train"].sort_values(["user_id", "moment"], kind="stable")
+    histories: dict[str, list[str]] = {}
+    for user, item, history in zip(train["user_id"], train["item_id"], train["history"], strict=True):
+        window = [*history, item]
+        if user in histories:
+            histories[user] += window[1:]
+        else:
+            histories[user] = list(window)
+    return list(histories.values())
+
+
+def evaluate_model(recommender: Recommender, examples: pd.DataFrame, part: str, show: bool = True) -> dict[str, float]:
+    """Return the model's metrics on one part of the examples."""
+    asked = examples[examples["part"] == part]
+    ranked = recommender.recommend(asked["history"].map(list).tolist(), max(CUTOFFS), show)
+    return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
+
+
+def evaluate_baselines(examples: pd.DataFrame, item_ids: list[str], part: str, seed: int) -> Table:
+    """Return the metrics of co-occurrence and popularity, counted on the training part."""
+    rows = {item: row for row, item in enumerate(item_ids)}
+    train = [[rows[item] for item in history] for history in training_histories(examples)]
+    asked = examples[examples["part"] == part]
+    histories = [[rows[item] for item in history] for history in asked["history"]]
+    table = {}
+    for name, method in (("co-occurrence", CoOccurrence), ("popularity", Popularity)):
+        ranked = method(train, len(item_ids), seed).rank(histories, max(CUTOFFS))
+        ids = np.asarray(item_ids, dtype=object)[ranked].tolist()
+        table[name] = ranking_metrics(ids, asked["item_id"].tolist())
+    return table
+
+
+def table_text(table: Table) -> str:
+    """Return the table as aligned text, a row a method."""
+    columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
+    lines = [f"{'test part':<14}" + "".join(f"{name:>11}" for name in columns)]
+    lines += [f"{name:<14}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""The run's report: one HTML page with its plots inside, readable offline."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from eager_llm.evaluation.metrics import CUTOFFS
+
+# The three methods keep their colours in every plot.
+COLOURS = {"EAGER-LLM": "#1f6feb", "co-occurrence": "#d9822b", "popularity": "#8a8f98"}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the report shows."""
+
+    title: str
+    made_up: bool
+    facts: dict[str, Any]
+    table: dict[str, dict[str, float]]
+    validation: dict[str, dict[str, float]]
+    curves: dict[str, list[dict[str, float]]]
+    samples: list[dict[str, Any]]
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def render_report(data: ReportData) -> str:
+    """Return the page."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    plots = [_quality_plot(data.table), *(_curve_plot(name, curve) for name, curve in data.curves.items() if curve)]
+    columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
+    return environment.get_template("report.html").render(data=data, plots=plots, columns=columns)
+
+
+def _quality_plot(table: dict[str, dict[str, float]]) -> str:
+    figure, axes = _figure(1, 2)
+    for axis, kind in zip(axes, ("recall", "ndcg"), strict=True):
+        for offset, (name, row) in enumerate(table.items()):
+            places = [n + 0.27 * (offset - 1) for n in range(len(CUTOFFS))]
+            axis.bar(places, [row[f"{kind}@{k}"] for k in CUTOFFS], 0.25, label=name, color=COLOURS.get(name))
+        axis.set_xticks(range(len(CUTOFFS)), [f"{kind}@{k}" for k in CUTOFFS])
+        axis.set_title(f"{kind} on the test part")
+    axes[0].legend(frameon=False)
+    return _svg(figure)
+
+
+def _curve_plot(name: str, curve: list[dict[str, float]]) -> str:
+    figure, axes = _figure(1, 2)
+    epochs = [row["epoch"] for row in curve]
+    for figure_name, colour in (("cross_entropy", "#1f6feb"), ("contrast", "#d9822b")):
+        if figure_name in curve[0]:
+            axes[0].plot(epochs, [row[figure_name] for row in curve], label=figure_name, color=colour, marker=".")
+    axes[0].set(title=f"{name}: training loss", xlabel="epoch")
+    axes[0].legend(frameon=False)
+    validated = [row for row in curve if "validation" in row]
+    axes[1].plot([r["epoch"] for r in validated], [r["validation"] for r in validated], marker="o", color="#167a3e")
+    axes[1].set(title=f"{name}: NDCG@10 on drawn validation users", xlabel="epoch")
+    if not validated:
+        axes[1].text(0.5, 0.5, "not validated between epochs", ha="center", transform=axes[1].transAxes)
+    return _svg(figure)
+
+
+def _figure(rows: int, columns: int) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots(rows, columns)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,0 +1,68 @@
+"""Steps on the log: ingest, validate, publish features."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from eager_llm.catalogue.demo import demo_shop
+from eager_llm.catalogue.features import Features
+from eager_llm.catalogue.gates import require, run_gates
+from eager_llm.catalogue.importers import import_path
+from eager_llm.catalogue.prepare import prepare
+from eager_llm.catalogue.splits import PARTS, assign_parts, targets
+from eager_llm.catalogue.tables import Tables
+from eager_llm.errors import UserError
+from eager_llm.files import copy_into, whole_file
+from eager_llm.progress import say
+from eager_llm.settings import Settings
+from eager_llm.steps.timing import timed
+
+DEMO = "demo"
+
+
+@timed
+def ingest(source: str, settings: Settings, out: Path) -> dict[str, Any]:
+    """Import `source` (a folder, or `demo` for the made-up shop), clean it, and return its facts."""
+    raw = demo_shop(settings.seed) if source == DEMO else import_path(Path(source))
+    tables = prepare(raw, settings.data.min_interactions)
+    if tables.events.empty:
+        raise UserError(
+            f"{source}: no event is left after the {settings.data.min_interactions}-core of "
+            f"{len(raw.events)} events by {raw.events['user_id'].nunique()} users; "
+            "bring more events, or lower data.min_interactions"
+        )
+    tables.save(out)
+    facts = tables.facts
+    say(f"{facts['source']}: {facts['events']} events, {facts['users']} users, {facts['items']} items")
+    return facts
+
+
+@timed
+def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[str, float]:
+    """Run the gates; pass the tables on only if all hold. The report is kept either way."""
+    results = run_gates(Tables.load(tables), settings.gates, "semantic" in settings.index.sources)
+    require(results, report)
+    copy_into(tables, out)
+    say(f"{len(results)} gates passed")
+    return {"gates": len(results), "gates_passed": sum(result.passed for result in results)}
+
+
+@timed
+def publish(tables: Path, settings: Settings, repository: Path, features: Path, out: Path) -> dict[str, float]:
+    """Publish the features, and write the examples: each target with its point-in-time history."""
+    loaded = Tables.load(tables)
+    store = Features(repository, features)
+    parted = assign_parts(loaded, settings.data)
+    store.publish(loaded, settings.data.max_history)
+    examples = store.histories(targets(parted, settings.data.max_history))
+    with whole_file(out) as draft:
+        examples.to_parquet(draft, index=False)
+    counts = examples["part"].value_counts()
+    say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in PARTS))
+    return {f"{part}_examples": int(counts.get(part, 0)) for part in PARTS}
+
+
+def read_examples(path: Path) -> pd.DataFrame:
+    """Read what `publish` wrote: `user_id`, `item_id`, `moment`, `part`, `history`."""
+    return pd.read_parquet(path)
