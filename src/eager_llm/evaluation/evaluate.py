@@ -47,9 +47,9 @@ def evaluate_baselines(examples: pd.DataFrame, item_ids: list[str], part: str, s
     return table
 
 
-def table_text(table: Table) -> str:
-    """Return the table as aligned text, a row a method."""
+def table_text(table: Table, part: str = "test") -> str:
+    """Return the table of one part as aligned text, a row a method."""
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    lines = [f"{'test part':<14}" + "".join(f"{name:>11}" for name in columns)]
-    lines += [f"{name:<14}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
+    lines = [f"{part + ' part':<16}" + "".join(f"{name:>11}" for name in columns)]
+    lines += [f"{name:<16}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
     return "\n".join(lines)

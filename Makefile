@@ -1,0 +1,59 @@
+# Every target sees to .venv by itself; `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= demo
+SET ?=
+RUN ?= demo
+PORT ?= 3000
+SETTINGS := $(foreach s,$(SET),--set $(s))
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make .venv with everything pinned in requirements.lock
+
+.PHONY: demo
+demo: setup ## the main job, end to end: DATA=folder of a log (default: the made-up demo shop)
+	$(BIN)/eager-llm run --data "$(DATA)" $(SETTINGS)
+
+.PHONY: serve
+serve: setup ## answer POST /recommend from the bundle of runs/RUN (default: demo) on PORT
+	$(BIN)/eager-llm serve --bundle "runs/$(RUN)/bundle" --features "runs/$(RUN)/features" --port $(PORT)
+
+.PHONY: test
+test: setup ## pass the tests
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: setup ## bring the code into style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: manifests
+manifests: setup ## compile the pipeline for a cluster into pipelines/manifests
+	$(BIN)/python -m pipelines.compile
+
+.PHONY: lock
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/python scripts/lock.py
+
+.PHONY: clean
+clean: ## remove the runs and the environment
+	rm -rf runs $(VENV)

@@ -1,0 +1,212 @@
+"""The command line: eager-llm import, run, recommend, serve, evaluate, bundle verify, settings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eager_llm.errors import UserError
+from eager_llm.project import project_home
+
+app = typer.Typer(
+    help="A generative recommender, from a shop's log to a served bundle.\n\n"
+    "Start with: eager-llm run (the made-up demo shop), then: eager-llm serve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+BundleOption = Annotated[Path, typer.Option(help="the bundle's folder")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="override a setting, as section.name=value; repeatable")
+]
+SettingsOption = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings")]
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="folder that holds the log, or `demo`")],
+    out: Annotated[Path, typer.Option(help="folder for the tables")],
+    settings: SettingsOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Bring a log and its catalogue into clean tables, and say what was dropped.
+
+    The folder holds LC-Rec JSON (NAME.inter.json, NAME.item.json), or events.*, and perhaps items.* and
+    intentions.*, as .csv, .parquet or .jsonl. Events need user_id, item_id, timestamp.
+
+    Example: eager-llm import my-shop --out tables
+    """
+    from eager_llm.settings import Settings
+    from eager_llm.steps.data import ingest
+
+    facts = ingest(source, Settings.read(settings, overrides), out)
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):<30} {value}")
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Option(help="folder that holds the log, or `demo` for the made-up shop")] = "demo",
+    name: Annotated[str | None, typer.Option(help="name of the run; default: the source's name")] = None,
+    runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
+    settings: SettingsOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run the whole pipeline here: ingest, validate, publish features, index, tune, evaluate, pack.
+
+    Steps whose inputs have not changed are re-used; tuning goes on from its last checkpoint. The run's
+    folder ends with summary.json, report.html and the bundle. All settings: eager-llm settings
+
+    Example: eager-llm run --data ../my-shop --set tuning.epochs=20 --set seed=1
+    """
+    command = [sys.executable, "-m", "pipelines.local", "--source", data, "--runs", str(runs.resolve())]
+    command += ["--name", name] if name else []
+    command += ["--settings", str(settings.resolve())] if settings else []
+    for override in overrides or []:
+        command += ["--set", override]
+    raise typer.Exit(_in_project(command))
+
+
+@app.command()
+def recommend(
+    bundle: BundleOption = Path("runs/demo/bundle"),
+    items: Annotated[str | None, typer.Option(help="item ids, oldest first, separated by commas")] = None,
+    user: Annotated[str | None, typer.Option(help="a user of the online store")] = None,
+    features: Annotated[Path | None, typer.Option(help="published features; default: beside the bundle")] = None,
+    k: Annotated[int, typer.Option(min=1, max=100, help="how many")] = 5,
+) -> None:
+    """Recommend for a history or a user, from a bundle.
+
+    Example: eager-llm recommend --user customer-0007
+    """
+    from eager_llm.bundle import Bundle
+    from eager_llm.catalogue.features import Features
+
+    if (items is None) == (user is None):
+        raise UserError("give either --items or --user")
+    loaded = Bundle.load(bundle)
+    if user is not None:
+        store = Features(project_home() / "feature_repo", features or bundle.parent / "features")
+        found = store.online_history(user)
+        if found is None:
+            raise UserError(f"user {user!r} is not in the online store {store.folder}")
+        history = found
+    else:
+        history = [item.strip() for item in str(items).split(",") if item.strip()]
+    unknown = [item for item in history if item not in loaded.items.index]
+    if unknown:
+        raise UserError(f"the bundle does not know the items {', '.join(unknown)}")
+    for place, (item, score) in enumerate(loaded.recommender.recommend([history], k)[0], start=1):
+        typer.echo(f"{place:>3}. {loaded.title(item)}  ({item}, log p {score:.2f})")
+
+
+@app.command()
+def serve(
+    bundle: BundleOption = Path("runs/demo/bundle"),
+    features: Annotated[Path | None, typer.Option(help="published features; default: beside the bundle")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 3000,
+) -> None:
+    """Serve POST /recommend from a bundle with BentoML.
+
+    Example: curl localhost:3000/recommend -H 'Content-Type: application/json' -d '{"user_id": "customer-0007"}'
+    """
+    from eager_llm.bundle import verify_bundle
+    from eager_llm.catalogue.features import FOLDER_VARIABLE
+
+    verify_bundle(bundle)
+    environment = {**os.environ, "EAGER_LLM_BUNDLE": str(bundle.resolve()), "BENTOML_DO_NOT_TRACK": "true"}
+    store = features or bundle.parent / "features"
+    if store.is_dir():
+        environment[FOLDER_VARIABLE] = str(store.resolve())
+    else:
+        environment.pop(FOLDER_VARIABLE, None)
+        typer.echo(f"{store}: no features there; only histories of item ids can be asked for", err=True)
+    command = [sys.executable, "-m", "bentoml", "serve", "serving.service:EagerLLM"]
+    raise typer.Exit(_in_project([*command, "--host", host, "--port", str(port)], environment, replace=True))
+
+
+@app.command()
+def evaluate(
+    examples: Annotated[Path, typer.Option(help="Parquet of user_id, item_id, history, part")],
+    bundle: BundleOption = Path("runs/demo/bundle"),
+    part: Annotated[str, typer.Option(help="which part of the examples")] = "validation",
+) -> None:
+    """Measure a bundle beside co-occurrence and popularity, item-level over the whole catalogue.
+
+    Example: eager-llm evaluate --examples examples.parquet --part test
+    """
+    import pandas as pd
+
+    from eager_llm.bundle import Bundle
+    from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, table_text
+
+    if not examples.is_file():
+        raise UserError(f"{examples}: no such file; a run keeps its examples with its artifacts")
+    asked = pd.read_parquet(examples)
+    missing = {"user_id", "item_id", "history", "part", "moment"} - set(asked.columns)
+    if missing:
+        raise UserError(f"{examples}: column {', '.join(sorted(missing))} is missing")
+    if part not in set(asked["part"]):
+        raise UserError(f"{examples}: no examples of part {part!r}; there are {', '.join(asked['part'].unique())}")
+    loaded = Bundle.load(bundle)
+    seed = loaded.manifest["settings"]["seed"]
+    item_ids = loaded.recommender.index.item_ids
+    table = {"EAGER-LLM": evaluate_model(loaded.recommender, asked, part)}
+    typer.echo(table_text({**table, **evaluate_baselines(asked, item_ids, part, seed)}, part))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting with its default and meaning."""
+    from eager_llm.settings import describe
+
+    typer.echo(describe())
+
+
+@bundle_app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="the bundle's folder")]) -> None:
+    """Check every file of a bundle against its manifest; a changed byte is refused.
+
+    Example: eager-llm bundle verify runs/demo/bundle
+    """
+    from eager_llm.bundle import verify_bundle
+
+    manifest = verify_bundle(bundle)
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    typer.echo(f"{bundle}: {len(manifest['files'])} files, {total / 1e6:.1f} MB, all as packed")
+
+
+def _in_project(command: list[str], environment: dict[str, str] | None = None, replace: bool = False) -> int:
+    """Run a part outside the library as a process of its own, with the project on its path.
+
+    Args:
+        replace: become the process, so that its signals and its end are ours.
+    """
+    home = project_home()
+    environment = dict(environment or os.environ)
+    path = [str(home), str(home / "src"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    if replace:
+        os.chdir(home)
+        os.execvpe(command[0], command, environment)  # noqa: S606
+    return subprocess.run(command, env=environment).returncode
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end with status 2 and no traceback."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
