@@ -1,7 +1,7 @@
 # Every target sees to .venv by itself; `make` alone lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= demo

@@ -2,14 +2,17 @@
 
 import argparse
 import hashlib
+import io
+import logging
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 from eager_llm.errors import UserError
 from eager_llm.files import content_digest
@@ -40,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a setting")
     asked = parser.parse_args(arguments)
     try:
-        file = asked.settings or ROOT / "pipelines" / "settings" / ("demo.yaml" if asked.source == "demo" else "small.yaml")
+        file = asked.settings or ROOT / "pipelines" / "settings" / (
+            "demo.yaml" if asked.source == "demo" else "small.yaml"
+        )
         settings = Settings.read(file, asked.set)
         name = asked.name or run_name(asked.source)
         return run(asked.source, name, asked.runs, settings)
@@ -66,7 +71,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
     # The feature store is written in place: if someone removed it, everything is made again.
     fresh = "" if (store / "online.db").is_file() else str(time.time_ns())
     source = source if source == "demo" else str(Path(source).resolve())
-    with _environment(folder):
+    with _environment(folder), redirect_stdout(_Readable(sys.stdout)):
         # kfp's runner replaces the word python3 by this very interpreter.
         local.init(
             local.SubprocessRunner(use_venv=False),
@@ -107,6 +112,26 @@ def fingerprint(source: str) -> str:
 def run_name(source: str) -> str:
     """Return a folder name for a source: the last part of its path, in plain characters."""
     return re.sub(r"[^\w.-]+", "-", Path(source).resolve().name).strip("-.") or "run"
+
+
+class _Readable(io.TextIOBase):
+    """Standard output without what kfp's executor tells of itself: its inputs, in full, for each step."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._dumping = stream, False
+
+    def write(self, text: str) -> int:
+        """Pass a line on, unless it is the executor's own."""
+        line = text.strip()
+        if "[KFP Executor" in line:
+            self._dumping = line.endswith("Got executor_input:")
+        elif self._dumping and line and line[0] in '{}[]"':
+            pass  # the JSON that follows
+        else:
+            self._dumping = self._dumping and not line
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
 
 
 @contextmanager

@@ -19,7 +19,13 @@ SECTIONS = {
     "index_settings": ("seed", "threads", "behaviour", "semantic", "index"),
 }
 
-Outputs = NamedTuple("Outputs", [("bundle", dsl.Model), ("report", dsl.HTML), ("table", dsl.Artifact)])
+
+class Outputs(NamedTuple):
+    """What the pipeline ends with."""
+
+    bundle: dsl.Model
+    report: dsl.HTML
+    table: dsl.Artifact
 
 
 @dsl.pipeline(

@@ -41,6 +41,6 @@ class RecommendResponse(BaseModel):
     items: list[RecommendedItem]
     source: Literal["model", "fallback"] = Field(description="what answered")
     reason: Literal["unknown_user", "empty_history", "no_known_items", "features_unavailable"] | None = Field(
-        None, description="why the fallback ranking answered"
+        default=None, description="why the fallback ranking answered"
     )
     ignored_items: list[str] = Field(default_factory=list, description="items of the history that the bundle lacks")

@@ -100,10 +100,8 @@ class EagerLLM:
         return history, None if history else "empty_history"
 
     def _fallback(self, k: int, reason: Any, ignored: list[str]) -> RecommendResponse:
-        items = [
-            RecommendedItem(item_id=i, title=self.bundle.title(i), score=None) for i in self.bundle.fallback[:k]
-        ]
+        items = [RecommendedItem(item_id=i, title=self.bundle.title(i), score=None) for i in self.bundle.fallback[:k]]
         return RecommendResponse(items=items, source="fallback", reason=reason, ignored_items=ignored)
 
 
-EagerLLM.add_asgi_middleware(JsonBodyOnly)
+EagerLLM.add_asgi_middleware(JsonBodyOnly)  # type: ignore[attr-defined]

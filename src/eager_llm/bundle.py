@@ -122,8 +122,7 @@ class Bundle:
 
 def _manifest(folder: Path, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     files = {
-        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in _files(folder)
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in _files(folder)
     }
     return {"schema_version": SCHEMA_VERSION, "data": facts, "settings": settings.to_dict(), "files": files}
 

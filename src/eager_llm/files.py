@@ -87,9 +87,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _unique_keys(path, pairs))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
-        ) from None
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
     except RecursionError:
         raise UserError(f"{path}: the JSON is nested too deeply") from None
 

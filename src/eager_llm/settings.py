@@ -226,9 +226,8 @@ def _build(cls: Any, values: Any, prefix: str, mistakes: list[str]) -> Any:
     if not isinstance(values, dict):
         mistakes.append(f"{prefix.rstrip('.')} = {values!r}: expected a section with {', '.join(known)}")
         values = {}
-    for name in values:
-        if name not in known:
-            mistakes.append(f"{prefix}{name}: no such setting; known here: {', '.join(known)}")
+    unknown = [name for name in values if name not in known]
+    mistakes += [f"{prefix}{name}: no such setting; known here: {', '.join(known)}" for name in unknown]
     built = {}
     for name, spec in known.items():
         if name not in values:
@@ -291,7 +290,9 @@ def describe() -> str:
             if is_dataclass(spec.type):
                 walk(spec.type, f"{prefix}{spec.name}.")
             else:
-                default = spec.default if spec.default is not MISSING else spec.default_factory()  # type: ignore[misc]
+                default = spec.default
+                if spec.default_factory is not MISSING:
+                    default = spec.default_factory()
                 lines.append(f"{prefix}{spec.name} = {json.dumps(default)}\n    {spec.metadata['help']}")
 
     walk(Settings, "")

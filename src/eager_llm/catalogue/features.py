@@ -136,9 +136,7 @@ def history_table(events: pd.DataFrame, max_history: int) -> pd.DataFrame:
     """
     item_ids = events["item_id"].to_numpy()
     position = events.groupby("user_id", sort=False).cumcount().to_numpy()
-    histories = [
-        item_ids[row - min(place, max_history - 1) : row + 1].tolist() for row, place in enumerate(position)
-    ]
+    histories = [item_ids[row - min(place, max_history - 1) : row + 1].tolist() for row, place in enumerate(position)]
     return pd.DataFrame({"user_id": events["user_id"], "items": histories, "event_timestamp": events["timestamp"]})
 
 

@@ -114,7 +114,10 @@ def _checked_frames(tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame, pd.Data
     """Derive what the expectations look at: gaps in time, text, events of a user."""
     gap = tables.events.groupby("user_id", sort=False)["timestamp"].diff().dt.total_seconds()
     events = tables.events.assign(seconds_since_last=gap)
-    text = [bool(line) or bool(more) for line, more in zip(item_texts(tables.items), tables.items["description"], strict=True)]
+    text = [
+        bool(line) or bool(more)
+        for line, more in zip(item_texts(tables.items), tables.items["description"], strict=True)
+    ]
     users = tables.events.groupby("user_id", sort=False).size().rename("events").reset_index()
     return events, tables.items.assign(has_text=text), users
 

@@ -66,7 +66,7 @@ def _lcrec_items(path: Path) -> pd.DataFrame:
 
 def _mapping(path: Path, kind: type) -> dict[str, Any]:
     value = read_json(path)
-    word = {list: "[item, item, ...]", dict: "{title: ...}"}[kind]
+    word = "[item, item, ...]" if kind is list else "{title: ...}"
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path}: expected a non-empty object {{id: {word}}}")
     for key, entry in value.items():
@@ -108,9 +108,7 @@ def _read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     table = READERS[path.suffix[1:]](path)
     missing = [name for name in required if name not in table.columns]
     if missing:
-        raise UserError(
-            f"{path}: column {', '.join(missing)} is missing; found {', '.join(map(str, table.columns))}"
-        )
+        raise UserError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(map(str, table.columns))}")
     if table.empty:
         raise UserError(f"{path}: the file has a header but no rows")
     return table

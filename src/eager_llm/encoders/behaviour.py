@@ -26,6 +26,7 @@ class DeepInterestNetwork(nn.Module):
 
     def __init__(self, items: int, dim: int) -> None:
         super().__init__()
+        self.padding = items
         self.table = nn.Embedding(items + 1, dim, padding_idx=items)
         nn.init.normal_(self.table.weight, std=dim**-0.5)
         self.unit_past = nn.Linear(dim, UNIT)
@@ -46,7 +47,7 @@ class DeepInterestNetwork(nn.Module):
         past = self.table(history)  # [B, T, d]
         wanted = self.table(candidates)  # [B or 1, C, d]
         weight = self._attention(past, wanted)  # [B, C, T]
-        weight = weight.masked_fill((history == self.table.padding_idx)[:, None], 0.0)
+        weight = weight.masked_fill(history.eq(self.padding)[:, None], 0.0)
         # DIN keeps the intensity of interest: the weights are not normalised to one.
         interest = weight @ past / history.shape[1] ** 0.5
         wanted = wanted.expand_as(interest)
@@ -86,7 +87,7 @@ def behaviour_embedding(
     past, target = _examples(histories, items)
     if len(target):
         _train(network, past.to(device), target.to(device), settings, generator)
-    table = network.table.weight[:items].detach().float().cpu()
+    table = network.table.weight.detach()[:items].float().cpu()
     return nn.functional.normalize(table, dim=1).numpy()
 
 

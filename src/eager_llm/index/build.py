@@ -31,9 +31,7 @@ def build_index(
         item_ids=item_ids,
         codes=np.concatenate([tree.codes for tree in trees], axis=1),
         sources=tuple(
-            source
-            for source, tree in zip(settings.sources, trees, strict=True)
-            for _ in range(tree.codes.shape[1])
+            source for source, tree in zip(settings.sources, trees, strict=True) for _ in range(tree.codes.shape[1])
         ),
         branching=settings.branching,
         centroids=[codebook for tree in trees for codebook in tree.centroids],
@@ -55,9 +53,7 @@ def _build_on_ray(embeddings: list[np.ndarray], settings: IndexSettings, seed: i
         start_ray(settings.workers)
     try:
         tree = ray.remote(num_cpus=1, max_retries=3)(_source_task)
-        futures = [
-            tree.remote(e, settings.branching, settings.iterations, seed, settings.workers) for e in embeddings
-        ]
+        futures = [tree.remote(e, settings.branching, settings.iterations, seed, settings.workers) for e in embeddings]
         names = dict(zip(futures, settings.sources, strict=True))
         waiting = list(futures)
         with progress(total=len(futures), desc="item index", unit="source") as bar:
@@ -90,9 +86,7 @@ def _source_task(embedding: np.ndarray, branching: int, iterations: int, seed: i
 
 
 def _assign_on_ray(workers: int) -> Callable[..., list[np.ndarray]]:
-    def assign(
-        points: np.ndarray, codebook: np.ndarray, groups: list[tuple[np.ndarray, int]]
-    ) -> list[np.ndarray]:
+    def assign(points: np.ndarray, codebook: np.ndarray, groups: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
         import ray
 
         # While this task waits for its parts Ray lends its processor to them: no deadlock.

@@ -40,7 +40,7 @@ class ItemIndex:
             raise UserError("the item index names an item twice")
         if self.codes.shape != (len(self.item_ids), len(self.sources)):
             raise UserError(f"the item index has paths {self.codes.shape}; expected one of {len(self.sources)} an item")
-        if len(self.codes) and not (0 <= self.codes.min() and self.codes.max() < self.branching):
+        if len(self.codes) and not (self.codes.min() >= 0 and self.codes.max() < self.branching):
             raise UserError(f"the item index has a label outside 0..{self.branching - 1}")
         if len(np.unique(self.codes, axis=0)) != len(self.codes):
             raise UserError("two items of the item index share a path")

@@ -12,9 +12,7 @@ from eager_llm.settings import BackboneSettings
 SMALL = "small-llama"
 
 
-def load_backbone(
-    settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int
-) -> tuple[Any, Any]:
+def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
     """Return a causal LM and its tokenizer, both knowing the tokens of the index.
 
     Args:
@@ -56,9 +54,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 def _small_llama(settings: BackboneSettings, tokenizer: Any) -> Any:

@@ -36,6 +36,7 @@ def stage_one(
     tuning = settings.tuning
     torch.manual_seed(settings.seed)
     module = nn.ModuleDict({"model": model})
+    contrast = None
     if tuning.contrast_weight > 0:
         width = model.get_input_embeddings().embedding_dim
         contrast = GlobalContrast(width, embeddings, tuning.contrast_negatives, tuning.contrast_temperature)
@@ -45,7 +46,7 @@ def stage_one(
         TrainingJob(
             name="stage-1",
             module=module,
-            loss=partial(_loss, model, module["contrast"] if "contrast" in module else None, settings),
+            loss=partial(_loss, model, contrast, settings),
             plan=plan,
             steps_an_epoch=len(plan(0)),
             epochs=tuning.epochs,

@@ -51,9 +51,7 @@ class Trajectory:
     preference: str = ""
 
 
-def trajectories(
-    examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFrame | None
-) -> list[Trajectory]:
+def trajectories(examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFrame | None) -> list[Trajectory]:
     """Build the training trajectories from the training part of the point-in-time examples.
 
     Args:
@@ -105,9 +103,7 @@ class TaskBook:
         """Return a packed `seqrec` example."""
         return self._packed(items, int(rng.integers(len(self._phrasings["seqrec"]))))
 
-    def epoch(
-        self, trajectories: list[Trajectory], shares: TaskSettings, rng: np.random.Generator
-    ) -> list[Example]:
+    def epoch(self, trajectories: list[Trajectory], shares: TaskSettings, rng: np.random.Generator) -> list[Example]:
         """Draw one epoch: each task as often as its share of the trajectories says."""
         examples: list[Example] = []
         for task, share in vars(shares).items():
@@ -116,7 +112,7 @@ class TaskBook:
                 continue
             wanted = share * len(trajectories)
             rounds = [rng.permutation(len(pool)) for _ in range(-(-int(wanted) // len(pool)))]
-            drawn = np.concatenate(rounds)[: int(wanted)] if rounds else []
+            drawn: Any = np.concatenate(rounds)[: int(wanted)] if rounds else []
             for number in drawn:
                 trajectory = pool[number]
                 if task == "seqrec":

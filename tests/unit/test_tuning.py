@@ -1,0 +1,181 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_small
+
+from eager_llm.errors import UserError
+from eager_llm.settings import Settings, TaskSettings
+from eager_llm.tuning import trainer
+from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of
+from eager_llm.tuning.batches import collate, plan_batches
+from eager_llm.tuning.contrast import info_nce
+from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.tasks import DEFAULT_FILE, Trajectory, read_tasks, trajectories
+
+
+def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
+    train = trajectories(examples, small.index, shop.intentions)
+    for task in vars(TaskSettings()):
+        shares = TaskSettings(**{**dict.fromkeys(vars(TaskSettings()), 0.0), task: 0.5})
+        found = small.book.epoch(train, shares, np.random.default_rng(0))
+        assert len(found) == len(train) // 2
+        assert all(any(example.learn) for example in found)
+        answers_items = task in ("seqrec", "item2index", "itemsearch")
+        assert all(example.closings for example in found) or not answers_items
+
+
+def test_tasks_that_need_intentions_are_left_out_without_them(small, examples):
+    train = trajectories(examples, small.index, None)
+    shares = TaskSettings(0, 0, 0, 0, itemsearch=1, preferenceobtain=1)
+    assert small.book.epoch(train, shares, np.random.default_rng(0)) == []
+
+
+def test_trajectories_hold_only_the_training_part(small, shop, examples):
+    train = trajectories(examples, small.index, shop.intentions)
+    future = examples[examples["part"] != "train"]
+    wanted = {(u, i) for u, i in zip(future["user_id"], future["item_id"], strict=True)}
+    said = {(w.user_id, w.item_id): w.intention for w in shop.intentions.itertuples()}
+    users = examples[examples["part"] == "train"]
+    for user, target, trajectory in zip(users["user_id"], users["item_id"], train, strict=True):
+        assert trajectory.items[-1] == small.index.rows[target]
+        if (user, target) not in wanted:
+            assert trajectory.intention == said[(user, target)]
+
+
+def test_packing_trains_the_same_predictions_as_one_example_a_prefix(small):
+    """The loss at every item of a packed trajectory equals that of the prefix that ends there."""
+    items = [3, 17, 5, 40]
+    packed = small.book._packed(items, 0)
+    levels = small.index.levels
+    ids = torch.tensor([packed.ids])
+    hidden = hidden_states(small.model, ids).last_hidden_state
+    log_p = logits_of(small.model, hidden).log_softmax(-1)[0]
+    start = len(packed.ids) - len(items) * levels
+    for n, item in enumerate(items):
+        prompt = small.book.prompt(items[:n])
+        prefix = torch.tensor([prompt + small.book.item_tokens[item].tolist()])
+        alone = logits_of(small.model, hidden_states(small.model, prefix).last_hidden_state).log_softmax(-1)[0]
+        for level in range(levels):
+            token = small.book.item_tokens[item, level]
+            place = start + n * levels + level - 1
+            assert log_p[place, token].item() == pytest.approx(alone[len(prompt) + level - 1, token].item(), abs=1e-4)
+
+
+def test_closings_point_at_the_last_token_of_an_item(small, shop, examples):
+    train = trajectories(examples, small.index, shop.intentions)
+    for example in small.book.epoch(train, TaskSettings(), np.random.default_rng(0)):
+        for position, item in example.closings:
+            levels = small.index.levels
+            assert example.ids[position - levels + 1 : position + 1] == small.book.item_tokens[item].tolist()
+
+
+def test_text_answers_can_be_read_back(small, shop):
+    example = small.book._instruction("index2item", Trajectory([7]), np.random.default_rng(0))
+    answer = [token for token, learn in zip(example.ids, example.learn, strict=True) if learn]
+    assert answer[-1] == small.book.tokenizer.eos_token_id
+    item = shop.items.set_index("item_id").loc[small.index.item_ids[7]]
+    assert small.book.tokenizer.decode(answer[:-1]).strip() == item["title"]
+
+
+def test_info_nce_equals_a_worked_example():
+    # g = e = (1, 0); negatives (0, 1) and (1, 0), the latter being the item itself; t = 0.5.
+    guided = own = torch.tensor([[1.0, 0.0]])
+    others, same = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[False, True]])
+    # -log(e^2 / (e^2 + e^0)) = log(1 + e^-2) = 0.126928
+    assert info_nce(guided, own, others, same, 0.5).item() == pytest.approx(0.126928, abs=1e-6)
+
+
+def test_batches_hold_every_example_once_within_the_budget(small, shop, examples):
+    train = trajectories(examples, small.index, shop.intentions)
+    found = small.book.epoch(train, TaskSettings(), np.random.default_rng(0))
+    plan = plan_batches(found, 512, np.random.default_rng(0))
+    assert sorted(n for batch in plan for n in batch) == list(range(len(found)))
+    for batch in plan:
+        assert len(batch) == 1 or collate([found[n] for n in batch], 0).ids.numel() <= 512
+
+
+class Killed(Exception):
+    pass
+
+
+def train_both_stages(shop, examples, settings, folder):
+    made = make_small(shop, settings)
+    train = trajectories(examples, made.index, shop.intentions)[:60]
+    calls = iter([0.3, 0.2, 0.1])
+    stage_one(made.model, made.book, train, made.embeddings, settings, folder, lambda: next(calls))
+    adapted, _ = stage_two(made.model, made.book, train, settings, folder)
+    return adapted.state_dict()
+
+
+@pytest.mark.parametrize("dies_at", [("stage-1", 0, 3), ("stage-1", 1, 0), ("stage-2", 0, 2)])
+def test_a_killed_job_goes_on_to_bit_equal_weights(shop, examples, settings, tmp_path, monkeypatch, dies_at):
+    settings = Settings.from_dict(
+        {**settings.to_dict(), "tuning": {**settings.to_dict()["tuning"], "batch_tokens": 512}}
+    )
+    monkeypatch.setattr(trainer, "CHECKPOINT_STEPS", 2)
+    unbroken = train_both_stages(shop, examples, settings, tmp_path / "unbroken")
+    save = trainer._save
+
+    def dying(file, job, optimizer, schedule, state):
+        save(file, job, optimizer, schedule, state)
+        if (job.name, state.epoch) == dies_at[:2] and state.step_in_epoch >= dies_at[2]:
+            raise Killed
+
+    monkeypatch.setattr(trainer, "_save", dying)
+    with pytest.raises(Killed):
+        train_both_stages(shop, examples, settings, tmp_path / "killed")
+    monkeypatch.setattr(trainer, "_save", save)
+    resumed = train_both_stages(shop, examples, settings, tmp_path / "killed")
+    assert unbroken.keys() == resumed.keys()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    shutil.rmtree(tmp_path / "killed")
+
+
+def test_the_best_validated_epoch_is_kept(shop, examples, settings, tmp_path):
+    made = make_small(shop, settings)
+    train = trajectories(examples, made.index, shop.intentions)[:40]
+    seen = []
+
+    def validate():
+        seen.append({name: value.clone() for name, value in made.model.state_dict().items()})
+        return [0.5, 0.1][len(seen) - 1]
+
+    curve = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path, validate)
+    assert [row["validation"] for row in curve] == [0.5, 0.1]
+    assert all(torch.equal(value, seen[0][name]) for name, value in made.model.state_dict().items())
+
+
+def test_a_saved_model_answers_as_before_and_holds_no_projector(shop, examples, settings, tmp_path, small):
+    train = trajectories(examples, small.index, shop.intentions)[:40]
+    stage_one(small.model, small.book, train, small.embeddings, settings, tmp_path / "c")
+    small.model.eval().save_pretrained(tmp_path / "backbone")
+    adapted, _ = stage_two(small.model, small.book, train, settings, tmp_path / "c")
+    adapted.save_pretrained(tmp_path / "adapter")
+    small.book.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    loaded, tokenizer = load_tuned(tmp_path)
+    ids = torch.tensor([small.book.prompt([1, 2, 3])])
+    torch.testing.assert_close(
+        hidden_states(loaded, ids).last_hidden_state, hidden_states(adapted, ids).last_hidden_state, rtol=0, atol=0
+    )
+    assert not [name for name in loaded.state_dict() if "contrast" in name or "projector" in name]
+    assert tokenizer.convert_tokens_to_ids("<a_0>") == small.book.tokenizer.convert_tokens_to_ids("<a_0>")
+
+
+@pytest.mark.parametrize(
+    ("task", "phrasing", "said"),
+    [
+        ("item2index", {"prompt": "$txt", "answer": "$item"}, "item2index, phrasing 1: unknown placeholder $txt"),
+        ("seqrec", {"prompt": "$history now", "answer": "$item"}, "must be text that ends with $history"),
+        ("fusionseqrec", {"prompt": "x"}, "needs a prompt and an answer"),
+    ],
+)
+def test_broken_phrasings_are_named(tmp_path, task, phrasing, said):
+    tasks = json.loads(DEFAULT_FILE.read_text())
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps({**tasks, task: [phrasing]}))
+    with pytest.raises(UserError, match=r"tasks\.json") as error:
+        read_tasks(file)
+    assert said in str(error.value)
