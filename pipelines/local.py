@@ -3,12 +3,10 @@
 import argparse
 import hashlib
 import io
-import logging
 import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -68,8 +66,9 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     values = settings.to_dict()
     store = folder / "features"
-    # The feature store is written in place: if someone removed it, everything is made again.
-    fresh = "" if (store / "online.db").is_file() else str(time.time_ns())
+    if not (store / "online.db").is_file():
+        # The feature store is written in place: without it nothing that was published can be re-used.
+        shutil.rmtree(folder / "cache", ignore_errors=True)
     source = source if source == "demo" else str(Path(source).resolve())
     with _environment(folder), redirect_stdout(_Readable(sys.stdout)):
         # kfp's runner replaces the word python3 by this very interpreter.
@@ -82,7 +81,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
         try:
             task = recommender(
                 source=source,
-                fingerprint=fingerprint(source) + fresh,
+                fingerprint=fingerprint(source),
                 feature_repo=str(ROOT / "feature_repo"),
                 feature_store=str(store),
                 checkpoints=str(folder / "checkpoints"),

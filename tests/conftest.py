@@ -120,3 +120,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     done = subprocess.run(run_command(source, "first", base), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return Run(base / "first", source, done.stdout)
+
+
+def seen_user(run: Run) -> str:
+    """A user that the online store knows."""
+    return str(pd.read_parquet(run.folder / "features" / "user_history.parquet")["user_id"].iat[0])

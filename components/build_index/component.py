@@ -30,6 +30,7 @@ def build_index(
     """
     from pathlib import Path
 
+    from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import index
 
@@ -44,3 +45,5 @@ def build_index(
     )
     for name, value in figures.items():
         metrics.log_metric(name, value)
+    # kfp.local re-uses a step only if all its artifacts are files.
+    write_json(Path(metrics.path), figures)

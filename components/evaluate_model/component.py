@@ -30,6 +30,7 @@ def evaluate_model(
     """
     from pathlib import Path
 
+    from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import evaluate
 
@@ -42,6 +43,8 @@ def evaluate_model(
         Path(table.path),
         Path(report.path),
     )
-    for method, row in found.items():
-        for name, value in row.items():
-            metrics.log_metric(f"{method} {name}", value)
+    figures = {f"{method} {name}": value for method, row in found.items() for name, value in row.items()}
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    # kfp.local re-uses a step only if all its artifacts are files.
+    write_json(Path(metrics.path), figures)

@@ -26,6 +26,7 @@ def publish_features(
     """
     from pathlib import Path
 
+    from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.data import publish
 
@@ -34,3 +35,5 @@ def publish_features(
     )
     for name, value in figures.items():
         metrics.log_metric(name, value)
+    # kfp.local re-uses a step only if all its artifacts are files.
+    write_json(Path(metrics.path), figures)

@@ -24,9 +24,12 @@ def validate_data(
     """
     from pathlib import Path
 
+    from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.data import validate
 
     figures = validate(Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path))
     for name, value in figures.items():
         metrics.log_metric(name, value)
+    # kfp.local re-uses a step only if all its artifacts are files.
+    write_json(Path(metrics.path), figures)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_command, write_csv
+from conftest import ROOT, run_command, seen_user, write_csv
 
 from eager_llm.bundle import verify_bundle
 from eager_llm.catalogue.demo import demo_shop
@@ -98,7 +98,7 @@ def test_a_failed_gate_stops_the_run_names_the_rows_and_keeps_the_report(tmp_pat
     done = start(run_command(source, "gated", tmp_path))
     assert done.returncode == 1
     assert "item_id=ghost-item" in done.stdout
-    report = done.stdout.split("report: ")[1].splitlines()[0].strip()
+    report = done.stdout.rsplit("report: ", 1)[1].splitlines()[0].strip()
     assert "ghost-item" in Path(report).read_text(encoding="utf-8")
     assert not (tmp_path / "gated" / "bundle").exists()
     assert not (tmp_path / "gated" / "features").exists()
@@ -126,7 +126,7 @@ def cli(*arguments):
 
 def test_recommend_speaks_for_users_and_for_items(run):
     bundle = run.folder / "bundle"
-    for_user = cli("recommend", "--bundle", bundle, "--user", "customer-0007", "--k", 3)
+    for_user = cli("recommend", "--bundle", bundle, "--user", seen_user(run), "--k", 3)
     assert for_user.returncode == 0, for_user.stderr
     assert len(for_user.stdout.splitlines()) == 3
     item = pd.read_parquet(bundle / "catalogue.parquet")["item_id"].iat[0]

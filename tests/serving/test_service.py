@@ -1,6 +1,7 @@
 """The real service, started by its command, asked over loopback."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from conftest import ROOT, seen_user
 
 from eager_llm.bundle import Bundle
+from eager_llm.catalogue.features import Features
 
 
 @contextmanager
@@ -77,12 +80,9 @@ def test_a_history_is_answered_as_the_bundle_answers_it(client, bundle):
 
 
 def test_a_user_is_answered_from_the_online_history(client, run, bundle):
-    from conftest import ROOT
-
-    from eager_llm.catalogue.features import Features
-
-    history = Features(ROOT / "feature_repo", run.folder / "features").online_history("customer-0003")
-    assert ask(client, user_id="customer-0003")["items"] == ask(client, items=history)["items"]
+    user = seen_user(run)
+    history = Features(ROOT / "feature_repo", run.folder / "features").online_history(user)
+    assert ask(client, user_id=user)["items"] == ask(client, items=history)["items"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_unknown_items_are_ignored_and_named(client, bundle):
     [
         {"items": ["a"], "k": 0}, {"items": ["a"], "k": 101}, {"items": ["a"], "k": "3"}, {"items": ["a"], "k": 1.5},
         {}, {"user_id": "u", "items": ["a"]}, {"items": ["a"], "beams": 3}, {"items": "a"}, {"items": [1]},
-        {"items": [""]}, {"items": ["a"] * 1001}, {"user_id": ""}, {"user_id": 5}, [], None, "x",
+        {"items": [""]}, {"items": ["a"] * 1001}, {"user_id": ""}, {"user_id": 5}, [], "x",
     ],
 )  # fmt: skip
 def test_bad_requests_get_a_400_that_names_the_field(client, body):
@@ -122,6 +122,7 @@ def test_bad_requests_get_a_400_that_names_the_field(client, body):
 
 def test_other_forms_of_request_are_refused(client):
     assert client.post("/recommend", content=b"{bad", headers={"content-type": "application/json"}).status_code == 400
+    assert client.post("/recommend", content=b"null", headers={"content-type": "application/json"}).status_code == 400
     assert client.post("/recommend", data={"items": "a"}).status_code == 415
     assert client.post("/recommend", json={"items": ["x" * 200] * 9000}).status_code == 413
     assert client.get("/recommend").status_code == 405
@@ -138,16 +139,15 @@ def test_many_at_once_get_their_own_answers(client, bundle):
 
 
 def test_started_again_it_answers_the_same_and_without_features_it_says_so(client, run, tmp_path):
-    before = ask(client, user_id="customer-0001")
+    before = ask(client, user_id=seen_user(run))
+    assert before["source"] == "model"
     with serving(run) as again:
-        assert ask(again, user_id="customer-0001") == before
+        assert ask(again, user_id=seen_user(run)) == before
     with serving(run, "--features", str(tmp_path / "none")) as bare:
-        assert ask(bare, user_id="customer-0001")["reason"] == "features_unavailable"
+        assert ask(bare, user_id=seen_user(run))["reason"] == "features_unavailable"
 
 
 def test_a_changed_bundle_is_not_served(run, tmp_path):
-    import shutil
-
     shutil.copytree(run.folder / "bundle", tmp_path / "bundle")
     (tmp_path / "bundle" / "generation.json").write_text("{}")
     command = [sys.executable, "-m", "eager_llm.cli", "serve", "--bundle", str(tmp_path / "bundle")]

@@ -1,5 +1,6 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,18 @@ def reset_generation(model: Any) -> None:
 def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     model = AutoModelForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32, use_safetensors=True)
     if (folder / "adapter").is_dir():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(folder / "adapter"), use_safetensors=True)
+        with warnings.catch_warnings():
+            # peft asks transformers by an old name.
+            warnings.simplefilter("ignore", FutureWarning)
+            model = PeftModel.from_pretrained(model, str(folder / "adapter"), use_safetensors=True)
     return model.to(device).eval(), tokenizer
 
 
