@@ -117,19 +117,21 @@ class _Readable(io.TextIOBase):
     """Standard output without what kfp's executor tells of itself: its inputs, in full, for each step."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._dumping = stream, False
+        self._stream, self._dumping, self._blank = stream, False, ""
 
     def write(self, text: str) -> int:
-        """Pass a line on, unless it is the executor's own."""
+        """Pass a line on, with the blanks before it, unless it is the executor's own."""
         line = text.strip()
-        if "[KFP Executor" in line:
-            self._dumping = line.endswith("Got executor_input:")
-        elif self._dumping and line and line[0] in '{}[]"':
-            pass  # the JSON that follows
+        if not line:
+            self._blank += text
+        elif "[KFP Executor" in line:
+            self._dumping, self._blank = line.endswith("Got executor_input:"), ""
+        elif self._dumping and line[0] in '{}[]"':  # the JSON that follows
+            self._blank = ""
         else:
-            self._dumping = self._dumping and not line
-            self._stream.write(text)
+            self._stream.write(self._blank + text)
             self._stream.flush()
+            self._dumping, self._blank = False, ""
         return len(text)
 
 

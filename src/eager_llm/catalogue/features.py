@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,8 @@ class Features:
             targets: `user_id`, `moment` and any other columns.
         """
         asked = targets[["user_id"]].assign(event_timestamp=targets["moment"] - JUST_BEFORE, row=range(len(targets)))
-        found = self.store.get_historical_features(asked, features=["user_history:items"]).to_df()
+        with _quiet():
+            found = self.store.get_historical_features(asked, features=["user_history:items"]).to_df()
         if len(found) != len(targets):
             raise RuntimeError(f"the offline store answered {len(found)} of {len(targets)} targets")
         items = found.set_index("row")["items"].reindex(range(len(targets)))
@@ -108,9 +110,9 @@ class Features:
 
     def _materialize(self, views: list[str], moments: pd.Series) -> None:
         second = pd.Timedelta(seconds=1)
-        self.store.materialize(
-            (moments.min() - second).to_pydatetime(), (moments.max() + second).to_pydatetime(), feature_views=views
-        )
+        first, last = (moments.min() - second).to_pydatetime(), (moments.max() + second).to_pydatetime()
+        with _quiet():
+            self.store.materialize(first, last, feature_views=views)
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
@@ -123,6 +125,14 @@ class Features:
                 del os.environ[FOLDER_VARIABLE]
             else:
                 os.environ[FOLDER_VARIABLE] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the deprecations between Feast's own dependencies from people's logs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def history_table(events: pd.DataFrame, max_history: int) -> pd.DataFrame:

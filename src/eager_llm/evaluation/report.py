@@ -31,7 +31,10 @@ class ReportData:
 def render_report(data: ReportData) -> str:
     """Return the page."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    plots = [_quality_plot(data.table), *(_curve_plot(name, curve) for name, curve in data.curves.items() if curve)]
+    plots = [
+        _quality_plot(data.table),
+        *(_curve_plot(name, curve) for name, curve in data.curves.items() if len(curve) > 1),
+    ]
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
     return environment.get_template("report.html").render(data=data, plots=plots, columns=columns)
 
@@ -59,8 +62,6 @@ def _curve_plot(name: str, curve: list[dict[str, float]]) -> str:
     validated = [row for row in curve if "validation" in row]
     axes[1].plot([r["epoch"] for r in validated], [r["validation"] for r in validated], marker="o", color="#167a3e")
     axes[1].set(title=f"{name}: NDCG@10 on drawn validation users", xlabel="epoch")
-    if not validated:
-        axes[1].text(0.5, 0.5, "not validated between epochs", ha="center", transform=axes[1].transAxes)
     return _svg(figure)
 
 
