@@ -62,7 +62,7 @@ def run_gates(tables: Tables, settings: GateSettings, needs_text: bool) -> list[
         ]),
     }  # fmt: skip
     if needs_text:
-        rule = f"at least {settings.min_text_share:.0%} of the items have text"
+        rule = f"at least {settings.min_text_share:.0%} of the items have text (a shop without text: index.sources=behaviour)"
         has_text = gxe.ExpectColumnValuesToBeInSet(column="has_text", value_set=[True], mostly=settings.min_text_share)
         suites["items"][2].append((rule, has_text))
     context = gx.get_context(mode="ephemeral")
