@@ -14,6 +14,7 @@ from typing import TextIO
 
 from eager_llm.errors import UserError
 from eager_llm.files import content_digest
+from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from pipelines.summary import TIMES_FILE, finish
@@ -82,7 +83,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
             task = recommender(
                 source=source,
                 fingerprint=fingerprint(source),
-                feature_repo=str(ROOT / "feature_repo"),
+                feature_repo=str(project_home() / "feature_repo"),
                 feature_store=str(store),
                 checkpoints=str(folder / "checkpoints"),
                 settings=values,
@@ -150,6 +151,4 @@ def _environment(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    if shutil.which("python3") is None:
-        sys.exit("error: python3 is not on the PATH")
     sys.exit(main())

@@ -8,11 +8,11 @@ from eager_llm.bundle import Bundle
 from eager_llm.catalogue.features import Features
 from eager_llm.evaluation.evaluate import table_text
 from eager_llm.files import copy_into, read_json, whole_file, whole_folder, write_json
+from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import read_times
 
 TIMES_FILE = "times.jsonl"
-FEATURE_REPO = Path(__file__).resolve().parents[1] / "feature_repo"
 
 
 def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
@@ -37,7 +37,7 @@ def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
     write_json(folder / "summary.json", summary)
     print(f"\n{facts['source']}: {facts['users']} users, {facts['items']} items, item-level over the whole catalogue")
     print(table_text(table))
-    _print_recommendations(loaded, Features(FEATURE_REPO, folder / "features"), folder)
+    _print_recommendations(loaded, Features(project_home() / "feature_repo", folder / "features"), folder)
     for name in ("report", "bundle"):
         print(f"{name:<8} {summary[name]}")
     print(f"summary  {_shown(folder / 'summary.json')}")

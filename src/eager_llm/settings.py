@@ -77,8 +77,20 @@ class IndexSettings:
 
     sources: list[str] = option(["semantic", "behaviour"], "sources in the order of their tokens", choices=SOURCES)
     branching: int = option(256, "children of a node (k)", least=2, most=65536)
-    iterations: int = option(20, "k-means iterations at each level", least=1)
-    workers: int = option(2, "Ray tasks at a time; 0 builds in this process without Ray", least=0)
+    iterations: int = option(16, "k-means iterations at each level, on a sample of 256 items a label", least=1)
+    full_iterations: int = option(4, "further iterations of the first level, over all items", least=0)
+    builder: str = option(
+        "balanced",
+        "balanced: even shares at every level (the paper); residual: residual k-means; product: product quantisation; "
+        "none has collisions",
+        choices=("balanced", "residual", "product"),
+    )  # fmt: skip
+    restarts: int = option(3, "starts on a sample, of which the best goes on", least=1)
+    precision: str = option(
+        "float32", "of the distances: float32, or bf16 (faster where the processor has it)",
+        choices=("float32", "bf16"),
+    )  # fmt: skip
+    workers: int = option(2, "Ray workers; 0 builds in this process without Ray", least=0)
 
 
 @dataclass(frozen=True)

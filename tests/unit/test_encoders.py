@@ -10,6 +10,7 @@ from eager_llm.encoders.behaviour import (
     behaviour_embedding,
     co_occurrence_embedding,
 )
+from eager_llm.encoders.cold import unit_rows
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.errors import UserError
 from eager_llm.settings import BehaviourSettings, SemanticSettings
@@ -65,8 +66,19 @@ def test_attention_equals_the_plain_activation_unit():
                 assert found[b, c, t].item() == pytest.approx(plain.item(), abs=1e-5)
 
 
-def test_no_history_gives_a_finite_embedding():
-    assert np.isfinite(behaviour_embedding([[0], [1]], 5, BehaviourSettings(dim=4), 0)).all()
+def test_a_log_without_sequences_is_refused():
+    with pytest.raises(UserError, match="no item follows another"):
+        behaviour_embedding([[0], [1]], 5, BehaviourSettings(dim=4), 0)
+
+
+def test_items_that_a_source_does_not_know_take_the_mean_of_the_others(capsys):
+    unit = unit_rows(np.array([[2.0, 0], [0, 0], [0, 3]]), "semantic")
+    np.testing.assert_allclose(unit, [[1, 0], [0.5**0.5, 0.5**0.5], [0, 1]], rtol=1e-6)
+    assert "1 of 3 items are unknown" in capsys.readouterr().out
+    assert np.linalg.norm(unit_rows(np.array([[1.0], [-1.0], [0.0]]), "semantic"), axis=1).tolist() == [1, 1, 1]
+
+
+def test_no_history_gives_no_co_occurrence():
     assert not co_occurrence_embedding([], 5, 4, 0).any()
 
 

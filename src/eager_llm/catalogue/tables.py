@@ -60,6 +60,12 @@ class Tables:
         )
 
 
+def item_titles(items: pd.DataFrame) -> dict[str, str]:
+    """Return what people call each item: its title, else its categories, else its id."""
+    rows = zip(items["item_id"], items["title"], items["categories"], strict=True)
+    return {item: title or categories or item for item, title, categories in rows}
+
+
 def item_texts(items: pd.DataFrame) -> list[str]:
     """Return one line of text an item: title, brand and categories, what is empty left out."""
     columns = [items[name] for name in ("title", "brand", "categories")]

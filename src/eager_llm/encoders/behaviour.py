@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from eager_llm.catalogue.counts import co_occurrence_counts
+from eager_llm.encoders.cold import unit_rows
+from eager_llm.errors import UserError
 from eager_llm.progress import progress
 from eager_llm.settings import BehaviourSettings
 
@@ -75,7 +78,15 @@ def behaviour_embedding(
         histories: the training part of each user, as item numbers, oldest first.
         items: number of items in the catalogue.
         seed: seed of the start, the order and the negatives.
+
+    Raises:
+        UserError: no item ever follows another.
     """
+    if not any(len(history) > 1 for history in histories):
+        raise UserError(
+            "in the training part no item follows another, so there is no behaviour to embed; "
+            "use only the other source: index.sources=semantic"
+        )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,8 +98,7 @@ def behaviour_embedding(
     past, target = _examples(histories, items)
     if len(target):
         _train(network, past.to(device), target.to(device), settings, generator)
-    table = network.table.weight.detach()[:items].float().cpu()
-    return nn.functional.normalize(table, dim=1).numpy()
+    return unit_rows(network.table.weight.detach()[:items].float().cpu().numpy(), "behaviour")
 
 
 def _examples(histories: list[list[int]], padding: int, length: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,14 +144,8 @@ def co_occurrence_embedding(histories: list[list[int]], items: int, dim: int, se
     from scipy.sparse import coo_matrix
     from sklearn.utils.extmath import randomized_svd
 
-    rows, columns, weights = [], [], []
-    for history in histories:
-        for gap in range(1, WINDOW + 1):
-            for earlier, later in zip(history, history[gap:], strict=False):
-                rows += [earlier, later]
-                columns += [later, earlier]
-                weights += [1 / gap, 1 / gap]
-    counts = coo_matrix((weights, (rows, columns)), shape=(items, items), dtype=np.float64).tocsr().tocoo()
+    directed = co_occurrence_counts(histories, items, WINDOW)
+    counts = (directed + directed.T).tocoo()
     embedding = np.zeros((items, dim), dtype=np.float32)
     if counts.nnz == 0:
         return embedding

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 
 from eager_llm.catalogue.tables import TEXT_COLUMNS, item_texts
+from eager_llm.encoders.cold import unit_rows
 from eager_llm.errors import UserError
 from eager_llm.progress import progress
 from eager_llm.settings import SemanticSettings
 
 
 def semantic_embedding(items: pd.DataFrame, settings: SemanticSettings, seed: int, device: str = "cpu") -> np.ndarray:
-    """Return the semantic embedding, float32 [items, dim], rows of length 1 (0 without text).
+    """Return the semantic embedding, float32 [items, dim], rows of length 1.
 
     Raises:
         UserError: no item has text, or the encoder cannot be loaded.
@@ -23,8 +24,7 @@ def semantic_embedding(items: pd.DataFrame, settings: SemanticSettings, seed: in
         embedding = _tfidf_svd(items, settings.dim, seed)
     else:
         embedding = _hugging_face(items, settings, device)
-    length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return np.asarray(embedding / np.maximum(length, 1e-12), dtype=np.float32)
+    return unit_rows(embedding, "semantic")
 
 
 def _tfidf_svd(items: pd.DataFrame, dim: int, seed: int) -> np.ndarray:

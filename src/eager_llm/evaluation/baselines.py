@@ -6,6 +6,8 @@ Ties are broken at random (seeded), never by item number or file order.
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from eager_llm.catalogue.counts import co_occurrence_counts
+
 WINDOW = 3
 HISTORY_DECAY = 0.5
 
@@ -31,14 +33,7 @@ class CoOccurrence:
     """
 
     def __init__(self, histories: list[list[int]], items: int, seed: int) -> None:
-        rows, columns, weights = [], [], []
-        for history in histories:
-            for gap in range(1, WINDOW + 1):
-                for earlier, later in zip(history, history[gap:], strict=False):
-                    rows.append(earlier)
-                    columns.append(later)
-                    weights.append(1 / gap)
-        self.counts = csr_matrix((weights, (rows, columns)), shape=(items, items))
+        self.counts = co_occurrence_counts(histories, items, WINDOW)
         place = np.empty(items)
         place[Popularity(histories, items, seed).order] = np.arange(items)
         self._fallback = -1e-9 * (place + 1) / items

@@ -1,100 +1,83 @@
-"""Building the item index, as Ray tasks or in this process, with the same result."""
+"""Building the item index: one tree a source, their paths side by side."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.tree import SourceTree, assign_parents, build_tree, check_embedding
-from eager_llm.progress import progress, say
+from eager_llm.index.job import Job, job_key
+from eager_llm.index.pool import Pool, worker_pool
+from eager_llm.index.shards import Shards
+from eager_llm.index.tree import TreeBuilder
 from eager_llm.settings import IndexSettings
+
+# source -> float [items, dim], or path or URI of .npy files (see `Shards.find`)
+Embeddings = Mapping[str, np.ndarray | str | Path]
 
 
 def build_index(
-    item_ids: list[str], embeddings: dict[str, np.ndarray], settings: IndexSettings, seed: int
+    item_ids: list[str],
+    embeddings: Embeddings,
+    settings: IndexSettings,
+    seed: int,
+    jobs: Path | None = None,
 ) -> ItemIndex:
     """Build the item index from one embedding a source.
 
+    The index depends on the items, embeddings, settings and seed, not on the number of workers.
+
     Args:
         item_ids: the items, in the order of the embeddings' rows.
-        embeddings: source -> float32 [items, dim]; every source of the settings must be there.
+        embeddings: of every source of the settings.
+        jobs: folder for what is finished, so that a build that was cut off goes on; None keeps nothing.
 
     Raises:
-        UserError: an embedding holds NaN or infinite values.
+        UserError: an embedding is missing, of another length, or holds NaN, infinite or zero vectors.
     """
-    for source in settings.sources:
-        check_embedding(embeddings[source], item_ids, source)
-    build = _build_here if settings.workers == 0 else _build_on_ray
-    trees = build([embeddings[source] for source in settings.sources], settings, seed)
-    return ItemIndex(
+    if not item_ids:
+        raise UserError("there are no items to index")
+    sources = open_sources(item_ids, embeddings, list(settings.sources))
+    job = Job(jobs, job_key(sources, settings, seed))
+    with worker_pool(sources, settings.precision, settings.workers) as pool:
+        check_embeddings(pool, sources, item_ids)
+        trees = {source: TreeBuilder(pool, shards, settings, seed, job).build() for source, shards in sources.items()}
+    index = ItemIndex(
         item_ids=item_ids,
-        codes=np.concatenate([tree.codes for tree in trees], axis=1),
-        sources=tuple(
-            source for source, tree in zip(settings.sources, trees, strict=True) for _ in range(tree.codes.shape[1])
-        ),
+        codes=np.concatenate([tree.codes for tree in trees.values()], axis=1),
+        sources=tuple(source for source, tree in trees.items() for _ in tree.centroids),
         branching=settings.branching,
-        centroids=[codebook for tree in trees for codebook in tree.centroids],
+        centroids=[codebook for tree in trees.values() for codebook in tree.centroids],
+        errors=np.concatenate([tree.errors for tree in trees.values()], axis=1),
     )
+    job.finish()
+    return index
 
 
-def _build_here(embeddings: list[np.ndarray], settings: IndexSettings, seed: int) -> list[SourceTree]:
-    return [build_tree(e, settings.branching, settings.iterations, seed) for e in embeddings]
+def open_sources(item_ids: list[str], embeddings: Embeddings, names: list[str]) -> dict[str, Shards]:
+    """Open the embeddings of the named sources, a row an item.
+
+    Raises:
+        UserError: one is missing, or has another number of rows.
+    """
+    missing = [name for name in names if name not in embeddings]
+    if missing:
+        raise UserError(f"no embedding given for {', '.join(missing)}; given: {', '.join(embeddings) or 'none'}")
+    sources = {name: Shards.find(embeddings[name], name) for name in names}
+    for name, shards in sources.items():
+        if shards.rows != len(item_ids):
+            raise UserError(f"{name} embedding has {shards.rows} rows for {len(item_ids)} items; expected one an item")
+    return sources
 
 
-def _build_on_ray(embeddings: list[np.ndarray], settings: IndexSettings, seed: int) -> list[SourceTree]:
-    """A task a source builds the tree; the parents of its lower levels are tasks of their own."""
-    import ray
-
-    started_here = not ray.is_initialized()
-    if started_here:
-        # The dashboard doubles Ray's memory; RAY_ADDRESS, where set, joins a running cluster.
-        say(f"Ray: starting with {settings.workers} workers")
-        start_ray(settings.workers)
-    try:
-        tree = ray.remote(num_cpus=1, max_retries=3)(_source_task)
-        futures = [tree.remote(e, settings.branching, settings.iterations, seed, settings.workers) for e in embeddings]
-        names = dict(zip(futures, settings.sources, strict=True))
-        waiting = list(futures)
-        with progress(total=len(futures), desc="item index", unit="source") as bar:
-            while waiting:
-                done, waiting = ray.wait(waiting, num_returns=1)
-                bar.set_postfix_str(f"{names[done[0]]} done")
-                bar.update(1)
-        return list(ray.get(futures))
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
-def start_ray(workers: int) -> None:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS."""
-    import os
-
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    runtime: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=runtime, logging_level="warning")
-    else:
-        ray.init(num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning")
-
-
-def _source_task(embedding: np.ndarray, branching: int, iterations: int, seed: int, workers: int) -> SourceTree:
-    return build_tree(embedding, branching, iterations, seed, _assign_on_ray(workers))
-
-
-def _assign_on_ray(workers: int) -> Callable[..., list[np.ndarray]]:
-    def assign(points: np.ndarray, codebook: np.ndarray, groups: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
-        import ray
-
-        # While this task waits for its parts Ray lends its processor to them: no deadlock.
-        task = ray.remote(num_cpus=1, max_retries=3)(assign_parents)
-        shared_points, shared_codebook = ray.put(points), ray.put(codebook)
-        size = -(-len(groups) // workers)
-        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
-        found = ray.get([task.remote(shared_points, shared_codebook, part) for part in parts])
-        return [labels for part in found for labels in part]
-
-    return assign
+def check_embeddings(pool: Pool, sources: dict[str, Shards], item_ids: list[str]) -> None:
+    """Refuse NaN, infinite and zero vectors, naming the first item that has one."""
+    for source, shards in sources.items():
+        found = [one for one in pool.map("broken", [(source, *part) for part in shards.parts]) if one]
+        if found:
+            row, kind, _ = found[0]
+            raise UserError(
+                f"{source} embedding of item {item_ids[row]!r} (row {row}) is {kind}; "
+                f"{sum(count for _, _, count in found)} such rows: leave the items out, or encode them again"
+            )

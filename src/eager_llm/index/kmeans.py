@@ -1,98 +1,162 @@
-"""Balanced k-means: no cluster over its capacity, assignment in bulk."""
+"""k-means in bulk on any device: scores by matrix products, block by block, and Lloyd's iterations."""
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
+from eager_llm.index.capacity import balance_prices
 
-def balanced_kmeans(
-    points: torch.Tensor, clusters: int, capacity: int, iterations: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cluster points so that no cluster holds more than `capacity`.
+PRICE_ROUNDS = 3  # of balance_prices in an iteration; they go on from the iteration before
+PRICED = 64  # points of the sample that prices are made on, for each cluster
+SEEDED = 16  # points of the sample that a start is drawn from, for each cluster
+START_ITERATIONS = 3  # after which the best of several starts is chosen
 
-    Lloyd's iterations with a capacitated assignment; the best iteration by distortion is kept.
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Multiply float32 matrices in float32, or in bf16 where the processor is faster with it.
+
+    Sums are float32 in both; bf16 rounds the factors to 8 bits.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if name == "bf16" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def blocks(points: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield the points in blocks whose scores stay in the cache, each with its offset."""
+    size = 1 << 17 if points.is_cuda else 1 << 12
+    for start in range(0, len(points), size):
+        yield start, points[start : start + size].float()
+
+
+def score(block: torch.Tensor, codebook: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Return squared distances less the squared length of each point: [points, labels].
 
     Args:
-        points: float [n, d], n <= clusters * capacity.
-        generator: draws the start (k-means++).
+        offset: float [labels], squared length of each centroid, and its price where it has one.
+    """
+    if block.is_cuda and torch.get_float32_matmul_precision() == "medium":
+        # Processors round the factors to bf16 by themselves; CUDA wants them so.
+        product = torch.mm(block.bfloat16(), codebook.T.bfloat16(), out_dtype=torch.float32)
+        return product.mul_(-2).add_(offset)
+    return torch.addmm(offset, block, codebook.T, alpha=-2)
+
+
+@dataclass
+class Sums:
+    """What a part of the points says about the next centroids.
+
+    Attributes:
+        total: float [labels, dim], sum of the points of each label.
+        count: int64 [labels], points of each label.
+    """
+
+    total: torch.Tensor
+    count: torch.Tensor
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.total.double() + other.total, self.count + other.count)
+
+    def means(self, before: torch.Tensor) -> torch.Tensor:
+        """Return the mean of each label; a label without points stays where it was."""
+        mean = (self.total / self.count.clamp(min=1)[:, None]).to(before.dtype)
+        return torch.where(self.count[:, None] > 0, mean, before)
+
+
+def sums_of(points: torch.Tensor, labels: torch.Tensor, clusters: int) -> Sums:
+    """Add the points of each label up."""
+    total = torch.zeros(clusters, points.shape[1], device=points.device)
+    for start, block in blocks(points):
+        _add(total, labels[start : start + len(block)], block)
+    return Sums(total, torch.bincount(labels, minlength=clusters))
+
+
+def lloyd(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) -> Sums:
+    """Label each point by the least score and add the points of each label up."""
+    total = torch.zeros_like(codebook)
+    count = torch.zeros(len(codebook), dtype=torch.long, device=points.device)
+    offset = codebook.square().sum(1) + prices
+    for _, block in blocks(points):
+        labels = score(block, codebook, offset).min(1).indices  # argmin is not vectorised
+        _add(total, labels, block)
+        count += torch.bincount(labels, minlength=len(codebook))
+    return Sums(total, count)
+
+
+def nearest(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the label of least score, int64 [points], and how much worse the next best is, float [points]."""
+    labels = torch.empty(len(points), dtype=torch.long, device=points.device)
+    regret = torch.zeros(len(points), device=points.device)
+    offset = codebook.square().sum(1) + prices
+    for start, block in blocks(points):
+        best = score(block, codebook, offset).topk(min(2, len(codebook)), dim=1, largest=False)
+        labels[start : start + len(block)] = best.indices[:, 0]
+        regret[start : start + len(block)] = best.values[:, -1] - best.values[:, 0]
+    return labels, regret
+
+
+def prices_for(sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Return prices under which the sample spreads evenly over the codebook."""
+    part = sample[: PRICED * len(codebook)]
+    return balance_prices(score(part, codebook, codebook.square().sum(1)), start, PRICE_ROUNDS)
+
+
+def start_codebook(sample: torch.Tensor, clusters: int, restarts: int, generator: torch.Generator) -> torch.Tensor:
+    """Return the best of several starts on a sample: k-means++, then a few plain iterations each.
+
+    Args:
+        sample: float [points, dim], in random order, at least `clusters` of them.
 
     Returns:
-        Labels int64 [n] and centroids float [clusters, d].
+        Centroids float [clusters, dim].
     """
-    clusters = min(clusters, len(points))
-    centroids = _plus_plus(points, clusters, generator)
-    best: tuple[float, torch.Tensor, torch.Tensor] | None = None
-    for _ in range(iterations):
-        distance = _squared_distance(points, centroids)
-        labels = assign_with_capacity(distance, capacity)
-        centroids = _means(points, labels, centroids)
-        distortion = float((points - centroids[labels]).square().sum())
-        if best is None or distortion < best[0] * (1 - 1e-6):
-            best = (distortion, labels, centroids)
-        else:
-            break
+    seeds, part = sample[: SEEDED * clusters], sample[: PRICED * clusters]
+    free = torch.zeros(clusters, device=sample.device)
+    best: tuple[float, torch.Tensor] | None = None
+    for _ in range(restarts):
+        codebook = _plus_plus(seeds, clusters, generator)
+        for _ in range(START_ITERATIONS):
+            codebook = lloyd(part, codebook, free).means(codebook)
+        total = sum(
+            float(score(block, codebook, codebook.square().sum(1)).amin(1).double().sum()) for _, block in blocks(part)
+        )
+        if best is None or total < best[0]:
+            best = total, codebook
     assert best is not None
-    return best[1], best[2]
+    return best[1]
 
 
-def assign_with_capacity(cost: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Assign each row to a column, cheap ones first, no column more than `capacity` times.
-
-    Deferred acceptance (Gale & Shapley, 1962) in bulk: all unplaced rows ask for the cheapest
-    column that has not refused them, each column keeps its `capacity` cheapest and refuses the
-    rest. The result is stable and does not depend on the order of the rows, but for equal costs.
-
-    Args:
-        cost: float [rows, columns], rows <= columns * capacity.
-
-    Returns:
-        Column of each row, int64 [rows].
-    """
-    rows, columns = cost.shape
-    if rows > columns * capacity:
-        raise ValueError(f"{rows} rows do not fit {columns} columns of capacity {capacity}")
-    preference = cost.argsort(dim=1, stable=True)
-    asked = torch.zeros(rows, dtype=torch.long, device=cost.device)
-    index = torch.arange(rows, device=cost.device)
-    while True:
-        wish = preference[index, asked]
-        price = cost[index, wish]
-        # Rank every row within its column by price: sort by price, then stably by column.
-        order = price.argsort(stable=True)
-        order = order[wish[order].argsort(stable=True)]
-        start = torch.searchsorted(wish[order], torch.arange(columns, device=cost.device))
-        refused = order[index - start[wish[order]] >= capacity]
-        if len(refused) == 0:
-            return wish
-        asked[refused] += 1
+def with_all_labels(codebook: torch.Tensor, clusters: int) -> torch.Tensor:
+    """Fill a codebook that had fewer points than labels up with zeros, so that every parent has room."""
+    return torch.cat([codebook, codebook.new_zeros(clusters - len(codebook), codebook.shape[1])])
 
 
-def capacity_of(points: int, clusters: int) -> int:
-    """Return the size that no cluster may exceed: the points shared out evenly, rounded up."""
-    return math.ceil(points / clusters)
-
-
-def _squared_distance(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    return torch.cdist(points, centroids, compute_mode="use_mm_for_euclid_dist").square()
-
-
-def _means(points: torch.Tensor, labels: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Return the mean of each cluster; a cluster without points stays where it was."""
-    total = torch.zeros_like(before).index_add_(0, labels, points)
-    size = torch.bincount(labels, minlength=len(before))[:, None]
-    return torch.where(size > 0, total / size.clamp(min=1), before)
+def _add(total: torch.Tensor, labels: torch.Tensor, block: torch.Tensor) -> None:
+    if block.is_cuda:
+        # index_add_ on CUDA adds in any order; a product with the one-hot labels does not.
+        total += torch.nn.functional.one_hot(labels, len(total)).to(block.dtype).T @ block
+    else:
+        total.index_add_(0, labels, block)
 
 
 def _plus_plus(points: torch.Tensor, clusters: int, generator: torch.Generator) -> torch.Tensor:
-    """k-means++ (Arthur & Vassilvitskii, 2007)."""
-    first = int(torch.randint(len(points), (1,), generator=generator))
-    chosen = [first]
-    nearest = (points - points[first]).square().sum(1)
+    """k-means++ (Arthur & Vassilvitskii, SODA 2007)."""
+    length = points.square().sum(1)
+    pick = int(torch.randint(len(points), (1,), generator=generator))
+    picks, far = [pick], torch.full_like(length, torch.inf)
     for _ in range(clusters - 1):
-        weight = nearest.double().cpu()
+        distance = length + length[pick] - 2 * (points @ points[pick])
+        # Copies of a chosen point are 0 apart, but for rounding.
+        far = torch.minimum(far, torch.where(distance > 1e-6 * length, distance, 0))
+        weight = far.double().cpu()
         if weight.sum() <= 0:  # all points left are copies of chosen ones
             weight = torch.ones_like(weight)
         pick = int(torch.multinomial(weight, 1, generator=generator))
-        chosen.append(pick)
-        nearest = torch.minimum(nearest, (points - points[pick]).square().sum(1))
-    return points[torch.tensor(chosen, device=points.device)].clone()
+        picks.append(pick)
+    return points[torch.tensor(picks, device=points.device)].clone()

@@ -13,7 +13,7 @@ import torch
 
 from eager_llm.bundle import pack_bundle
 from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables
+from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
@@ -54,11 +54,12 @@ def index(
         rows = {item: row for row, item in enumerate(item_ids)}
         train = [[rows[item] for item in history] for history in training_histories(read_examples(examples))]
         found["behaviour"] = behaviour_embedding(train, len(item_ids), settings.behaviour, settings.seed, device)
-    built = build_index(item_ids, found, settings.index, settings.seed)
-    built.save(out)
     with whole_folder(embeddings) as draft:
         for source, embedding in found.items():
             np.save(draft / f"{source}.npy", embedding, allow_pickle=False)
+    files = {source: embeddings / f"{source}.npy" for source in found}
+    built = build_index(item_ids, files, settings.index, settings.seed)
+    built.save(out)
     Features(repository, features).publish_index(item_ids, [built.tokens(item) for item in item_ids])
     say(f"item index: {len(item_ids)} items, {built.levels} tokens an item, no collisions")
     purity = prefix_purity(built, loaded.items, "categories")
@@ -176,8 +177,7 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
 def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     asked = examples[examples["part"] == "test"]
     asked = asked.sample(min(SAMPLED_USERS, len(asked)), random_state=seed)
-    texts = zip(items["item_id"], items["title"], items["categories"], strict=True)
-    titles = {item: title or categories or item for item, title, categories in texts}
+    titles = item_titles(items)
     ranked = recommender.recommend(asked["history"].map(list).tolist(), 5)
     rows = zip(asked["user_id"], asked["history"], asked["item_id"], ranked, strict=True)
     return [

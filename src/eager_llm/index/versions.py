@@ -1,0 +1,239 @@
+"""Life after the first build: new items, new embeddings, items that go; each change a new version.
+
+Paths that exist never move, except in `refresh`, and there only those that no longer fit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from eager_llm.errors import UserError
+from eager_llm.index.build import Embeddings, check_embeddings, open_sources
+from eager_llm.index.item_index import ItemIndex, letters, path_keys
+from eager_llm.index.pool import LocalPool
+from eager_llm.index.shards import Shards
+from eager_llm.index.worker import descend
+
+ASSIGNED = 8192  # items placed at a time; what they take is not free for the next
+MIN_GAIN = 0.01  # a rotation that explains less than this of the error is noise
+
+
+class FreeLeaves:
+    """The leaves of one source's tree that no item has.
+
+    Args:
+        codes: int [items, height], the paths in use.
+        codebooks: float32 [k, dim] for each level.
+    """
+
+    def __init__(self, codes: np.ndarray, codebooks: list[np.ndarray]) -> None:
+        self.branching, self.height = len(codebooks[0]), len(codebooks)
+        self._codebooks = [torch.from_numpy(np.ascontiguousarray(codebook)) for codebook in codebooks]
+        self._taken = np.sort(path_keys(codes, self.branching))
+
+    def __len__(self) -> int:
+        return self.branching**self.height - len(self._taken)
+
+    def assign(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give each point the free leaf nearest to it, level by level, and take the leaves.
+
+        Returns:
+            Codes int32 [points, height] and errors float32 [points, height].
+
+        Raises:
+            ValueError: there are fewer free leaves than points.
+        """
+        codes, errors = [], []
+        for start in range(0, len(points), ASSIGNED):
+            part = torch.tensor(points[start : start + ASSIGNED])
+            found = descend(part, self._codebooks, self._room)
+            codes.append(found[0])
+            errors.append(found[1])
+            keys = np.sort(path_keys(found[0], self.branching))
+            self._taken = np.insert(self._taken, np.searchsorted(self._taken, keys), keys)
+        empty = np.empty((0, self.height))
+        return np.concatenate([empty.astype(np.int32), *codes]), np.concatenate([empty.astype(np.float32), *errors])
+
+    def _room(self, level: int, parents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        below = self.branching ** (self.height - 1 - level)
+        first = path_keys(parents, self.branching)[:, None] * self.branching + np.arange(self.branching + 1)
+        return below - np.diff(np.searchsorted(self._taken, first * below), axis=1)
+
+
+def assign_items(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) -> ItemIndex:
+    """Return the next version with new items on free leaves; no existing path changes.
+
+    Raises:
+        UserError: an item is there already, the embeddings do not fit, or the tree is full.
+    """
+    known = [item for item in item_ids if item in index.rows]
+    if known:
+        raise UserError(f"item {known[0]!r} is in the index already ({len(known)} such items); give new ones only")
+    sources = _checked(index, item_ids, embeddings)
+    codes, errors = [], []
+    for source, levels in index.levels_of.items():
+        free = FreeLeaves(index.codes[:, levels], index.centroids[levels])
+        if len(free) < len(item_ids):
+            raise UserError(
+                f"the {source} tree has {len(free)} free leaves for {len(item_ids)} new items; "
+                "remove items, or build the index anew (a larger index.branching leaves more room)"
+            )
+        found = free.assign(sources[source].take(np.arange(len(item_ids))))
+        codes.append(found[0])
+        errors.append(found[1])
+    return index.successor(
+        item_ids=[*index.item_ids, *item_ids],
+        codes=np.concatenate([index.codes, np.concatenate(codes, axis=1)]),
+        errors=_stack(index.errors, np.concatenate(errors, axis=1)),
+        change={"action": "assign", "added": len(item_ids)},
+    )
+
+
+def remove_items(index: ItemIndex, item_ids: list[str]) -> ItemIndex:
+    """Return the next version without some items, whose leaves are free again.
+
+    Raises:
+        UserError: an item is not in the index, or none would be left.
+    """
+    unknown = [item for item in item_ids if item not in index.rows]
+    if unknown:
+        raise UserError(f"item {unknown[0]!r} is not in the index ({len(unknown)} such items)")
+    keep = np.ones(len(index.item_ids), dtype=bool)
+    keep[[index.rows[item] for item in item_ids]] = False
+    if not keep.any():
+        raise UserError("removing these items would leave an empty index")
+    return index.successor(
+        item_ids=[item for item, kept in zip(index.item_ids, keep, strict=True) if kept],
+        codes=index.codes[keep],
+        errors=None if index.errors is None else index.errors[keep],
+        change={"action": "remove", "removed": int((~keep).sum())},
+    )
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh did.
+
+    Attributes:
+        index: the next version.
+        moved: a row an item and source that moved: `item_id`, `source`, `level` (the first at which
+            the path no longer fitted), `error_then`, `error_now` (squared distance to the path's
+            point at that level, when it got its path and with the new embedding), `error_moved`,
+            `tokens_before`, `tokens_after`.
+        stayed_unfit: paths that no longer fit but had no better free leaf, for each source.
+    """
+
+    index: ItemIndex
+    moved: pd.DataFrame
+    stayed_unfit: dict[str, int]
+
+
+def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5) -> Refresh:
+    """Fit the index to new embeddings of its items, and move only those that no longer fit.
+
+    An encoder that was trained anew turns and scales its whole space; that moves no item: the tree
+    is turned along (orthogonal Procrustes, Schonemann 1966). Then a path fits as long as its item
+    is, at every level, not farther from the path's point than when it got it, by more than
+    `tolerance` times the mean squared distance of that level. The others take the nearest free leaf.
+
+    Args:
+        item_ids: exactly the items of the index, in the order of the embeddings' rows.
+        tolerance: 0 moves an item at the slightest drift.
+
+    Raises:
+        UserError: the items differ, or the embeddings do not fit.
+    """
+    if index.errors is None:
+        raise UserError("this index does not say how well its paths fitted; build it anew")
+    missing, unknown = set(index.item_ids) - set(item_ids), [item for item in item_ids if item not in index.rows]
+    if missing:
+        raise UserError(f"no new embedding for item {min(missing)!r} ({len(missing)} such items); remove them first")
+    if unknown:
+        raise UserError(f"item {unknown[0]!r} is not in the index ({len(unknown)} such items); assign them afterwards")
+    sources = _checked(index, item_ids, embeddings)
+    order = pd.Index(item_ids).get_indexer(pd.Index(index.item_ids))
+    codes, errors, centroids = index.codes.copy(), index.errors.copy(), list(index.centroids)
+    moves, stayed = [], {}
+    for source, levels in index.levels_of.items():
+        points = sources[source].take(order)
+        fitted, scale = _turned(points, codes[:, levels], index.centroids[levels])
+        centroids[levels] = fitted
+        then = errors[:, levels] * scale**2
+        now = _errors(points, codes[:, levels], fitted)
+        worse = now > then + tolerance * then.mean(0)
+        rows = np.flatnonzero(worse.any(axis=1))
+        # The leaves of all stay taken until it is known who moves.
+        found, found_errors = FreeLeaves(codes[:, levels], fitted).assign(points[rows])
+        better = found_errors[:, -1] < now[rows, -1]
+        stayed[source] = int((~better).sum())
+        rows, found, found_errors = rows[better], found[better], found_errors[better]
+        level = worse[rows].argmax(axis=1)
+        moves.append(
+            pd.DataFrame({
+                "item_id": np.asarray(index.item_ids, dtype=object)[rows],
+                "source": source,
+                "level": [letters(levels.start + number) for number in level],
+                "error_then": then[rows, level],
+                "error_now": now[rows, level],
+                "error_moved": found_errors[np.arange(len(rows)), level],
+            })
+        )  # fmt: skip
+        # Who stays is measured by when it got its path: slow drift adds up until it counts.
+        errors[:, levels] = then
+        codes[rows, levels], errors[rows, levels] = found, found_errors
+    moved = pd.concat(moves, ignore_index=True)
+    change = {"action": "refresh", "moved": int(moved["item_id"].nunique()), "tolerance": tolerance}
+    fresh = index.successor(codes=codes, errors=errors, centroids=centroids, change=change)
+    moved["tokens_before"] = [index.tokens(item) for item in moved["item_id"]]
+    moved["tokens_after"] = [fresh.tokens(item) for item in moved["item_id"]]
+    return Refresh(fresh, moved, stayed)
+
+
+def _turned(points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """Return the codebooks turned, scaled and shifted to the points, and the scale (1 where it does not help)."""
+    path = np.zeros_like(points)
+    for level, codebook in enumerate(codebooks):
+        path += codebook[codes[:, level]]
+    middle, target = path.mean(0), points.mean(0)
+    left, singular, right = np.linalg.svd((path - middle).T @ (points - target))
+    spread = float(np.square(path - middle).sum())
+    if spread == 0:
+        return codebooks, 1.0
+    turn, scale = left @ right, float(singular.sum()) / spread
+    turned = [(scale * codebook @ turn).astype(np.float32) for codebook in codebooks]
+    turned[0] = (turned[0] + target - scale * middle @ turn).astype(np.float32)
+    before = np.square(points - path).sum()
+    after = _errors(points, codes, turned)[:, -1].sum()
+    return (turned, scale) if after < (1 - MIN_GAIN) * before else (codebooks, 1.0)
+
+
+def _errors(points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]) -> np.ndarray:
+    """Return the squared distance to the path's point after each level, float32 [points, levels]."""
+    left_over = points.copy()
+    errors = np.empty(codes.shape, dtype=np.float32)
+    for level, codebook in enumerate(codebooks):
+        left_over -= codebook[codes[:, level]]
+        errors[:, level] = np.square(left_over).sum(1)
+    return errors
+
+
+def _checked(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) -> dict[str, Shards]:
+    if len(set(item_ids)) != len(item_ids):
+        twice = pd.Series(item_ids)[pd.Series(item_ids).duplicated()].iloc[0]
+        raise UserError(f"item {twice!r} is given twice")
+    sources = open_sources(item_ids, embeddings, list(index.levels_of))
+    for source, levels in index.levels_of.items():
+        width = index.centroids[levels.start].shape[1]
+        if sources[source].dim != width:
+            raise UserError(
+                f"{source} embedding has {sources[source].dim} numbers a row, the index was built on {width}; "
+                "use the same encoder, or build the index anew"
+            )
+    check_embeddings(LocalPool(sources, "float32"), sources, item_ids)
+    return sources
+
+
+def _stack(before: np.ndarray | None, added: np.ndarray) -> np.ndarray | None:
+    return None if before is None else np.concatenate([before, added])
