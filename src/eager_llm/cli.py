@@ -1,4 +1,4 @@
-"""The command line: eager-llm import, run, recommend, serve, evaluate, bundle verify, settings."""
+"""The command line: eager-llm import, run, recommend, serve, evaluate, index, bundle verify, settings."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eager_llm.cli_index import index_app
 from eager_llm.errors import UserError
 from eager_llm.project import project_home
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(index_app, name="index")
 
 BundleOption = Annotated[Path, typer.Option(help="the bundle's folder")]
 SetOption = Annotated[

@@ -60,6 +60,27 @@ class Tables:
         )
 
 
+def read_item_ids(path: Path) -> list[str]:
+    """Return the column `item_id` of a Parquet or CSV file, as strings in the order of its rows.
+
+    Raises:
+        UserError: the file is missing or unreadable, has no such column, or an empty id.
+    """
+    try:
+        if path.suffix == ".csv":
+            column = pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"]
+        else:
+            column = pd.read_parquet(path, columns=["item_id"])["item_id"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not readable as a table with a column item_id: {error}") from None
+    empty = column.isna() | (column.astype(str) == "")
+    if empty.any():
+        raise UserError(f"{path}: row {int(empty.to_numpy().argmax()) + 1}: item_id is empty")
+    return column.astype(str).tolist()
+
+
 def item_titles(items: pd.DataFrame) -> dict[str, str]:
     """Return what people call each item: its title, else its categories, else its id."""
     rows = zip(items["item_id"], items["title"], items["categories"], strict=True)

@@ -17,7 +17,7 @@ from eager_llm.index.shards import Shards
 from eager_llm.index.worker import descend
 
 ASSIGNED = 8192  # items placed at a time; what they take is not free for the next
-MIN_GAIN = 0.01  # a rotation that explains less than this of the error is noise
+TURNS = 4  # fits of the new space to the old, each on the items that the one before fitted best
 
 
 class FreeLeaves:
@@ -134,7 +134,7 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     """Fit the index to new embeddings of its items, and move only those that no longer fit.
 
     An encoder that was trained anew turns and scales its whole space; that moves no item: the tree
-    is turned along (orthogonal Procrustes, Schonemann 1966). Then a path fits as long as its item
+    is turned along (orthogonal Procrustes, Schönemann 1966, on the items that agree). Then a path fits as long as its item
     is, at every level, not farther from the path's point than when it got it, by more than
     `tolerance` times the mean squared distance of that level. The others take the nearest free leaf.
 
@@ -158,30 +158,24 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     moves, stayed = [], {}
     for source, levels in index.levels_of.items():
         points = sources[source].take(order)
-        fitted, scale = _turned(points, codes[:, levels], index.centroids[levels])
-        centroids[levels] = fitted
-        then = errors[:, levels] * scale**2
-        now = _errors(points, codes[:, levels], fitted)
-        worse = now > then + tolerance * then.mean(0)
-        rows = np.flatnonzero(worse.any(axis=1))
-        # The leaves of all stay taken until it is known who moves.
-        found, found_errors = FreeLeaves(codes[:, levels], fitted).assign(points[rows])
-        better = found_errors[:, -1] < now[rows, -1]
-        stayed[source] = int((~better).sum())
-        rows, found, found_errors = rows[better], found[better], found_errors[better]
-        level = worse[rows].argmax(axis=1)
+        fit = _best_fit(points, codes[:, levels], index.centroids[levels], errors[:, levels], tolerance)
+        centroids[levels] = fit.codebooks
+        unfit = np.flatnonzero(fit.unfit.any(axis=1))
+        rows, found, found_errors = _better_leaves(points, codes[:, levels], fit.codebooks, unfit, fit.now[:, -1])
+        stayed[source] = len(unfit) - len(rows)
+        level = fit.unfit[rows].argmax(axis=1)
         moves.append(
             pd.DataFrame({
                 "item_id": np.asarray(index.item_ids, dtype=object)[rows],
                 "source": source,
                 "level": [letters(levels.start + number) for number in level],
-                "error_then": then[rows, level],
-                "error_now": now[rows, level],
+                "error_then": fit.then[rows, level],
+                "error_now": fit.now[rows, level],
                 "error_moved": found_errors[np.arange(len(rows)), level],
             })
         )  # fmt: skip
         # Who stays is measured by when it got its path: slow drift adds up until it counts.
-        errors[:, levels] = then
+        errors[:, levels] = fit.then
         codes[rows, levels], errors[rows, levels] = found, found_errors
     moved = pd.concat(moves, ignore_index=True)
     change = {"action": "refresh", "moved": int(moved["item_id"].nunique()), "tolerance": tolerance}
@@ -191,22 +185,69 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     return Refresh(fresh, moved, stayed)
 
 
+def _better_leaves(
+    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], rows: np.ndarray, errors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which of the rows gain by moving, and their new codes and errors.
+
+    The leaves of all that move are free to any of them. Who would not gain stays, with the leaf it
+    has; as that takes a leaf away, the others choose again.
+    """
+    while True:
+        others = np.delete(codes, rows, axis=0)
+        found, found_errors = FreeLeaves(others, codebooks).assign(points[rows])
+        gains = found_errors[:, -1] < errors[rows]
+        if gains.all():
+            return rows, found, found_errors
+        rows = rows[gains]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Codebooks in the space of new embeddings, and how the paths fit there.
+
+    Attributes:
+        then: float [items, levels], errors when the paths were given, in the new space's scale.
+        now: float [items, levels], errors with the new embeddings.
+        unfit: bool [items, levels].
+    """
+
+    codebooks: list[np.ndarray]
+    then: np.ndarray
+    now: np.ndarray
+    unfit: np.ndarray
+
+
+def _best_fit(
+    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], errors: np.ndarray, tolerance: float
+) -> _Fit:
+    """Leave the tree as it is or turn it to the points, whichever leaves fewer paths unfit."""
+
+    def fit(candidate: list[np.ndarray], scale: float) -> _Fit:
+        then, now = errors * scale**2, _errors(points, codes, candidate)
+        return _Fit(candidate, then, now, now > then + tolerance * then.mean(0))
+
+    fits = [fit(codebooks, 1.0)]
+    rows = np.arange(len(points))
+    for _ in range(TURNS):
+        fits.append(fit(*_turned(points[rows], codes[rows], codebooks)))
+        # The half that fits best says how the space turned; items that changed would only pull.
+        rows = np.argsort(fits[-1].now[:, -1] - fits[-1].then[:, -1], kind="stable")[: -(-len(points) // 2)]
+    return min(fits, key=lambda found: int(found.unfit.any(axis=1).sum()))
+
+
 def _turned(points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """Return the codebooks turned, scaled and shifted to the points, and the scale (1 where it does not help)."""
+    """Return the codebooks turned, scaled and shifted to the points, and the scale."""
     path = np.zeros_like(points)
     for level, codebook in enumerate(codebooks):
         path += codebook[codes[:, level]]
     middle, target = path.mean(0), points.mean(0)
     left, singular, right = np.linalg.svd((path - middle).T @ (points - target))
     spread = float(np.square(path - middle).sum())
-    if spread == 0:
-        return codebooks, 1.0
-    turn, scale = left @ right, float(singular.sum()) / spread
+    turn, scale = left @ right, float(singular.sum()) / spread if spread else 1.0
     turned = [(scale * codebook @ turn).astype(np.float32) for codebook in codebooks]
     turned[0] = (turned[0] + target - scale * middle @ turn).astype(np.float32)
-    before = np.square(points - path).sum()
-    after = _errors(points, codes, turned)[:, -1].sum()
-    return (turned, scale) if after < (1 - MIN_GAIN) * before else (codebooks, 1.0)
+    return turned, scale
 
 
 def _errors(points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]) -> np.ndarray:
