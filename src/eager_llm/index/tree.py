@@ -23,6 +23,7 @@ import torch
 from eager_llm.index.capacity import capacity_of, place
 from eager_llm.index.job import Job
 from eager_llm.index.kmeans import (
+    PRICED,
     Sums,
     lloyd,
     matmul_precision,
@@ -148,8 +149,10 @@ class TreeBuilder:
         generator = torch.Generator().manual_seed(self.seed * 64 + level)
         codebook = start_codebook(self._seen(sample, level), clusters, settings.restarts, generator)
         prices = self._prices(sample, codebook, codebook.new_zeros(clusters))
-        for _ in range(settings.iterations):
-            codebook = self._seen(lloyd(sample, codebook, prices).means(codebook), level)
+        for iteration in range(settings.iterations):
+            # Far from the end a quarter of the sample says as well where to go.
+            part = sample[: PRICED * clusters] if iteration < settings.iterations * 3 // 4 else sample
+            codebook = self._seen(lloyd(part, codebook, prices).means(codebook), level)
             prices = self._prices(sample, codebook, prices)
         return codebook, prices
 
