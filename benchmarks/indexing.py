@@ -340,7 +340,7 @@ def main() -> None:
         print(json.dumps(run_one(arguments.one, arguments.data, arguments.k, arguments.iterations)))
         return
     dim, k, iterations = 384, arguments.k, arguments.iterations
-    sizes, slow_sizes, slow_k = [10_000, 100_000, 1_000_000], [2_000, 5_000, 10_000, 20_000, 50_000], 64
+    sizes, slow_sizes, slow_k = [10_000, 100_000, 1_000_000], [2_000, 4_000, 8_000, 12_000, 16_000, 24_000], k
     if arguments.quick:
         k, iterations, sizes, slow_sizes, slow_k = 64, 8, [10_000, 140_000], [1_000], 16
     print(f"{machine()}; {THREADS} threads, {dim} dimensions, k = {k}, {iterations} iterations, seed 0")

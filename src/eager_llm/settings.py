@@ -85,7 +85,7 @@ class IndexSettings:
         "none has collisions",
         choices=("balanced", "residual", "product"),
     )  # fmt: skip
-    restarts: int = option(3, "starts on a sample, of which the best goes on", least=1)
+    restarts: int = option(3, "starts of the first level, of which the best goes on", least=1)
     precision: str = option(
         "float32", "of the distances: float32, or bf16 (faster where the processor has it)",
         choices=("float32", "bf16"),

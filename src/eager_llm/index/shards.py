@@ -79,6 +79,8 @@ class Shards:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the given rows, float32 [len(rows), dim], in that order."""
+        if len(self._arrays) == 1:
+            return self._arrays[0].take(rows, axis=0).astype(np.float32, copy=False)
         result = np.empty((len(rows), self.dim), dtype=np.float32)
         shard = np.searchsorted(self._bounds, rows, side="right") - 1
         for number in np.unique(shard):

@@ -147,7 +147,8 @@ class TreeBuilder:
         settings = self.settings
         clusters = min(settings.branching, len(sample))
         generator = torch.Generator().manual_seed(self.seed * 64 + level)
-        codebook = start_codebook(self._seen(sample, level), clusters, settings.restarts, generator)
+        restarts = settings.restarts if level == 0 else 1
+        codebook = start_codebook(self._seen(sample, level), clusters, restarts, generator)
         prices = self._prices(sample, codebook, codebook.new_zeros(clusters))
         for iteration in range(settings.iterations):
             # Far from the end a quarter of the sample says as well where to go.

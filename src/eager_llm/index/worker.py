@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from eager_llm.index.capacity import capacity_of, place
-from eager_llm.index.kmeans import lloyd, matmul_precision, nearest, score, sums_of
+from eager_llm.index.kmeans import blocks, lloyd, matmul_precision, nearest, score, sums_of
 from eager_llm.index.shards import Shards
 
 BATCH_SCORES = 1 << 21  # scores of a batch of groups: few enough for the cache
@@ -118,7 +118,7 @@ def descend(
     """Place points level by level, each within its parent, on what the levels above left over.
 
     Args:
-        points: float [points, dim]; used up.
+        points: float32 [points, dim]; used up.
         codebooks: float [k, dim] for each level.
         room: (level, codes of the parents [groups, level], their sizes [groups]) -> int [groups, 1 or k],
             how many points each child can take.
@@ -143,9 +143,10 @@ def descend(
             member[parent.cpu()] = torch.arange(len(points))  # any one member tells its parent's codes
             rooms = room(level, codes[member, :level].numpy(), sizes.cpu().numpy())
             labels = _place_groups(points, parent, codebook, torch.as_tensor(rooms, device=points.device))
-        points -= codebook[labels]
         codes[:, level] = labels.cpu()
-        errors[:, level] = points.norm(dim=1).square().cpu()
+        for start, block in blocks(points):
+            block -= codebook[labels[start : start + len(block)]]
+            errors[start : start + len(block), level] = block.norm(dim=1).square().cpu()
         parent = torch.unique(parent * len(codebook) + labels, return_inverse=True)[1]
     return codes.numpy(), errors.numpy()
 
