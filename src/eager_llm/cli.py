@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from eager_llm.cli_index import index_app
+from eager_llm.cli_inspect import inspect_command
 from eager_llm.errors import UserError
 from eager_llm.project import project_home
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")
+index_app.command("inspect")(inspect_command)
 
 BundleOption = Annotated[Path, typer.Option(help="the bundle's folder")]
 SetOption = Annotated[

@@ -7,8 +7,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = {"kfp", "feast", "great_expectations", "bentoml", "ray"}
-ROOMS = ["catalogue", "encoders", "index", "tuning", "decoding", "evaluation", "bundle", "steps", "cli_index", "cli"]
-GROUND = {"errors", "files", "progress", "settings", "project"}
+ROOMS = [
+    "catalogue",
+    "encoders",
+    "index",
+    "tuning",
+    "decoding",
+    "evaluation",
+    "bundle",
+    "steps",
+    "cli_index",
+    "cli_inspect",
+    "cli",
+]
+GROUND = {"errors", "files", "progress", "settings", "project", "page"}
 LIBRARY = sorted((ROOT / "src" / "eager_llm").rglob("*.py"))
 
 

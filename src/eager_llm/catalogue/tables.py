@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from eager_llm.errors import UserError
 from eager_llm.files import read_json, whole_folder, write_json
@@ -66,19 +67,34 @@ def read_item_ids(path: Path) -> list[str]:
     Raises:
         UserError: the file is missing or unreadable, has no such column, or an empty id.
     """
+    return read_items(path, ())["item_id"].tolist()
+
+
+def read_items(path: Path, texts: tuple[str, ...] = ("title", "categories")) -> pd.DataFrame:
+    """Return `item_id` and texts of a Parquet or CSV file, as strings in the order of its rows.
+
+    A text that the file does not have is empty.
+
+    Raises:
+        UserError: the file is missing or unreadable, has no column `item_id`, or an empty id.
+    """
     try:
         if path.suffix == ".csv":
-            column = pd.read_csv(path, usecols=["item_id"], dtype=str, keep_default_na=False)["item_id"]
+            wanted = {"item_id", *texts}
+            table = pd.read_csv(path, usecols=lambda name: name in wanted, dtype=str, keep_default_na=False)
         else:
-            column = pd.read_parquet(path, columns=["item_id"])["item_id"]
+            there = set(pq.read_schema(path).names)
+            table = pd.read_parquet(path, columns=["item_id", *(name for name in texts if name in there)])
+        ids = table["item_id"]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not readable as a table with a column item_id: {error}") from None
-    empty = column.isna() | (column.astype(str) == "")
+    empty = ids.isna() | (ids.astype(str) == "")
     if empty.any():
         raise UserError(f"{path}: row {int(empty.to_numpy().argmax()) + 1}: item_id is empty")
-    return column.astype(str).tolist()
+    columns = {name: table[name].fillna("").astype(str) if name in table else "" for name in texts}
+    return pd.DataFrame({"item_id": ids.astype(str), **columns})
 
 
 def item_titles(items: pd.DataFrame) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """The run's report: one HTML page with its plots inside, readable offline."""
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from eager_llm.evaluation.metrics import CUTOFFS
+from eager_llm.page import BLUE, GREEN, GREY, ORANGE, new_figure, render_page, svg_of
 
 # The three methods keep their colours in every plot.
-COLOURS = {"EAGER-LLM": "#1f6feb", "co-occurrence": "#d9822b", "popularity": "#8a8f98"}
+COLOURS = {"EAGER-LLM": BLUE, "co-occurrence": ORANGE, "popularity": GREY}
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,16 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """Return the page."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     plots = [
         _quality_plot(data.table),
         *(_curve_plot(name, curve) for name, curve in data.curves.items() if len(curve) > 1),
     ]
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    return environment.get_template("report.html").render(data=data, plots=plots, columns=columns)
+    return render_page(Path(__file__).with_name("report.html"), data=data, plots=plots, columns=columns)
 
 
 def _quality_plot(table: dict[str, dict[str, float]]) -> str:
-    figure, axes = _figure(1, 2)
+    figure, axes = new_figure(10, 3.4, columns=2)
     for axis, kind in zip(axes, ("recall", "ndcg"), strict=True):
         for offset, (name, row) in enumerate(table.items()):
             places = [n + 0.27 * (offset - 1) for n in range(len(CUTOFFS))]
@@ -48,34 +45,18 @@ def _quality_plot(table: dict[str, dict[str, float]]) -> str:
         axis.set_xticks(range(len(CUTOFFS)), [f"{kind}@{k}" for k in CUTOFFS])
         axis.set_title(f"{kind} on the test part")
     axes[0].legend(frameon=False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _curve_plot(name: str, curve: list[dict[str, float]]) -> str:
-    figure, axes = _figure(1, 2)
+    figure, axes = new_figure(10, 3.4, columns=2)
     epochs = [row["epoch"] for row in curve]
-    for figure_name, colour in (("cross_entropy", "#1f6feb"), ("contrast", "#d9822b")):
+    for figure_name, colour in (("cross_entropy", BLUE), ("contrast", ORANGE)):
         if figure_name in curve[0]:
             axes[0].plot(epochs, [row[figure_name] for row in curve], label=figure_name, color=colour, marker=".")
     axes[0].set(title=f"{name}: training loss", xlabel="epoch")
     axes[0].legend(frameon=False)
     validated = [row for row in curve if "validation" in row]
-    axes[1].plot([r["epoch"] for r in validated], [r["validation"] for r in validated], marker="o", color="#167a3e")
+    axes[1].plot([r["epoch"] for r in validated], [r["validation"] for r in validated], marker="o", color=GREEN)
     axes[1].set(title=f"{name}: NDCG@10 on drawn validation users", xlabel="epoch")
-    return _svg(figure)
-
-
-def _figure(rows: int, columns: int) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    axes = figure.subplots(rows, columns)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return svg_of(figure)
