@@ -4,7 +4,7 @@
     python benchmarks/index_refresh.py --quick      (the made-up demo shop)
 
 The index is built over an old state of the log, without each user's last two events. Then the same items are encoded
-again: with another seed, and over the log as it is now. `rebuilt` counts the items whose tokens an index built anew
+again: over later states of the log, and with another seed. `rebuilt` counts the items whose tokens an index built anew
 would change, `refreshed` those that a refresh moves.
 """
 
@@ -50,6 +50,8 @@ def main() -> None:
     number = tables.events["item_id"].map(rows)
     now = [log.tolist() for _, log in number.groupby(tables.events["user_id"])]
     old = [log[:-2] for log in now]
+    came_back = np.random.default_rng(0).random(len(now)) < 0.1
+    few = [log[:-1] if came else log[:-2] for log, came in zip(now, came_back, strict=True)]
 
     def encode(histories: list[list[int]], seed: int) -> dict[str, np.ndarray | str | Path]:
         return {
@@ -60,7 +62,13 @@ def main() -> None:
     index_settings = replace(settings.index, workers=0)
     built = build_index(item_ids, encode(old, 0), index_settings, 0)
     lines = []
-    for what, histories, seed in (("the same", old, 0), ("another seed", old, 1), ("two more events a user", now, 0)):
+    states = (
+        ("the same", old, 0),
+        ("one more event of a tenth of the users", few, 0),
+        ("two more events of every user", now, 0),
+        ("another seed", old, 1),
+    )
+    for what, histories, seed in states:
         again = encode(histories, seed)
         rebuilt = moved_share(built, build_index(item_ids, again, index_settings, 0))
         for tolerance in arguments.tolerance:

@@ -136,7 +136,8 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     An encoder that was trained anew turns and scales its whole space; that moves no item: the tree
     is turned along (orthogonal Procrustes, Schönemann 1966, on the items that agree). Then a path fits as long as its item
     is, at every level, not farther from the path's point than when it got it, by more than
-    `tolerance` times the mean squared distance of that level. The others take the nearest free leaf.
+    `tolerance` times the mean squared distance of that level. Of the others those move that are nearer to
+    the best free leaf, by as much; a space that became noisier for all moves nobody.
 
     Args:
         item_ids: exactly the items of the index, in the order of the embeddings' rows.
@@ -161,7 +162,8 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
         fit = _best_fit(points, codes[:, levels], index.centroids[levels], errors[:, levels], tolerance)
         centroids[levels] = fit.codebooks
         unfit = np.flatnonzero(fit.unfit.any(axis=1))
-        rows, found, found_errors = _better_leaves(points, codes[:, levels], fit.codebooks, unfit, fit.now[:, -1])
+        most = fit.now[:, -1] - tolerance * fit.then[:, -1].mean()
+        rows, found, found_errors = _better_leaves(points, codes[:, levels], fit.codebooks, unfit, most)
         stayed[source] = len(unfit) - len(rows)
         level = fit.unfit[rows].argmax(axis=1)
         moves.append(
@@ -186,9 +188,9 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
 
 
 def _better_leaves(
-    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], rows: np.ndarray, errors: np.ndarray
+    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], rows: np.ndarray, most: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which of the rows gain by moving, and their new codes and errors.
+    """Return which of the rows find a leaf of an error below `most`, and their new codes and errors.
 
     The leaves of all that move are free to any of them. Who would not gain stays, with the leaf it
     has; as that takes a leaf away, the others choose again.
@@ -196,7 +198,7 @@ def _better_leaves(
     while True:
         others = np.delete(codes, rows, axis=0)
         found, found_errors = FreeLeaves(others, codebooks).assign(points[rows])
-        gains = found_errors[:, -1] < errors[rows]
+        gains = found_errors[:, -1] < most[rows]
         if gains.all():
             return rows, found, found_errors
         rows = rows[gains]
