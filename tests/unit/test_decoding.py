@@ -26,7 +26,7 @@ def test_the_trie_walks_to_every_item_and_nowhere_else(items, levels, labels, se
     rng = np.random.default_rng(seed)
     paths = np.unique(rng.integers(0, labels, size=(items, levels)) + 10 * np.arange(levels), axis=0)
     paths = rng.permutation(paths)
-    trie = Trie(paths)
+    trie = Trie.build(paths)
     frontier = [(0, ())]
     for level in range(levels):
         reached = []

@@ -1,15 +1,57 @@
 """From histories of item ids to recommended item ids."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.trie import Trie
+from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.filters import Columns, Filter
+from eager_llm.decoding.prefill import PrefixCache
+from eager_llm.decoding.prompts import Prompts, reader_of
+from eager_llm.decoding.trie import Trie, paths_digest
+from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.progress import progress
 from eager_llm.settings import DecodingSettings
 from eager_llm.tuning.tasks import TaskBook
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one user is asked for.
+
+    Attributes:
+        history: item ids, oldest first.
+        k: how many items are wanted.
+        beams: how many prefixes are kept at each level, at least k; None: as the settings say.
+        filter: conditions that every answered item meets.
+        exclude_history: whether items of the history may not come.
+    """
+
+    history: Sequence[str]
+    k: int = 10
+    beams: int | None = None
+    filter: Filter = frozenset()
+    exclude_history: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or (self.beams is not None and self.beams < 1):
+            raise UserError(f"k = {self.k}, beams = {self.beams}: both must be at least 1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What comes back.
+
+    Attributes:
+        items: item ids and their scores, best first: k of them, or every one that may come.
+        reason: why fewer than k came, or None.
+    """
+
+    items: list[tuple[str, float]]
+    reason: str | None = None
 
 
 class Recommender:
@@ -17,36 +59,104 @@ class Recommender:
 
     Args:
         model: a causal LM, with its adapter on where it has one.
-        book: writes the prompts.
+        book: writes the prompts; its catalogue is what filters speak of.
         max_history: items of a history that are read, the latest ones.
+        trie: built from the same paths, or None to build it here.
+
+    Raises:
+        UserError: the model's vocabulary or the trie does not belong to the index.
     """
 
     def __init__(
-        self, model: Any, book: TaskBook, index: ItemIndex, settings: DecodingSettings, max_history: int
+        self,
+        model: Any,
+        book: TaskBook,
+        index: ItemIndex,
+        settings: DecodingSettings,
+        max_history: int,
+        trie: Trie | None = None,
     ) -> None:
         self.model, self.book, self.index = model, book, index
         self.settings, self.max_history = settings, max_history
-        self.trie = Trie(book.item_tokens, str(model.device))
+        known, needed = model.get_output_embeddings().weight.shape[0], int(book.item_tokens.max()) + 1
+        if known < needed:
+            raise UserError(f"the model knows {known} tokens, the item index needs {needed}: they do not belong together")
+        if trie is not None and trie.digest != paths_digest(book.item_tokens):
+            raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
+        self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
+        self.columns = Columns(book.items, index.item_ids)
+        self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
+
+    @cached_property
+    def masks(self) -> MaskCache:
+        """The filters in use, compiled."""
+        return MaskCache(self.trie, self.columns.passing, self.settings.batch)
+
+    @cached_property
+    def reader(self) -> type[Prompts]:
+        """How this model's prompts are read; found by trying, once."""
+        return reader_of(self.model)
 
     def recommend(self, histories: list[list[str]], k: int, show: bool = False) -> list[list[tuple[str, float]]]:
-        """Return the k best items with their scores for each history, best first.
+        """Return the k best items with their scores for each history; see `answer`."""
+        return [answer.items for answer in self.answer([Request(history, k) for history in histories], show)]
+
+    def answer(self, requests: Sequence[Request], show: bool = False) -> list[Answer]:
+        """Answer requests of any mixture, each as if it were alone.
 
         Args:
-            histories: item ids, oldest first; unknown ones raise KeyError.
-            k: how many; fewer come only where the catalogue has fewer.
             show: whether to show the progress.
+
+        Raises:
+            UserError: an item of a history is not in the index, or a filter does not fit the catalogue.
         """
-        beams = max(self.settings.beams, k)
+        rows = [self._rows(request.history) for request in requests]
+        excluded = [row if request.exclude_history else [] for request, row in zip(requests, rows, strict=True)]
+        filters = [request.filter or None for request in requests]
+        allowed = [self.masks.allowed(f, x) if f or x else self.trie.items for f, x in zip(filters, excluded, strict=True)]
+        answers = [
+            Answer([], self._reason(request, count)) for request, count in zip(requests, allowed, strict=True)
+        ]
+        prompts = [self.book.prompt(row[-self.max_history :]) for row in rows]
         # Alike lengths decode together: little padding.
-        order = sorted(range(len(histories)), key=lambda n: len(histories[n]))
-        answers: list[list[tuple[str, float]]] = [[] for _ in histories]
+        order = sorted((n for n in range(len(requests)) if allowed[n]), key=lambda n: len(prompts[n]))
         starts = range(0, len(order), self.settings.batch)
         for start in progress(starts, desc="recommending", unit="batch", disable=not show):
             batch = order[start : start + self.settings.batch]
-            rows = [[self.index.rows[item] for item in histories[n]][-self.max_history :] for n in batch]
-            padding = self.book.tokenizer.pad_token_id or 0
-            items, scores = beam_search(self.model, self.trie, [self.book.prompt(r) for r in rows], beams, padding)
+            constrained = any(filters[n] or excluded[n] for n in batch)
+            items, scores = beam_search(
+                self.model,
+                self.trie,
+                [prompts[n] for n in batch],
+                [max(requests[n].beams or self.settings.beams, requests[n].k) for n in batch],
+                self.settings.normalise,
+                self.masks.constraint([filters[n] for n in batch], [excluded[n] for n in batch])
+                if constrained
+                else None,
+                self.reader,
+                self.prefixes,
+            )
             for number, found, score in zip(batch, items.tolist(), scores.tolist(), strict=True):
-                pairs = zip(found[:k], score[:k], strict=True)
-                answers[number] = [(self.index.item_ids[i], s) for i, s in pairs if np.isfinite(s)]
+                count = min(requests[number].k, allowed[number])
+                pairs = zip(found[:count], score[:count], strict=True)
+                answers[number].items.extend((self.index.item_ids[row], s) for row, s in pairs)
         return answers
+
+    def _rows(self, history: Sequence[str]) -> list[int]:
+        unknown = [item for item in history if item not in self.index.rows]
+        if unknown:
+            raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
+        return [self.index.rows[item] for item in history]
+
+    def _reason(self, request: Request, allowed: int) -> str | None:
+        """Say why fewer than k items come."""
+        if allowed >= request.k:
+            return None
+        if not request.filter:
+            without = " outside the history" if request.exclude_history else ""
+            return f"{allowed} items are in the index{without}"
+        conditions = ", ".join(sorted(map(str, request.filter)))
+        passing = self.masks.allowed(request.filter)
+        if allowed == passing:
+            return f"{allowed or 'no'} items pass the filter ({conditions})"
+        return f"{passing} items pass the filter ({conditions}); {allowed or 'none'} of them outside the history"

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
@@ -104,17 +106,47 @@ def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
 
 def hidden_states(model: Any, ids: torch.Tensor, **options: Any) -> Any:
     """Run the transformer without its output layer; `last_hidden_state` is [batch, length, width]."""
-    return _plain(model).base_model(input_ids=ids, **options)
+    return plain_model(model).base_model(input_ids=ids, **options)
 
 
-def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Apply the output layer to chosen hidden states: [..., width] to [..., vocabulary]."""
-    plain = _plain(model)
-    logits = plain.get_output_embeddings()(hidden).float()
-    cap = getattr(plain.config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+def logits_of(model: Any, hidden: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
+    """Apply the output layer to chosen hidden states.
+
+    Args:
+        hidden: [..., width].
+        rows: the tokens whose logits are wanted; only these are computed. None: the vocabulary. A
+            tensor of more than one dimension [..., n] names tokens of its own for each hidden state.
+
+    Returns:
+        float32 [..., vocabulary], or [..., rows].
+    """
+    plain = plain_model(model)
+    layer = plain.get_output_embeddings()
+    if rows is None:
+        logits = layer(hidden)
+    elif type(layer) is not nn.Linear:  # an adapted or quantised layer is more than its weight
+        every = layer(hidden)
+        own = isinstance(rows, torch.Tensor) and rows.dim() > 1
+        logits = every.gather(-1, rows) if own else every[..., rows]
+    elif isinstance(rows, torch.Tensor) and rows.dim() > 1:
+        logits = (layer.weight[rows] @ hidden[..., None])[..., 0]
+        logits = logits if layer.bias is None else logits + layer.bias[rows]
+    else:
+        logits = functional.linear(hidden, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+    return _as_configured(logits.float(), plain.config.get_text_config())
 
 
-def _plain(model: Any) -> Any:
+def _as_configured(logits: torch.Tensor, config: Any) -> torch.Tensor:
+    """Do what some shapes do to their logits after the output layer (Granite, Cohere, Gemma 2)."""
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if factor := getattr(config, "logit_scale", None):
+        logits = logits * factor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def plain_model(model: Any) -> Any:
     """Return the causal LM inside a PEFT model (its adapter stays active), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,192 @@
+"""Reading the prompts: once each, without much padding, and not again what is remembered."""
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+
+from eager_llm.decoding.attention import model_mask
+from eager_llm.tuning.backbone import hidden_states
+
+# Keys and values of each layer, [..., heads, tokens, head width].
+KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class PrefixCache:
+    """Keys and values of prompts that were read before, the least recently used dropped first.
+
+    A returning user's prompt begins as it did the last time: only what is new is read.
+
+    Args:
+        max_bytes: what the keys and values may take.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.bytes = max_bytes, 0
+        self.reused_tokens = 0
+        self._entries: OrderedDict[bytes, KeysValues] = OrderedDict()
+
+    def find(self, prompt: list[int]) -> KeysValues:
+        """Return keys and values of the longest remembered beginning; at least one token is left to read."""
+        key = _key(prompt)
+        for length in range(len(prompt), 0, -1):
+            found = self._entries.get(key[: 8 * length])
+            if found is not None:
+                self._entries.move_to_end(key[: 8 * length])
+                length = min(length, len(prompt) - 1)
+                self.reused_tokens += length
+                return [(keys[:, :length], values[:, :length]) for keys, values in found]
+        return []
+
+    def add(self, prompt: list[int], read: KeysValues) -> None:
+        """Remember a prompt that was read: its keys and values [heads, tokens, head width]."""
+        key = _key(prompt)
+        if key in self._entries:
+            return
+        size = sum(keys.nbytes + values.nbytes for keys, values in read)
+        if size > self.max_bytes:
+            return
+        self._entries[key] = [(keys.clone(), values.clone()) for keys, values in read]
+        self.bytes += size
+        while self.bytes > self.max_bytes:
+            _, dropped = self._entries.popitem(last=False)
+            self.bytes -= sum(keys.nbytes + values.nbytes for keys, values in dropped)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _key(prompt: list[int]) -> bytes:
+    return np.asarray(prompt, dtype=np.int64).tobytes()
+
+
+def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) -> tuple[KeysValues, torch.Tensor]:
+    """Read the prompts.
+
+    Returns:
+        Keys and values [prompts, heads, longest prompt, head width] of each layer, each prompt
+        from slot 0 on (what follows its end is meaningless), and the hidden state of each
+        prompt's last token, [prompts, 1, width].
+    """
+    remembered = [memory.find(prompt) if memory else [] for prompt in prompts]
+    starts = [found[0][0].shape[1] if found else 0 for found in remembered]
+    groups = _groups([len(p) - s for p, s in zip(prompts, starts, strict=True)], _pass_cost(model))
+    parts = [
+        _read(model, [prompts[n] for n in group], [remembered[n] for n in group], [starts[n] for n in group])
+        for group in groups
+    ]
+    read, last = parts[0] if len(parts) == 1 and groups[0] == list(range(len(prompts))) else _joined(groups, parts)
+    if memory:
+        for row, prompt in enumerate(prompts):
+            memory.add(prompt, [(keys[row, :, : len(prompt)], values[row, :, : len(prompt)]) for keys, values in read])
+    return read, last
+
+
+def _pass_cost(model: Any) -> int:
+    """What starting a forward pass costs, in tokens: on a GPU more than any padding."""
+    return 64 if model.device.type == "cpu" else 1 << 30
+
+
+def _groups(lengths: list[int], pass_cost: int) -> list[list[int]]:
+    """Split prompts into groups of like length, so that passes and padded tokens cost least.
+
+    Dynamic programming over the sorted lengths; a group costs `pass_cost` and its padded tokens.
+    """
+    order = sorted(range(len(lengths)), key=lambda n: (lengths[n], n))
+    best, cut = [0], [0]
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        costs = [best[start] + pass_cost + (end - start) * longest for start in range(end)]
+        cut.append(min(range(end), key=costs.__getitem__))
+        best.append(costs[cut[-1]])
+    groups, end = [], len(order)
+    while end:
+        groups.append(sorted(order[cut[end] : end]))
+        end = cut[end]
+    return groups[::-1]
+
+
+def _read(
+    model: Any, prompts: list[list[int]], remembered: list[KeysValues], starts: list[int]
+) -> tuple[KeysValues, torch.Tensor]:
+    """Read the rest of one group's prompts in one pass, padded on the right."""
+    from transformers import DynamicCache
+
+    device, count = model.device, len(prompts)
+    rests = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
+    longest = max(rests)
+    rows = [p[s:] + [0] * (longest - r) for p, s, r in zip(prompts, starts, rests, strict=True)]
+    ids, rest = torch.tensor(rows, device=device), torch.tensor(rests, device=device)
+    # No layer drops what lies behind its window: the masks see to that.
+    cache, options = DynamicCache(), {}
+    if any(starts):
+        before = _padded(remembered, max(starts))
+        for layer, (keys, values) in enumerate(before):
+            cache.update(keys, values, layer)
+        start = torch.tensor(starts, device=device)[:, None]
+        slot = torch.arange(max(starts), device=device).expand(count, -1)
+        step = torch.arange(longest, device=device).expand(count, -1)
+        position, key_position = start + step, torch.cat([slot, start + step], dim=1)
+        there = torch.cat([slot < start, step < rest[:, None]], dim=1)
+        visible = there[:, None] & (key_position[:, None] <= position[..., None])
+        options = {"attention_mask": model_mask(model, visible, position, key_position), "position_ids": position}
+    # Without a mask attention is causal: no token sees the padding behind it.
+    output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
+    last = output.last_hidden_state[torch.arange(count, device=device), rest - 1][:, None]
+    read = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+    if any(starts):
+        read = _aligned(read, max(starts), starts, rests)
+    return read, last
+
+
+def _padded(found: list[KeysValues], length: int) -> KeysValues:
+    """Stack remembered beginnings, padded on the right; a prompt without one is all padding."""
+    shape = next(entry for entry in found if entry)
+    layers = []
+    for layer, like in enumerate(shape):
+        pair = []
+        for part in (0, 1):
+            heads, _, width = like[part].shape
+            stacked = like[part].new_zeros(len(found), heads, length, width)
+            for row, entry in enumerate(found):
+                if entry:
+                    stacked[row, :, : entry[layer][part].shape[1]] = entry[layer][part]
+            pair.append(stacked)
+        layers.append((pair[0], pair[1]))
+    return layers
+
+
+def _aligned(read: KeysValues, gap: int, starts: list[int], rests: list[int]) -> KeysValues:
+    """Close the gap between each prompt's remembered beginning and its rest."""
+    length = max(start + rest for start, rest in zip(starts, rests, strict=True))
+
+    def close(table: torch.Tensor) -> torch.Tensor:
+        closed = table.new_zeros(table.shape[0], table.shape[1], length, table.shape[3])
+        for row, (start, rest) in enumerate(zip(starts, rests, strict=True)):
+            closed[row, :, :start] = table[row, :, :start]
+            closed[row, :, start : start + rest] = table[row, :, gap : gap + rest]
+        return closed
+
+    return [(close(keys), close(values)) for keys, values in read]
+
+
+def _joined(
+    groups: list[list[int]], parts: list[tuple[KeysValues, torch.Tensor]]
+) -> tuple[KeysValues, torch.Tensor]:
+    """Bring the groups' keys, values and hidden states back into the order of the prompts."""
+    count = sum(map(len, groups))
+    length = max(read[0][0].shape[2] for read, _ in parts)
+    rows = [torch.tensor(group, device=last.device) for group, (_, last) in zip(groups, parts, strict=True)]
+    layers = []
+    for layer in range(len(parts[0][0])):
+        pair = []
+        for part in (0, 1):
+            _, heads, _, width = parts[0][0][layer][part].shape
+            joined = parts[0][0][layer][part].new_zeros(count, heads, length, width)
+            for row, (read, _) in zip(rows, parts, strict=True):
+                joined[row, :, : read[layer][part].shape[2]] = read[layer][part]
+            pair.append(joined)
+        layers.append((pair[0], pair[1]))
+    last = torch.cat([part for _, part in parts])
+    return layers, last[torch.cat(rows).argsort()]
