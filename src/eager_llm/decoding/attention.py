@@ -24,18 +24,17 @@ def model_mask(
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
     if window is None or "sliding_attention" not in kinds:
-        return _typed(model, config, visible)
+        return _added(visible, model.dtype)
     near = visible & (key_position[:, None] > query_position[..., None] - window)
     if kinds == {"sliding_attention"}:
-        return _typed(model, config, near)
-    return {"full_attention": _typed(model, config, visible), "sliding_attention": _typed(model, config, near)}
+        return _added(near, model.dtype)
+    return {"full_attention": _added(visible, model.dtype), "sliding_attention": _added(near, model.dtype)}
 
 
-def _typed(model: Any, config: Any, visible: torch.Tensor) -> torch.Tensor:
-    """Return bool [prompts, 1, queries, keys], or what is added to the scores for eager attention."""
-    visible = visible[:, None]
-    if config._attn_implementation != "eager":
-        return visible
-    return torch.zeros(visible.shape, dtype=model.dtype, device=visible.device).masked_fill_(
-        ~visible, torch.finfo(model.dtype).min
-    )
+def _added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to the attention scores, [prompts, 1, queries, keys].
+
+    Eager attention takes no other form, and the fused ones would make it of booleans in every layer.
+    """
+    added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return added.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

@@ -7,10 +7,8 @@ import numpy as np
 import torch
 
 from eager_llm.decoding.attention import model_mask
+from eager_llm.decoding.cache import KeysValues, keys_values, roomy_cache
 from eager_llm.tuning.backbone import hidden_states
-
-# Keys and values of each layer, [..., heads, tokens, head width].
-KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class PrefixCache:
@@ -61,13 +59,12 @@ def _key(prompt: list[int]) -> bytes:
     return np.asarray(prompt, dtype=np.int64).tobytes()
 
 
-def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) -> tuple[KeysValues, torch.Tensor]:
+def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) -> tuple[Any, torch.Tensor]:
     """Read the prompts.
 
     Returns:
-        Keys and values [prompts, heads, longest prompt, head width] of each layer, each prompt
-        from slot 0 on (what follows its end is meaningless), and the hidden state of each
-        prompt's last token, [prompts, 1, width].
+        A cache with each prompt's keys and values from slot 0 on (what follows its end is
+        meaningless), and the hidden state of each prompt's last token, [prompts, 1, width].
     """
     remembered = [memory.find(prompt) if memory else [] for prompt in prompts]
     starts = [found[0][0].shape[1] if found else 0 for found in remembered]
@@ -76,11 +73,12 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         _read(model, [prompts[n] for n in group], [remembered[n] for n in group], [starts[n] for n in group])
         for group in groups
     ]
-    read, last = parts[0] if len(parts) == 1 and groups[0] == list(range(len(prompts))) else _joined(groups, parts)
+    cache, last = parts[0] if len(parts) == 1 else _joined(groups, parts)
     if memory:
+        read = keys_values(cache)
         for row, prompt in enumerate(prompts):
             memory.add(prompt, [(keys[row, :, : len(prompt)], values[row, :, : len(prompt)]) for keys, values in read])
-    return read, last
+    return cache, last
 
 
 def _pass_cost(model: Any) -> int:
@@ -109,21 +107,16 @@ def _groups(lengths: list[int], pass_cost: int) -> list[list[int]]:
 
 def _read(
     model: Any, prompts: list[list[int]], remembered: list[KeysValues], starts: list[int]
-) -> tuple[KeysValues, torch.Tensor]:
+) -> tuple[Any, torch.Tensor]:
     """Read the rest of one group's prompts in one pass, padded on the right."""
-    from transformers import DynamicCache
-
     device, count = model.device, len(prompts)
     rests = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
     longest = max(rests)
     rows = [p[s:] + [0] * (longest - r) for p, s, r in zip(prompts, starts, rests, strict=True)]
     ids, rest = torch.tensor(rows, device=device), torch.tensor(rests, device=device)
-    # No layer drops what lies behind its window: the masks see to that.
-    cache, options = DynamicCache(), {}
+    cache = roomy_cache(_padded(remembered, max(starts)) if any(starts) else None)
+    options: dict[str, Any] = {}
     if any(starts):
-        before = _padded(remembered, max(starts))
-        for layer, (keys, values) in enumerate(before):
-            cache.update(keys, values, layer)
         start = torch.tensor(starts, device=device)[:, None]
         slot = torch.arange(max(starts), device=device).expand(count, -1)
         step = torch.arange(longest, device=device).expand(count, -1)
@@ -134,10 +127,9 @@ def _read(
     # Without a mask attention is causal: no token sees the padding behind it.
     output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
     last = output.last_hidden_state[torch.arange(count, device=device), rest - 1][:, None]
-    read = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
     if any(starts):
-        read = _aligned(read, max(starts), starts, rests)
-    return read, last
+        cache = roomy_cache(_aligned(keys_values(cache), max(starts), starts, rests))
+    return cache, last
 
 
 def _padded(found: list[KeysValues], length: int) -> KeysValues:
@@ -172,21 +164,21 @@ def _aligned(read: KeysValues, gap: int, starts: list[int], rests: list[int]) ->
 
 
 def _joined(
-    groups: list[list[int]], parts: list[tuple[KeysValues, torch.Tensor]]
-) -> tuple[KeysValues, torch.Tensor]:
+    groups: list[list[int]], parts: list[tuple[Any, torch.Tensor]]
+) -> tuple[Any, torch.Tensor]:
     """Bring the groups' keys, values and hidden states back into the order of the prompts."""
     count = sum(map(len, groups))
-    length = max(read[0][0].shape[2] for read, _ in parts)
-    rows = [torch.tensor(group, device=last.device) for group, (_, last) in zip(groups, parts, strict=True)]
+    reads = [keys_values(cache) for cache, _ in parts]
+    length = max(read[0][0].shape[2] for read in reads)
+    last = torch.cat([hidden for _, hidden in parts])
+    rows = [torch.tensor(group, device=last.device) for group in groups]
     layers = []
-    for layer in range(len(parts[0][0])):
-        pair = []
-        for part in (0, 1):
-            _, heads, _, width = parts[0][0][layer][part].shape
-            joined = parts[0][0][layer][part].new_zeros(count, heads, length, width)
-            for row, (read, _) in zip(rows, parts, strict=True):
+    for layer, pair in enumerate(reads[0]):
+        tables = []
+        for part, like in enumerate(pair):
+            joined = like.new_zeros(count, like.shape[1], length, like.shape[3])
+            for row, read in zip(rows, reads, strict=True):
                 joined[row, :, : read[layer][part].shape[2]] = read[layer][part]
-            pair.append(joined)
-        layers.append((pair[0], pair[1]))
-    last = torch.cat([part for _, part in parts])
-    return layers, last[torch.cat(rows).argsort()]
+            tables.append(joined)
+        layers.append((tables[0], tables[1]))
+    return roomy_cache(layers), last[torch.cat(rows).argsort()]

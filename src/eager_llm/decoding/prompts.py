@@ -41,13 +41,8 @@ class SharedPrompts:
     """
 
     def __init__(self, model: Any, prompts: list[list[int]], memory: PrefixCache | None = None) -> None:
-        from transformers import DynamicCache
-
         self.model = model
-        read, self.hidden = prefill(model, prompts, memory)
-        self.cache = DynamicCache()
-        for layer, (keys, values) in enumerate(read):
-            self.cache.update(keys, values, layer)
+        self.cache, self.hidden = prefill(model, prompts, memory)
         self.length = torch.tensor([len(prompt) for prompt in prompts], device=model.device)[:, None]
         slots = torch.arange(max(map(len, prompts)), device=model.device).expand(len(prompts), -1)
         self._there, self._position = slots < self.length, slots
