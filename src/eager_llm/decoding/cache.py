@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicLayer
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class RoomyLayer(DynamicLayer):
     """A layer whose new tokens are written behind the old ones, instead of into a copy of everything.
 
     It keeps all tokens, also those behind a sliding window: the masks see to windows.

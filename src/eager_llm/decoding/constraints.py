@@ -3,13 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from eager_llm.decoding.trie import Trie
-
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,10 @@ class MaskCache:
     def _below(self, leaves: np.ndarray) -> np.ndarray:
         """Count the marked leaves below every inner node: the leaves below a node lie side by side."""
         starts = self.trie.level_start
-        levels = [self._first_leaf[a:b] for a, b in zip(starts[:-2], starts[1:-1], strict=True)]
+        levels = [self._first_leaf[a:b] for a, b in pairwise(starts[:-1])]
         return np.concatenate([np.add.reduceat(leaves, first, dtype=np.int32) for first in levels])
 
-    def _exclude(
-        self, entries: Sequence[_Entry | None], histories: Sequence[Sequence[int]]
-    ) -> list[Exclusion | None]:
+    def _exclude(self, entries: Sequence[_Entry | None], histories: Sequence[Sequence[int]]) -> list[Exclusion | None]:
         """Find, for each prompt and level, the nodes below which the history leaves nothing that may come."""
         counts: list[np.ndarray] = [self._all_below if entry is None else entry.below for entry in entries]
         prompt, leaf = [], []

@@ -1,6 +1,7 @@
 """The filter language: conditions on catalogue columns, checked, and turned into "these items pass"."""
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ Value = str | float | bool
 ITEM_ID = "item_id"
 # Columns whose cells are lists joined by commas: a cell equals each of its labels.
 LISTS = ("categories",)
-OPERATORS = ("!=", "<=", ">=", "=")
+_CONDITION = re.compile(r"\s*([^=!<>]*[^=!<>\s])\s*(!=|<=|>=|=)\s*(.*\S)\s*")
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,19 @@ def parse_condition(text: str) -> Condition:
     Raises:
         UserError: it has another form.
     """
-    for operator in OPERATORS:
-        column, found, value = text.partition(operator)
-        if not found:
-            continue
-        column, values = column.strip(), [part.strip() for part in value.split("|")]
-        if not column or not all(values):
-            break
-        if operator in ("=", "!="):
-            return OneOf(column, tuple(values), deny=operator == "!=")
-        try:
-            bound = float(value)
-        except ValueError:
-            raise UserError(f"filter {text!r}: {value.strip()!r} is not a number") from None
-        return Between(column, most=bound) if operator == "<=" else Between(column, least=bound)
-    raise UserError(f"filter {text!r}: expected COLUMN=VALUE|VALUE, COLUMN!=VALUE, COLUMN<=NUMBER or COLUMN>=NUMBER")
+    read = _CONDITION.fullmatch(text)
+    if read is None:
+        raise UserError(
+            f"filter {text!r}: expected COLUMN=VALUE|VALUE, COLUMN!=VALUE, COLUMN<=NUMBER or COLUMN>=NUMBER"
+        )
+    column, operator, value = read.groups()
+    if operator in ("=", "!="):
+        return OneOf(column, tuple(part.strip() for part in value.split("|")), deny=operator == "!=")
+    try:
+        bound = float(value)
+    except ValueError:
+        raise UserError(f"filter {text!r}: {value!r} is not a number") from None
+    return Between(column, most=bound) if operator == "<=" else Between(column, least=bound)
 
 
 class Columns:
@@ -142,7 +141,10 @@ class _Numbers:
 
     def meet(self, condition: Condition) -> np.ndarray:
         if isinstance(condition, OneOf):
-            return np.isin(self.cells, [self._number(value) for value in condition.values])
+            met = np.zeros(len(self.cells), dtype=bool)
+            for value in condition.values:
+                met |= self.cells == self._number(value)
+            return met
         if self.is_bool:
             raise UserError(f"filter on {self.name!r}: the column holds true and false; it has no ranges")
         least = -math.inf if condition.least is None else condition.least
@@ -180,9 +182,9 @@ class _Texts:
             unknown = [str(value) for value in condition.values if value not in self._codes]
             if unknown:
                 raise UserError(f"filter on {ITEM_ID!r}: not in the index: {', '.join(unknown)}")
-        wanted = np.zeros(len(self._codes) + 1, dtype=bool)
+        codes, rows, _ = self._coded
+        wanted = np.zeros(len(self._codes), dtype=bool)
         wanted[[self._codes[str(value)] for value in condition.values if value in self._codes]] = True
-        codes, rows = self._coded
         met = wanted[codes]
         if rows is None:
             return met
@@ -191,20 +193,16 @@ class _Texts:
         return passes
 
     @cached_property
-    def _coded(self) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._factors[0], self._factors[1]
-
-    @cached_property
     def _codes(self) -> dict[str, int]:
-        return {value: code for code, value in enumerate(self._factors[2])}
+        return {value: code for code, value in enumerate(self._coded[2])}
 
     @cached_property
-    def _factors(self) -> tuple[np.ndarray, np.ndarray | None, Any]:
+    def _coded(self) -> tuple[np.ndarray, np.ndarray | None, Any]:
         """Return a code a label, the item row of each label (None: one a row, in order), and the labels."""
         if self.name not in LISTS:
-            codes, values = pd.factorize(self._cells)
-            return codes, None, values
-        labels = self._cells.astype(str).str.split(",").explode().str.strip()
-        rows = np.repeat(np.arange(len(self._cells)), self._cells.astype(str).str.count(",") + 1)
-        codes, values = pd.factorize(labels.to_numpy())
-        return codes, rows, values
+            codes, labels = pd.factorize(self._cells)
+            return codes, None, labels
+        lists = [[label.strip() for label in cell.split(",")] for cell in self._cells]
+        rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
+        codes, labels = pd.factorize(np.array([label for labels in lists for label in labels], dtype=object))
+        return codes, rows, labels

@@ -66,7 +66,7 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         A cache with each prompt's keys and values from slot 0 on (what follows its end is
         meaningless), and the hidden state of each prompt's last token, [prompts, 1, width].
     """
-    remembered = [memory.find(prompt) if memory else [] for prompt in prompts]
+    remembered = [memory.find(prompt) if memory is not None else [] for prompt in prompts]
     starts = [found[0][0].shape[1] if found else 0 for found in remembered]
     groups = _groups([len(p) - s for p, s in zip(prompts, starts, strict=True)], _pass_cost(model))
     parts = [
@@ -74,7 +74,7 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         for group in groups
     ]
     cache, last = parts[0] if len(parts) == 1 else _joined(groups, parts)
-    if memory:
+    if memory is not None:
         read = keys_values(cache)
         for row, prompt in enumerate(prompts):
             memory.add(prompt, [(keys[row, :, : len(prompt)], values[row, :, : len(prompt)]) for keys, values in read])
@@ -163,9 +163,7 @@ def _aligned(read: KeysValues, gap: int, starts: list[int], rests: list[int]) ->
     return [(close(keys), close(values)) for keys, values in read]
 
 
-def _joined(
-    groups: list[list[int]], parts: list[tuple[Any, torch.Tensor]]
-) -> tuple[Any, torch.Tensor]:
+def _joined(groups: list[list[int]], parts: list[tuple[Any, torch.Tensor]]) -> tuple[Any, torch.Tensor]:
     """Bring the groups' keys, values and hidden states back into the order of the prompts."""
     count = sum(map(len, groups))
     reads = [keys_values(cache) for cache, _ in parts]

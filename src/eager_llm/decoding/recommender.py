@@ -80,7 +80,9 @@ class Recommender:
         self.settings, self.max_history = settings, max_history
         known, needed = model.get_output_embeddings().weight.shape[0], int(book.item_tokens.max()) + 1
         if known < needed:
-            raise UserError(f"the model knows {known} tokens, the item index needs {needed}: they do not belong together")
+            raise UserError(
+                f"the model knows {known} tokens, the item index needs {needed}: they do not belong together"
+            )
         if trie is not None and trie.digest != paths_digest(book.item_tokens):
             raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
         self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
@@ -113,10 +115,10 @@ class Recommender:
         rows = [self._rows(request.history) for request in requests]
         excluded = [row if request.exclude_history else [] for request, row in zip(requests, rows, strict=True)]
         filters = [request.filter or None for request in requests]
-        allowed = [self.masks.allowed(f, x) if f or x else self.trie.items for f, x in zip(filters, excluded, strict=True)]
-        answers = [
-            Answer([], self._reason(request, count)) for request, count in zip(requests, allowed, strict=True)
+        allowed = [
+            self.masks.allowed(f, x) if f or x else self.trie.items for f, x in zip(filters, excluded, strict=True)
         ]
+        answers = [Answer([], self._reason(request, count)) for request, count in zip(requests, allowed, strict=True)]
         prompts = [self.book.prompt(row[-self.max_history :]) for row in rows]
         # Alike lengths decode together: little padding.
         order = sorted((n for n in range(len(requests)) if allowed[n]), key=lambda n: len(prompts[n]))

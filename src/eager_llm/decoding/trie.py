@@ -158,7 +158,7 @@ def _slice_or_ids(tokens: torch.Tensor) -> slice | torch.Tensor:
 def paths_digest(item_tokens: np.ndarray) -> str:
     """Return a SHA-256 that names the paths int64 [items, levels]."""
     digest = hashlib.sha256(repr(item_tokens.shape).encode())
-    digest.update(np.ascontiguousarray(item_tokens, dtype="<i8"))
+    digest.update(item_tokens.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -1,5 +1,7 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from eager_llm.errors import UserError
+from eager_llm.files import read_json, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import BackboneSettings
 
 SMALL = "small-llama"
+TUNED_ON = "tuned_on.json"
 
 
 def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
@@ -86,8 +90,28 @@ def reset_generation(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle."""
+def index_digest(index: ItemIndex) -> str:
+    """Return a SHA-256 that names an item index: its items and their paths."""
+    digest = hashlib.sha256(json.dumps([index.item_ids, index.sources, index.branching]).encode())
+    digest.update(index.codes.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path) -> None:
+    """Write the backbone and its tokenizer, and which item index they were tuned on."""
+    tokenizer.save_pretrained(folder / "tokenizer")
+    model.eval().save_pretrained(folder / "backbone")
+    write_json(folder / TUNED_ON, {"item_index": index_digest(index)})
+
+
+def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any, Any]:
+    """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle.
+
+    Raises:
+        UserError: it was tuned on another item index.
+    """
+    if read_json(folder / TUNED_ON).get("item_index") != index_digest(index):
+        raise UserError(f"{folder}: the model was tuned on another item index: they do not belong together")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
