@@ -14,7 +14,7 @@ from eager_llm.evaluation.evaluate import training_histories
 from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import DecodingSettings, Settings
-from eager_llm.tuning.backbone import load_tuned
+from eager_llm.tuning.backbone import for_decoding, load_tuned
 from eager_llm.tuning.tasks import TaskBook, item_tokens
 
 SCHEMA_VERSION = 2
@@ -113,7 +113,9 @@ class Bundle:
         decoding = DecodingSettings(**generation["decoding"])
         trie = Trie.load(folder / TRIE)
         return cls(
-            Recommender(model, book, index, decoding, generation["max_history"], trie),
+            Recommender(
+                for_decoding(model, decoding.precision), book, index, decoding, generation["max_history"], trie
+            ),
             items.set_index("item_id"),
             pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
             manifest,

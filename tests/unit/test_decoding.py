@@ -23,6 +23,7 @@ from eager_llm.decoding.prefill import PrefixCache
 from eager_llm.decoding.prompts import RereadPrompts, SharedPrompts, reader_of
 from eager_llm.decoding.trie import Trie
 from eager_llm.settings import NORMALISATIONS
+from eager_llm.tuning.backbone import for_decoding
 
 SHARING = ["llama", "qwen2", "qwen2-mixed", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "granite", "cohere",
            "phi", "gpt2"]  # fmt: skip
@@ -124,6 +125,41 @@ def test_an_adapter_is_part_of_the_model_also_on_the_output_layer():
                 found = beam_search(adapted, Trie.build(paths), [[1, 2, 3]], 30, normalise, reader=reader_of(adapted))
                 expected = best_of(brute_force(whole_model(adapted), paths, [1, 2, 3], normalise))
             assert_same_ranking(*live(found[0][0], found[1][0]), expected)
+
+
+def test_made_ready_for_decoding_a_model_answers_the_same():
+    from peft import LoraConfig, get_peft_model
+
+    paths = random_paths(np.random.default_rng(3), 30, 3, 6, first_token=10)
+    for targets, merged in (("all-linear", True), (["q_proj", "lm_head"], False)):
+        torch.manual_seed(0)
+        adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        before = beam_search(adapted.eval(), Trie.build(paths), [[1, 2, 3]], len(paths))
+        ready = for_decoding(adapted)
+        assert hasattr(ready, "merge_and_unload") != merged
+        after = beam_search(ready, Trie.build(paths), [[1, 2, 3]], len(paths))
+        pairs = list(zip(*(table[0].tolist() for table in before), strict=True))
+        assert_same_ranking(after[0][0].tolist(), after[1][0].tolist(), pairs)
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_half_precision_gives_scores_near_and_without_ties(normalise):
+    rng = np.random.default_rng(8)
+    paths = random_paths(rng, 60, 3, 6, first_token=10)
+    trie = Trie.build(paths)
+    exact = dict(
+        zip(
+            *(t[0].tolist() for t in beam_search(tiny_model("llama"), trie, [[1, 2, 3]], len(paths), normalise)),
+            strict=True,
+        )
+    )
+    half = for_decoding(tiny_model("llama"), "bfloat16")
+    items, scores = beam_search(half, trie, [[1, 2, 3]], len(paths), normalise, reader=reader_of(half))
+    assert reader_of(half) is SharedPrompts
+    assert len(set(scores[0].tolist())) == len(scores[0])
+    assert all(
+        abs(exact[item] - score) < 0.5 for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
+    )
 
 
 def test_logits_of_few_children_among_many_tokens_are_the_same():

@@ -136,7 +136,9 @@ def _level_logits(
     """Return the logits of a level's tokens and the logarithm of what they are divided by."""
     if normalise == "vocabulary":
         every = logits_of(model, hidden)
-        return every[..., trie.rows[level]], every.logsumexp(-1, keepdim=True)
+        rounded = hidden.dtype != torch.float32
+        logits = logits_of(model, hidden, trie.rows[level]) if rounded else every[..., trie.rows[level]]
+        return logits, every.logsumexp(-1, keepdim=True)
     logits = logits_of(model, hidden, trie.rows[level])
     return logits, logits.logsumexp(-1, keepdim=True)
 

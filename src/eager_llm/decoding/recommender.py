@@ -78,7 +78,7 @@ class Recommender:
     ) -> None:
         self.model, self.book, self.index = model, book, index
         self.settings, self.max_history = settings, max_history
-        known, needed = model.get_output_embeddings().weight.shape[0], int(book.item_tokens.max()) + 1
+        known, needed = model.get_input_embeddings().num_embeddings, int(book.item_tokens.max()) + 1
         if known < needed:
             raise UserError(
                 f"the model knows {known} tokens, the item index needs {needed}: they do not belong together"

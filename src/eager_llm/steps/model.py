@@ -31,7 +31,7 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import DEFAULT_FILE, INTENTION_TASKS, TaskBook, trajectories
 
@@ -115,6 +115,7 @@ def evaluate(
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
     book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
+    tuned = for_decoding(tuned, settings.decoding.precision)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):

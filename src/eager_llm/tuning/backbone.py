@@ -128,6 +128,20 @@ def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any
     return model.to(device).eval(), tokenizer
 
 
+def for_decoding(model: Any, precision: str = "float32") -> Any:
+    """Return a tuned model made fast to decode with; it answers the same, but for rounding.
+
+    The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
+    these may be tied, and each would be changed by the other's share.
+
+    Args:
+        precision: "float32" or "bfloat16".
+    """
+    if hasattr(model, "merge_and_unload") and type(model.get_output_embeddings()) is nn.Linear:
+        model = model.merge_and_unload()
+    return model.to(getattr(torch, precision))
+
+
 def hidden_states(model: Any, ids: torch.Tensor, **options: Any) -> Any:
     """Run the transformer without its output layer; `last_hidden_state` is [batch, length, width]."""
     return plain_model(model).base_model(input_ids=ids, **options)
@@ -152,11 +166,14 @@ def logits_of(model: Any, hidden: torch.Tensor, rows: slice | torch.Tensor | Non
         every = layer(hidden)
         own = isinstance(rows, torch.Tensor) and rows.dim() > 1
         logits = every.gather(-1, rows) if own else every[..., rows]
-    elif isinstance(rows, torch.Tensor) and rows.dim() > 1:
-        logits = (layer.weight[rows] @ hidden[..., None])[..., 0]
-        logits = logits if layer.bias is None else logits + layer.bias[rows]
     else:
-        logits = functional.linear(hidden, layer.weight[rows], None if layer.bias is None else layer.bias[rows])
+        # In float32 also where the model is not: rounded to 8 bits, logits of many tokens would tie.
+        weight, bias = layer.weight[rows].float(), None if layer.bias is None else layer.bias[rows].float()
+        if isinstance(rows, torch.Tensor) and rows.dim() > 1:
+            logits = (weight @ hidden.float()[..., None])[..., 0]
+            logits = logits if bias is None else logits + bias
+        else:
+            logits = functional.linear(hidden.float(), weight, bias)
     return _as_configured(logits.float(), plain.config.get_text_config())
 
 
