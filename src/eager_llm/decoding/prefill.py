@@ -51,6 +51,11 @@ class PrefixCache:
             _, dropped = self._entries.popitem(last=False)
             self.bytes -= sum(keys.nbytes + values.nbytes for keys, values in dropped)
 
+    def forget(self, prompt: list[int]) -> None:
+        """Drop a prompt, where it is remembered."""
+        if (dropped := self._entries.pop(_key(prompt), None)) is not None:
+            self.bytes -= sum(keys.nbytes + values.nbytes for keys, values in dropped)
+
     def __len__(self) -> int:
         return len(self._entries)
 
