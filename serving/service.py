@@ -116,7 +116,7 @@ class EagerLLM:
             passes = recommender.columns.passing(conditions)
             ranking = [item for item in ranking if passes[recommender.index.rows[item]]]
         items = [RecommendedItem(item_id=i, title=self.bundle.title(i), score=None) for i in ranking[:k]]
-        shortfall = None if len(items) == k else f"{len(items) or 'no'} items pass the filter"
+        shortfall = None if len(items) == k else f"only {len(items)} such items are in the index"
         return RecommendResponse(
             items=items, source="fallback", reason=reason, shortfall=shortfall, ignored_items=ignored
         )

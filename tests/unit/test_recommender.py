@@ -1,5 +1,7 @@
 """Requests in, answers out: mixtures of k, beams, filters and histories, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from conftest import make_small
@@ -82,16 +84,16 @@ def test_an_empty_or_short_answer_says_why(small):
     ids = small.index.item_ids
     ask = lambda *arguments, **options: small.recommender.answer([Request(*arguments, **options)])[0]  # noqa: E731
     nobody = frozenset([OneOf("brand", ("Nobody",))])
-    assert ask(ids[:2], filter=nobody) == type(ask([]))([], "no items pass the filter (brand = Nobody)")
+    assert ask(ids[:2], filter=nobody) == type(ask([]))([], "no items are in the index with brand = Nobody")
     one = frozenset([OneOf("item_id", (ids[0],))])
     answer = ask(ids[:2], filter=one, exclude_history=True)
     assert answer.items == []
-    assert answer.reason == f"1 items pass the filter (item_id = {ids[0]}); none of them outside the history"
+    assert answer.reason == f"1 item is in the index with item_id = {ids[0]}, 1 of them in the history"
     answer = ask(ids[:2], k=len(ids) + 1)
     assert len(answer.items) == len(ids)
     assert answer.reason == f"{len(ids)} items are in the index"
     answer = ask(ids, k=5, exclude_history=True)
-    assert (answer.items, answer.reason) == ([], "0 items are in the index outside the history")
+    assert (answer.items, answer.reason) == ([], "no items are in the index outside the history")
 
 
 def test_what_is_not_known_is_refused(small):
@@ -110,6 +112,18 @@ def test_answers_do_not_depend_on_who_shares_the_batch(small):
     together = small.recommender.recommend(histories, 10)
     for history, answer in zip(histories, together, strict=True):
         assert_same_ranking(*map(list, zip(*answer, strict=True)), small.recommender.recommend([history], 10)[0])
+
+
+def test_requests_from_many_threads_do_not_meet_in_the_caches(small):
+    settings = DecodingSettings(batch=1)
+    recommender = Recommender(small.model, small.book, small.index, settings, 20)
+    recommender.masks.capacity = 3  # two filters: others are replaced all the time
+    ids = small.index.item_ids
+    requests = [Request(ids[:2], k=3, filter=frozenset([OneOf("item_id", tuple(ids[n : n + 3]))])) for n in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda request: recommender.answer([request])[0], requests))
+    for number, answer in enumerate(answers):
+        assert sorted(item for item, _ in answer.items) == sorted(ids[number : number + 3])
 
 
 def test_every_answer_is_an_existing_item_once_best_first(small):

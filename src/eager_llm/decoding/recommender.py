@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from eager_llm.decoding.beam import beam_search
@@ -87,6 +88,7 @@ class Recommender:
             raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
         self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
         self.columns = Columns(book.items, index.item_ids)
+        self._lock = Lock()
         self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
 
     @cached_property
@@ -111,54 +113,72 @@ class Recommender:
 
         Raises:
             UserError: an item of a history is not in the index, or a filter does not fit the catalogue.
+            FloatingPointError: the model answers NaN.
         """
-        rows = [self._rows(request.history) for request in requests]
-        excluded = [row if request.exclude_history else [] for request, row in zip(requests, rows, strict=True)]
-        filters = [request.filter or None for request in requests]
-        allowed = [
-            self.masks.allowed(f, x) if f or x else self.trie.items for f, x in zip(filters, excluded, strict=True)
-        ]
-        answers = [Answer([], self._reason(request, count)) for request, count in zip(requests, allowed, strict=True)]
-        prompts = [self.book.prompt(row[-self.max_history :]) for row in rows]
-        # Alike lengths decode together: little padding.
-        order = sorted((n for n in range(len(requests)) if allowed[n]), key=lambda n: len(prompts[n]))
-        starts = range(0, len(order), self.settings.batch)
-        for start in progress(starts, desc="recommending", unit="batch", disable=not show):
-            batch = order[start : start + self.settings.batch]
-            constrained = any(filters[n] or excluded[n] for n in batch)
-            items, scores = beam_search(
-                self.model,
-                self.trie,
-                [prompts[n] for n in batch],
-                [max(requests[n].beams or self.settings.beams, requests[n].k) for n in batch],
-                self.settings.normalise,
-                self.masks.constraint([filters[n] for n in batch], [excluded[n] for n in batch])
-                if constrained
-                else None,
-                self.reader,
-                self.prefixes,
-            )
-            for number, found, score in zip(batch, items.tolist(), scores.tolist(), strict=True):
-                count = min(requests[number].k, allowed[number])
-                pairs = zip(found[:count], score[:count], strict=True)
-                answers[number].items.extend((self.index.item_ids[row], s) for row, s in pairs)
+        asked = [self._ask(request) for request in requests]
+        # Masks and prompts in memory may be replaced by the next request: one at a time.
+        with self._lock:
+            for one in asked:
+                one.allowed = self.masks.allowed(one.filter, one.excluded)
+            answers = [Answer([], self._reason(one)) for one in asked]
+            # Alike lengths decode together: little padding.
+            order = sorted((n for n, one in enumerate(asked) if one.allowed), key=lambda n: len(asked[n].prompt))
+            starts = range(0, len(order), self.settings.batch)
+            for start in progress(starts, desc="recommending", unit="batch", disable=not show):
+                batch = order[start : start + self.settings.batch]
+                for number, items in zip(batch, self._decode([asked[n] for n in batch]), strict=True):
+                    answers[number].items.extend(items)
         return answers
 
-    def _rows(self, history: Sequence[str]) -> list[int]:
-        unknown = [item for item in history if item not in self.index.rows]
+    def _decode(self, batch: list["_Asked"]) -> list[list[tuple[str, float]]]:
+        items, scores = beam_search(
+            self.model,
+            self.trie,
+            [one.prompt for one in batch],
+            [max(one.request.beams or self.settings.beams, one.request.k) for one in batch],
+            self.settings.normalise,
+            self.masks.constraint([one.filter for one in batch], [one.excluded for one in batch]),
+            self.reader,
+            self.prefixes,
+        )
+        found = []
+        for one, rows, row_scores in zip(batch, items.tolist(), scores.tolist(), strict=True):
+            count = min(one.request.k, one.allowed)
+            pairs = zip(rows[:count], row_scores[:count], strict=True)
+            found.append([(self.index.item_ids[row], score) for row, score in pairs])
+        return found
+
+    def _ask(self, request: Request) -> "_Asked":
+        unknown = [item for item in request.history if item not in self.index.rows]
         if unknown:
             raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
-        return [self.index.rows[item] for item in history]
+        rows = [self.index.rows[item] for item in request.history]
+        prompt = self.book.prompt(rows[-self.max_history :])
+        return _Asked(request, prompt, request.filter or None, rows if request.exclude_history else [])
 
-    def _reason(self, request: Request, allowed: int) -> str | None:
+    def _reason(self, asked: "_Asked") -> str | None:
         """Say why fewer than k items come."""
+        request, allowed = asked.request, asked.allowed
         if allowed >= request.k:
             return None
         if not request.filter:
-            without = " outside the history" if request.exclude_history else ""
-            return f"{allowed} items are in the index{without}"
+            return f"{_items(allowed)} in the index{' outside the history' if request.exclude_history else ''}"
         conditions = ", ".join(sorted(map(str, request.filter)))
         passing = self.masks.allowed(request.filter)
-        if allowed == passing:
-            return f"{allowed or 'no'} items pass the filter ({conditions})"
-        return f"{passing} items pass the filter ({conditions}); {allowed or 'none'} of them outside the history"
+        inside = f", {passing - allowed} of them in the history" if passing > allowed else ""
+        return f"{_items(passing)} in the index with {conditions}{inside}"
+
+
+@dataclass
+class _Asked:
+    """A request on its way: its prompt, its filter (None: none), item rows that may not come, how many may."""
+
+    request: Request
+    prompt: list[int]
+    filter: Filter | None
+    excluded: list[int]
+    allowed: int = 0
+
+
+def _items(count: int) -> str:
+    return "no items are" if count == 0 else "1 item is" if count == 1 else f"{count} items are"
