@@ -3,13 +3,14 @@
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from decoding_rivals import BEAMS
 
-from eager_llm.decoding.beam import _advance, _Beams, _level_logits, _token, beam_search
+from eager_llm.decoding.beam import Beams, Search, beam_search
 from eager_llm.decoding.constraints import Constraint, MaskCache
 from eager_llm.decoding.prefill import PrefixCache, prefill
 from eager_llm.decoding.prompts import SharedPrompts
@@ -48,21 +49,17 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
     what the choice takes longer than one among the level's tokens without a trie, over the step.
     """
     count, device = len(prompts), plan.device
-    widths = torch.full((count,), BEAMS, device=device)
     half = half_of(trie, plan.seed, count)
     read = SharedPrompts(model, prompts)
-    root = torch.zeros(count, 1, dtype=torch.int32, device=device)
-    now = _Beams(root.long(), root, torch.zeros(count, 1, device=device))
-    now = _advance(model, trie, 0, read.hidden, now, widths, BEAMS, "level", None)
+    plain, halved = (Search(model, trie, [BEAMS] * count, "level", limits) for limits in (None, half))
+    now = plain.advance(0, read.hidden, plain.start())
     step, constraint, filtered = [], [], []
     for level in range(1, trie.depth):
-        tokens = _token(trie, level - 1, trie.label[now.node])[..., None]
+        tokens = plain.tokens(level - 1, trie.label[now.node])[..., None]
         cached = [layer._used for layer in read.cache.layers]
         before = read._ancestors, read._position, read._steps
 
-        def forward(
-            tokens: torch.Tensor = tokens, now: _Beams = now, before: Any = before, cached: Any = cached
-        ) -> Any:
+        def forward(tokens: torch.Tensor = tokens, now: Beams = now, before: Any = before, cached: Any = cached) -> Any:
             read._ancestors, read._position, read._steps = before
             for layer, used in zip(read.cache.layers, cached, strict=True):  # take the last turn's tokens back
                 layer._used = used
@@ -70,24 +67,17 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
 
         hidden = forward()
 
-        def free(level: int = level, now: _Beams = now, hidden: torch.Tensor = hidden) -> Any:
-            logits, norm = _level_logits(model, trie, level, hidden, "level")
+        def free(level: int = level, now: Beams = now, hidden: torch.Tensor = hidden) -> Any:
+            logits, norm = plain.level_logits(level, hidden)
             score, best = (logits - norm + now.score[..., None]).flatten(1).topk(BEAMS, dim=1)
-            score = score.masked_fill(torch.arange(BEAMS, device=device) >= widths[:, None], -torch.inf)
             return best // logits.shape[-1], best % logits.shape[-1], score
 
-        def with_trie(
-            limits: Constraint | None, level: int = level, now: _Beams = now, hidden: torch.Tensor = hidden
-        ) -> Any:
-            return _advance(model, trie, level, hidden, now, widths, BEAMS, "level", limits)
-
-        model_s, free_s, trie_s, half_s = medians(
-            device, plan.repeats, forward, free, lambda: with_trie(None), lambda: with_trie(half)
-        )
+        choose = [partial(search.advance, level, hidden, now) for search in (plain, halved)]
+        model_s, free_s, trie_s, half_s = medians(device, plan.repeats, forward, free, *choose)
         step.append(model_s + trie_s)
         constraint.append(trie_s - free_s)
         filtered.append(half_s - trie_s)
-        now = with_trie(None)
+        now = choose[0]()
     print(f"\nsteps at {trie.items:,} items, batch {count}, {BEAMS} beams, small backbone")
     for level, (whole, trie_s, half_s) in enumerate(zip(step, constraint, filtered, strict=True), start=1):
         print(

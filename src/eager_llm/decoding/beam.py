@@ -17,7 +17,7 @@ FEW = 32
 
 
 @dataclass
-class _Beams:
+class Beams:
     """The beams of all prompts; a score of -inf says that there is no such beam.
 
     Attributes:
@@ -66,99 +66,94 @@ def beam_search(
     Raises:
         FloatingPointError: the model answers NaN.
     """
+    widths = [beams] * len(prompts) if isinstance(beams, int) else list(beams)
+    search = Search(model, trie, widths, normalise, constraint)
     read = reader(model, prompts, memory)
-    device = read.hidden.device
-    widths = torch.tensor([beams] * len(prompts) if isinstance(beams, int) else list(beams), device=device)
-    most = int(max(beams, default=1)) if not isinstance(beams, int) else beams
-    root = torch.zeros(len(prompts), 1, dtype=torch.int32, device=device)
-    now = _Beams(root.long(), root, torch.zeros(len(prompts), 1, device=device))
-    hidden = read.hidden
+    now, hidden = search.start(), read.hidden
     for level in range(trie.depth):
         if level:
-            hidden = read.extend(now.parent, _token(trie, level - 1, trie.label[now.node])[..., None])[:, :, 0]
-        now = _advance(model, trie, level, hidden, now, widths, most, normalise, constraint)
+            hidden = read.extend(now.parent, search.tokens(level - 1, trie.label[now.node])[..., None])[:, :, 0]
+        now = search.advance(level, hidden, now)
     leaf = now.node - trie.level_start[trie.depth]
     if trie.tail.shape[1] and normalise != "allowed":  # a forced token is certain among the allowed ones
-        now, leaf = _follow_tail(model, trie, read, now, leaf, normalise)
+        now, leaf = search.follow_tail(read, now, leaf)
     if torch.isnan(now.score).any():  # NaN sorts first: one look at the end sees it wherever it arose
         raise FloatingPointError("the model answered NaN; its weights are broken")
     return trie.leaf_item[leaf].long(), now.score
 
 
-def _advance(
-    model: Any,
-    trie: Trie,
-    level: int,
-    hidden: torch.Tensor,
-    now: _Beams,
-    widths: torch.Tensor,
-    most: int,
-    normalise: str,
-    constraint: Constraint | None,
-) -> _Beams:
-    """Take the best children of all beams, for each prompt."""
-    child, exists = trie.children(now.node, level)  # [P, W, C]
-    label = trie.label.index_select(0, child.flatten()).view(child.shape).long()
-    total = _log_p(model, trie, level, hidden, label, exists, normalise) + now.score[..., None]
-    if constraint is not None:
-        exists = constraint.narrow(level, now.node, child, exists)
-    total = total.masked_fill_(~exists, -torch.inf).flatten(1)
-    score, best = total.topk(min(most, total.shape[1]), dim=1)
-    if most > 1:
-        rank = torch.arange(score.shape[1], device=score.device)
-        score = score.masked_fill(rank >= widths[:, None], -torch.inf)
-    return _Beams(best // child.shape[-1], child.flatten(1).gather(1, best), score)
+class Search:
+    """The steps of one beam search; `beam_search` says what its arguments mean.
 
+    Args:
+        widths: beams of each prompt.
+    """
 
-def _log_p(
-    model: Any,
-    trie: Trie,
-    level: int,
-    hidden: torch.Tensor,
-    label: torch.Tensor,
-    exists: torch.Tensor,
-    normalise: str,
-) -> torch.Tensor:
-    """Return the log-probability of each child, [P, W, C]; only the logits it takes are computed."""
-    if normalise == "allowed":
-        if trie.widest[level] * FEW <= len(trie.tokens[level]):
-            logits = logits_of(model, hidden, _token(trie, level, label))
+    def __init__(
+        self, model: Any, trie: Trie, widths: list[int], normalise: str, constraint: Constraint | None = None
+    ) -> None:
+        self.model, self.trie, self.normalise, self.constraint = model, trie, normalise, constraint
+        self.prompts, self.most = len(widths), max(widths)
+        # Which ranks a prompt with fewer beams than others does without.
+        self._beyond = None
+        if min(widths) < self.most:
+            ranks = torch.arange(self.most, device=trie.label.device)
+            self._beyond = ranks >= torch.tensor(widths, device=ranks.device)[:, None]
+
+    def start(self) -> Beams:
+        """Return the beams before the first level: the root of the trie for every prompt."""
+        root = torch.zeros(self.prompts, 1, dtype=torch.int32, device=self.trie.label.device)
+        return Beams(root.long(), root, torch.zeros(root.shape, device=root.device))
+
+    def tokens(self, level: int, label: torch.Tensor) -> torch.Tensor:
+        """Return the token ids of a level's labels."""
+        return self.trie.tokens[level][label.long()]
+
+    def advance(self, level: int, hidden: torch.Tensor, now: Beams) -> Beams:
+        """Take the best children of all beams [P, W], for each prompt; `hidden` is [P, W, width]."""
+        child, exists = self.trie.children(now.node, level)  # [P, W, C]
+        label = self.trie.label.index_select(0, child.flatten()).view(child.shape).long()
+        total = self._log_p(level, hidden, label, exists) + now.score[..., None]
+        if self.constraint is not None:
+            exists = self.constraint.narrow(level, now.node, child, exists)
+        total = total.masked_fill_(~exists, -torch.inf).flatten(1)
+        score, best = total.topk(min(self.most, total.shape[1]), dim=1)
+        if self._beyond is not None:
+            score = score.masked_fill(self._beyond[:, : score.shape[1]], -torch.inf)
+        return Beams(best // child.shape[-1], child.flatten(1).gather(1, best), score)
+
+    def _log_p(self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability of each child, [P, W, C]; only the logits it takes are computed."""
+        if self.normalise != "allowed":
+            logits, norm = self.level_logits(level, hidden)
+            return logits.gather(-1, label) - norm
+        if self.trie.widest[level] * FEW <= len(self.trie.tokens[level]):
+            logits = logits_of(self.model, hidden, self.tokens(level, label))
         else:
-            logits = logits_of(model, hidden, trie.rows[level]).gather(-1, label)
+            logits = logits_of(self.model, hidden, self.trie.rows[level]).gather(-1, label)
         return logits - logits.masked_fill(~exists, -torch.inf).logsumexp(-1, keepdim=True)
-    logits, norm = _level_logits(model, trie, level, hidden, normalise)
-    return logits.gather(-1, label) - norm
 
-
-def _level_logits(
-    model: Any, trie: Trie, level: int, hidden: torch.Tensor, normalise: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits of a level's tokens and the logarithm of what they are divided by."""
-    if normalise == "vocabulary":
-        every = logits_of(model, hidden)
+    def level_logits(self, level: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits of a level's tokens and the logarithm of what they are divided by."""
+        rows = self.trie.rows[level]
+        if self.normalise == "level":
+            logits = logits_of(self.model, hidden, rows)
+            return logits, logits.logsumexp(-1, keepdim=True)
+        every = logits_of(self.model, hidden)
         rounded = hidden.dtype != torch.float32
-        logits = logits_of(model, hidden, trie.rows[level]) if rounded else every[..., trie.rows[level]]
+        logits = logits_of(self.model, hidden, rows) if rounded else every[..., rows]
         return logits, every.logsumexp(-1, keepdim=True)
-    logits = logits_of(model, hidden, trie.rows[level])
-    return logits, logits.logsumexp(-1, keepdim=True)
 
-
-def _follow_tail(
-    model: Any, trie: Trie, read: Prompts, now: _Beams, leaf: torch.Tensor, normalise: str
-) -> tuple[_Beams, torch.Tensor]:
-    """Score the tokens that follow a leaf. They are known, so all are read in one pass."""
-    tail = trie.tail[leaf].long()  # [P, W, T]
-    tokens = [_token(trie, trie.depth - 1, trie.label[now.node])]
-    tokens += [_token(trie, trie.depth + step, tail[..., step]) for step in range(tail.shape[2] - 1)]
-    hidden = read.extend(now.parent, torch.stack(tokens, dim=2))
-    score = now.score
-    for step in range(tail.shape[2]):
-        logits, norm = _level_logits(model, trie, trie.depth + step, hidden[:, :, step], normalise)
-        score = score + (logits.gather(-1, tail[..., step, None]) - norm)[..., 0]
-    score, order = score.sort(dim=1, descending=True)
-    return _Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(1, order)
-
-
-def _token(trie: Trie, level: int, label: torch.Tensor) -> torch.Tensor:
-    """Return the token ids of a level's labels."""
-    return trie.tokens[level][label.long()]
+    def follow_tail(self, read: Prompts, now: Beams, leaf: torch.Tensor) -> tuple[Beams, torch.Tensor]:
+        """Score the tokens that follow a leaf. They are known, so all are read in one pass."""
+        depth = self.trie.depth
+        tail = self.trie.tail[leaf].long()  # [P, W, T]
+        tokens = [self.tokens(depth - 1, self.trie.label[now.node])]
+        tokens += [self.tokens(depth + step, tail[..., step]) for step in range(tail.shape[2] - 1)]
+        hidden = read.extend(now.parent, torch.stack(tokens, dim=2))
+        score = now.score
+        for step in range(tail.shape[2]):
+            logits, norm = self.level_logits(depth + step, hidden[:, :, step])
+            score = score + (logits.gather(-1, tail[..., step, None]) - norm)[..., 0]
+        score, order = score.sort(dim=1, descending=True)
+        return Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(1, order)
