@@ -199,20 +199,32 @@ def test_a_remembered_prompt_changes_nothing(shape):
         for row in range(len(prompts)):
             pairs = list(zip(expected[0][row].tolist(), expected[1][row].tolist(), strict=True))
             assert_same_ranking(found[0][row].tolist(), found[1][row].tolist(), pairs)
-    assert memory.reused_tokens == (3 + 8 + 12 + 1) + (4 + 9 + 0 + 29)
+    assert memory.reused_tokens == (3 + 9 + 12 + 1) + (5 + 9 + 0 + 30)
     assert 0 < memory.bytes <= memory.max_bytes
+
+
+def test_asked_the_same_again_the_answer_is_the_same_to_the_last_bit():
+    model, rng = tiny_model("llama"), np.random.default_rng(9)
+    paths = random_paths(rng, 40, 3, 6, first_token=10)
+    trie, memory = Trie.build(paths), PrefixCache(1 << 20)
+    prompts = [rng.integers(0, 60, size=length).tolist() for length in (9, 30)]
+    first, again = (beam_search(model, trie, prompts, 6, memory=memory) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
 
 
 def test_memory_of_prompts_is_bounded_and_drops_the_oldest():
     entry = [(torch.zeros(2, 4, 8), torch.zeros(2, 4, 8))]
     memory = PrefixCache(2 * 512)
     for token in (1, 2, 3):
-        memory.add([token] * 4, entry)
+        memory.add([token] * 4, entry, torch.zeros(1, 8))
         memory.find([1] * 5)
     assert (len(memory), memory.bytes) == (2, 1024)
     assert memory.find([1] * 5)
     assert not memory.find([2] * 5)
-    memory.add([9] * 40, [(torch.zeros(2, 40, 8), torch.zeros(2, 40, 8))])  # larger than all there is
+    memory.add(
+        [9] * 40, [(torch.zeros(2, 40, 8), torch.zeros(2, 40, 8))], torch.zeros(1, 8)
+    )  # larger than all there is
     assert len(memory) == 2
 
 

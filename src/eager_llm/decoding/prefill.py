@@ -1,6 +1,8 @@
 """Reading the prompts: once each, without much padding, and not again what is remembered."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from eager_llm.tuning.backbone import hidden_states
 class PrefixCache:
     """Keys and values of prompts that were read before, the least recently used dropped first.
 
-    A returning user's prompt begins as it did the last time: only what is new is read.
+    A returning user's prompt begins as it did the last time: only what is new is read, and nothing
+    where nothing is new.
 
     Args:
         max_bytes: what the keys and values may take.
@@ -23,41 +26,55 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.bytes = max_bytes, 0
         self.reused_tokens = 0
-        self._entries: OrderedDict[bytes, KeysValues] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Remembered] = OrderedDict()
 
-    def find(self, prompt: list[int]) -> KeysValues:
-        """Return keys and values of the longest remembered beginning; at least one token is left to read."""
+    def find(self, prompt: list[int]) -> "_Remembered | None":
+        """Return what is remembered of the longest beginning of a prompt that was read."""
         key = _key(prompt)
         for length in range(len(prompt), 0, -1):
             found = self._entries.get(key[: 8 * length])
             if found is not None:
                 self._entries.move_to_end(key[: 8 * length])
-                length = min(length, len(prompt) - 1)
                 self.reused_tokens += length
-                return [(keys[:, :length], values[:, :length]) for keys, values in found]
-        return []
+                return found
+        return None
 
-    def add(self, prompt: list[int], read: KeysValues) -> None:
-        """Remember a prompt that was read: its keys and values [heads, tokens, head width]."""
+    def add(self, prompt: list[int], read: KeysValues, last: torch.Tensor) -> None:
+        """Remember a prompt that was read.
+
+        Args:
+            read: its keys and values, [heads, tokens, head width] a layer.
+            last: the hidden state of its last token, [1, width].
+        """
         key = _key(prompt)
         if key in self._entries:
             return
         size = sum(keys.nbytes + values.nbytes for keys, values in read)
         if size > self.max_bytes:
             return
-        self._entries[key] = [(keys.clone(), values.clone()) for keys, values in read]
+        copies = [(keys.clone(), values.clone()) for keys, values in read]
+        self._entries[key] = _Remembered(len(prompt), copies, last.clone(), size)
         self.bytes += size
         while self.bytes > self.max_bytes:
-            _, dropped = self._entries.popitem(last=False)
-            self.bytes -= sum(keys.nbytes + values.nbytes for keys, values in dropped)
+            self.bytes -= self._entries.popitem(last=False)[1].bytes
 
     def forget(self, prompt: list[int]) -> None:
         """Drop a prompt, where it is remembered."""
         if (dropped := self._entries.pop(_key(prompt), None)) is not None:
-            self.bytes -= sum(keys.nbytes + values.nbytes for keys, values in dropped)
+            self.bytes -= dropped.bytes
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A prompt that was read: how many tokens, their keys and values, the last hidden state, the bytes."""
+
+    length: int
+    read: KeysValues
+    last: torch.Tensor
+    bytes: int
 
 
 def _key(prompt: list[int]) -> bytes:
@@ -71,18 +88,23 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         A cache with each prompt's keys and values from slot 0 on (what follows its end is
         meaningless), and the hidden state of each prompt's last token, [prompts, 1, width].
     """
-    remembered = [memory.find(prompt) if memory is not None else [] for prompt in prompts]
-    starts = [found[0][0].shape[1] if found else 0 for found in remembered]
-    groups = _groups([len(p) - s for p, s in zip(prompts, starts, strict=True)], _pass_cost(model))
-    parts = [
-        _read(model, [prompts[n] for n in group], [remembered[n] for n in group], [starts[n] for n in group])
-        for group in groups
-    ]
+    found = [memory.find(prompt) if memory is not None else None for prompt in prompts]
+    rests = [len(prompt) - (known.length if known else 0) for prompt, known in zip(prompts, found, strict=True)]
+    fresh = [row for row, rest in enumerate(rests) if rest]
+    groups = [[fresh[n] for n in group] for group in _groups([rests[row] for row in fresh], _pass_cost(model))]
+    parts = [_read(model, [prompts[row] for row in group], [found[row] for row in group]) for group in groups]
+    whole = {row: known for row, known in enumerate(found) if known and not rests[row]}
+    if whole:
+        groups.append(list(whole))
+        longest = max(known.length for known in whole.values())
+        last = torch.stack([known.last for known in whole.values()])
+        parts.append((roomy_cache(_padded(list(whole.values()), longest)), last))
     cache, last = parts[0] if len(parts) == 1 else _joined(groups, parts)
     if memory is not None:
         read = keys_values(cache)
-        for row, prompt in enumerate(prompts):
-            memory.add(prompt, [(keys[row, :, : len(prompt)], values[row, :, : len(prompt)]) for keys, values in read])
+        for row in fresh:
+            end = len(prompts[row])
+            memory.add(prompts[row], [(keys[row, :, :end], values[row, :, :end]) for keys, values in read], last[row])
     return cache, last
 
 
@@ -110,10 +132,9 @@ def _groups(lengths: list[int], pass_cost: int) -> list[list[int]]:
     return groups[::-1]
 
 
-def _read(
-    model: Any, prompts: list[list[int]], remembered: list[KeysValues], starts: list[int]
-) -> tuple[Any, torch.Tensor]:
+def _read(model: Any, prompts: list[list[int]], remembered: list[_Remembered | None]) -> tuple[Any, torch.Tensor]:
     """Read the rest of one group's prompts in one pass, padded on the right."""
+    starts = [known.length if known else 0 for known in remembered]
     device, count = model.device, len(prompts)
     rests = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
     longest = max(rests)
@@ -137,18 +158,17 @@ def _read(
     return cache, last
 
 
-def _padded(found: list[KeysValues], length: int) -> KeysValues:
+def _padded(found: Sequence[_Remembered | None], length: int) -> KeysValues:
     """Stack remembered beginnings, padded on the right; a prompt without one is all padding."""
-    shape = next(entry for entry in found if entry)
     layers = []
-    for layer, like in enumerate(shape):
+    for layer, like in enumerate(next(known.read for known in found if known)):
         pair = []
         for part in (0, 1):
             heads, _, width = like[part].shape
             stacked = like[part].new_zeros(len(found), heads, length, width)
-            for row, entry in enumerate(found):
-                if entry:
-                    stacked[row, :, : entry[layer][part].shape[1]] = entry[layer][part]
+            for row, known in enumerate(found):
+                if known:
+                    stacked[row, :, : known.length] = known.read[layer][part]
             pair.append(stacked)
         layers.append((pair[0], pair[1]))
     return layers
