@@ -11,9 +11,13 @@ from typing import Any
 
 import bentoml
 import torch
+from bentoml.exceptions import InvalidArgument
 
 from eager_llm.bundle import Bundle
 from eager_llm.catalogue.features import FOLDER_VARIABLE, Features
+from eager_llm.decoding.filters import Filter
+from eager_llm.decoding.recommender import Request
+from eager_llm.errors import UserError
 from serving.schemas import RecommendedItem, RecommendRequest, RecommendResponse
 
 BUNDLE_VARIABLE = "EAGER_LLM_BUNDLE"
@@ -75,12 +79,18 @@ class EagerLLM:
         history, reason = self._history(request)
         known = [item for item in history if item in self.bundle.items.index]
         ignored = list(dict.fromkeys(item for item in history if item not in self.bundle.items.index))
-        if not known:
-            return self._fallback(request.k, reason or "no_known_items", ignored)
-        found = self.bundle.recommender.recommend([known], request.k)[0]
+        try:
+            conditions = frozenset(filter.condition() for filter in request.filters)
+            if not known:
+                return self._fallback(request.k, conditions, reason or "no_known_items", ignored)
+            asked = Request(known, request.k, filter=conditions, exclude_history=request.exclude_history)
+            answer = self.bundle.recommender.answer([asked])[0]
+        except UserError as error:
+            raise InvalidArgument(str(error)) from None
         return RecommendResponse(
-            items=[RecommendedItem(item_id=i, title=self.bundle.title(i), score=s) for i, s in found],
+            items=[RecommendedItem(item_id=i, title=self.bundle.title(i), score=s) for i, s in answer.items],
             source="model",
+            shortfall=answer.reason,
             ignored_items=ignored,
         )
 
@@ -99,9 +109,17 @@ class EagerLLM:
             return [], "unknown_user"
         return history, None if history else "empty_history"
 
-    def _fallback(self, k: int, reason: Any, ignored: list[str]) -> RecommendResponse:
-        items = [RecommendedItem(item_id=i, title=self.bundle.title(i), score=None) for i in self.bundle.fallback[:k]]
-        return RecommendResponse(items=items, source="fallback", reason=reason, ignored_items=ignored)
+    def _fallback(self, k: int, conditions: Filter, reason: Any, ignored: list[str]) -> RecommendResponse:
+        ranking = self.bundle.fallback
+        if conditions:
+            recommender = self.bundle.recommender
+            passes = recommender.columns.passing(conditions)
+            ranking = [item for item in ranking if passes[recommender.index.rows[item]]]
+        items = [RecommendedItem(item_id=i, title=self.bundle.title(i), score=None) for i in ranking[:k]]
+        shortfall = None if len(items) == k else f"only {len(items)} such items are in the index"
+        return RecommendResponse(
+            items=items, source="fallback", reason=reason, shortfall=shortfall, ignored_items=ignored
+        )
 
 
 EagerLLM.add_asgi_middleware(JsonBodyOnly)  # type: ignore[attr-defined]

@@ -1,25 +1,25 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from eager_llm.catalogue.tables import TEXT_COLUMNS
 from eager_llm.decoding.recommender import Recommender
+from eager_llm.decoding.trie import Trie
 from eager_llm.errors import UserError
 from eager_llm.evaluation.baselines import Popularity
 from eager_llm.evaluation.evaluate import training_histories
 from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import DecodingSettings, Settings
-from eager_llm.tuning.backbone import load_tuned
-from eager_llm.tuning.tasks import TaskBook
+from eager_llm.tuning.backbone import for_decoding, load_tuned
+from eager_llm.tuning.tasks import TaskBook, item_tokens
 
-SCHEMA_VERSION = 1
-FALLBACK_ITEMS = 1000
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+TRIE = "trie.safetensors"
 
 
 def pack_bundle(
@@ -37,19 +37,23 @@ def pack_bundle(
     Args:
         model: folder with `backbone`, `tokenizer` and, where there is one, `adapter`.
     """
+    from transformers import AutoTokenizer
+
     index = ItemIndex.load(item_index)
     rows = index.rows
     train = [[rows[item] for item in history] for history in training_histories(examples)]
-    ranking = Popularity(train, len(index.item_ids), settings.seed).order[:FALLBACK_ITEMS]
+    ranking = Popularity(train, len(index.item_ids), settings.seed).order
+    tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
     with whole_folder(target) as draft:
         copy_into(model, draft)
         index.save(draft / "item_index.parquet")
-        items[["item_id", *TEXT_COLUMNS]].to_parquet(draft / "catalogue.parquet", index=False)
+        Trie.build(item_tokens(tokenizer, index)).save(draft / TRIE)
+        # All columns: requests may filter by any of them.
+        items.to_parquet(draft / "catalogue.parquet", index=False)
         fallback = pd.DataFrame({"item_id": [index.item_ids[row] for row in ranking]})
         fallback.to_parquet(draft / "fallback.parquet", index=False)
         generation = {
-            "beams": settings.decoding.beams,
-            "batch": settings.decoding.batch,
+            "decoding": asdict(settings.decoding),
             "max_history": settings.data.max_history,
             "text_tokens": settings.tuning.text_tokens,
         }
@@ -88,7 +92,7 @@ class Bundle:
     Attributes:
         recommender: answers histories.
         items: the catalogue, indexed by item id.
-        fallback: item ids by popularity, for those without a usable history.
+        fallback: all item ids by popularity, for those without a usable history.
         manifest: what the bundle says of itself.
     """
 
@@ -104,11 +108,14 @@ class Bundle:
         generation = read_json(folder / "generation.json")
         index = ItemIndex.load(folder / "item_index.parquet")
         items = pd.read_parquet(folder / "catalogue.parquet")
-        model, tokenizer = load_tuned(folder, device)
+        model, tokenizer = load_tuned(folder, index, device)
         book = TaskBook(tokenizer, index, items, generation["text_tokens"])
-        decoding = DecodingSettings(generation["beams"], generation["batch"])
+        decoding = DecodingSettings(**generation["decoding"])
+        trie = Trie.load(folder / TRIE)
         return cls(
-            Recommender(model, book, index, decoding, generation["max_history"]),
+            Recommender(
+                for_decoding(model, decoding.precision), book, index, decoding, generation["max_history"], trie
+            ),
             items.set_index("item_id"),
             pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
             manifest,

@@ -84,13 +84,20 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="a user of the online store")] = None,
     features: Annotated[Path | None, typer.Option(help="published features; default: beside the bundle")] = None,
     k: Annotated[int, typer.Option(min=1, max=100, help="how many")] = 5,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="COLUMN=VALUE|VALUE, COLUMN!=VALUE, COLUMN<=NUMBER or >=; repeatable"),
+    ] = None,
+    exclude_history: Annotated[bool, typer.Option("--exclude-history", help="nothing the history holds")] = False,
 ) -> None:
     """Recommend for a history or a user, from a bundle.
 
-    Example: eager-llm recommend --user customer-0007
+    Example: eager-llm recommend --user customer-0007 --filter 'price<=30' --filter 'categories=Cycling|Camping'
     """
     from eager_llm.bundle import Bundle
     from eager_llm.catalogue.features import Features
+    from eager_llm.decoding.filters import parse_condition
+    from eager_llm.decoding.recommender import Request
 
     if (items is None) == (user is None):
         raise UserError("give either --items or --user")
@@ -106,8 +113,13 @@ def recommend(
     unknown = [item for item in history if item not in loaded.items.index]
     if unknown:
         raise UserError(f"the bundle does not know the items {', '.join(unknown)}")
-    for place, (item, score) in enumerate(loaded.recommender.recommend([history], k)[0], start=1):
+    conditions = frozenset(map(parse_condition, filters or []))
+    request = Request(history, k, filter=conditions, exclude_history=exclude_history)
+    answer = loaded.recommender.answer([request])[0]
+    for place, (item, score) in enumerate(answer.items, start=1):
         typer.echo(f"{place:>3}. {loaded.title(item)}  ({item}, log p {score:.2f})")
+    if answer.reason:
+        typer.echo(answer.reason)
 
 
 @app.command()

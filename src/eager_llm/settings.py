@@ -13,6 +13,7 @@ import yaml
 from eager_llm.errors import UserError
 
 SOURCES = ("behaviour", "semantic")
+NORMALISATIONS = ("vocabulary", "level", "allowed")
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
@@ -150,7 +151,21 @@ class DecodingSettings:
     """Constrained beam search."""
 
     beams: int = option(20, "beams; at least as many as items asked for are used", least=1, most=1000)
-    batch: int = option(64, "histories decoded at a time", least=1)
+    batch: int = option(64, "requests decoded at a time", least=1)
+    normalise: str = option(
+        "allowed",
+        "what the probability of an item's token is taken over: vocabulary (all tokens); level (the tokens that "
+        "stand at that level of the index); allowed (those that lead on to an existing item; tokens that leave "
+        "no choice then cost nothing and count nothing)",
+        choices=NORMALISATIONS,
+    )  # fmt: skip
+    precision: str = option(
+        "float32",
+        "what a bundle's model computes in; bfloat16 is faster where the machine has it and changes a few answers "
+        "(docs/decoding.md says how many)",
+        choices=("float32", "bfloat16"),
+    )  # fmt: skip
+    prefix_cache_mb: int = option(64, "memory for the prompts of returning users; 0 remembers none", least=0)
 
 
 @dataclass(frozen=True)

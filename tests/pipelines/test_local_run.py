@@ -137,6 +137,25 @@ def test_recommend_speaks_for_users_and_for_items(run):
     assert "the bundle does not know the items nothing" in unknown.stderr
 
 
+def test_recommend_obeys_filters_and_says_why_it_is_short(run):
+    bundle = run.folder / "bundle"
+    items = pd.read_parquet(bundle / "catalogue.parquet").set_index("item_id")
+    brand, item = items["brand"].iat[0], items.index[0]
+    filters = ["--filter", f"brand={brand}", "--filter", "price<=40", "--exclude-history"]
+    done = cli("recommend", "--bundle", bundle, "--items", item, "--k", 4, *filters)
+    assert done.returncode == 0, done.stderr
+    found = [line.rsplit("(", 1)[1].split(",")[0] for line in done.stdout.splitlines()]
+    assert len(found) == 4
+    assert item not in found
+    assert (items.loc[found, "brand"] == brand).all()
+    assert (items.loc[found, "price"] <= 40).all()
+    nothing = cli("recommend", "--bundle", bundle, "--items", item, "--filter", "price<=0")
+    assert (nothing.returncode, nothing.stdout.strip()) == (0, "no items are in the index with price <= 0")
+    wrong = cli("recommend", "--bundle", bundle, "--items", item, "--filter", "colour=red")
+    assert wrong.returncode == 2
+    assert "the catalogue has no such column" in wrong.stderr
+
+
 def test_evaluate_repeats_the_runs_figures(run):
     examples = next((run.folder / "artifacts").rglob("examples"))
     done = cli("evaluate", "--bundle", run.folder / "bundle", "--examples", examples, "--part", "test")

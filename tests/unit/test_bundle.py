@@ -1,9 +1,12 @@
+import json
 import shutil
 
 import pytest
 
 from eager_llm.bundle import Bundle, verify_bundle
 from eager_llm.errors import UserError
+from eager_llm.files import sha256_file
+from eager_llm.index.item_index import ItemIndex
 
 
 @pytest.fixture
@@ -18,12 +21,25 @@ def refused(folder):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["backbone/model.safetensors", "item_index.parquet", "adapter/adapter_config.json"])
+@pytest.mark.parametrize(
+    "name", ["backbone/model.safetensors", "trie.safetensors", "item_index.parquet", "adapter/adapter_config.json"]
+)
 def test_one_changed_byte_is_refused(bundle, name):
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
     (bundle / name).write_bytes(data)
     assert f"{name} has changed since it was packed" in refused(bundle)
+
+
+def test_an_index_that_the_model_was_not_tuned_on_is_refused(bundle):
+    """Also where every checksum is right."""
+    index = ItemIndex.load(bundle / "item_index.parquet")
+    other = ItemIndex(index.item_ids[::-1], index.codes, index.sources, index.branching, index.centroids)
+    other.save(bundle / "item_index.parquet")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["item_index.parquet"]["sha256"] = sha256_file(bundle / "item_index.parquet")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert "the model was tuned on another item index" in refused(bundle)
 
 
 def test_a_missing_and_an_added_file_are_refused(bundle):
@@ -36,8 +52,8 @@ def test_a_missing_and_an_added_file_are_refused(bundle):
 
 def test_another_schema_version_is_refused(bundle):
     manifest = bundle / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 9', 1))
-    assert "schema version 9; this release reads 1" in refused(bundle)
+    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 9', 1))
+    assert "schema version 9; this release reads 2" in refused(bundle)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):

@@ -46,6 +46,32 @@ def test_tables_come_in_three_forms(tmp_path, kind):
     assert tables.items["item_id"].tolist() == ["007"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_other_columns_of_items_are_kept_in_their_type(tmp_path, kind):
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b"],
+            "price": [1.5, None],
+            "new": [True, False],
+            "sku": ["007", "1"],
+            "colour": ["red", None],
+        }
+    )
+    writers = {
+        "csv": lambda path: items.to_csv(path, index=False),
+        "jsonl": lambda path: path.write_text(items.to_json(orient="records", lines=True)),
+        "parquet": lambda path: items.to_parquet(path),
+    }
+    writers[kind](tmp_path / f"items.{kind}")
+    found = import_path(tmp_path).items
+    assert found["price"].iat[0] == 1.5
+    assert pd.isna(found["price"].iat[1])
+    assert found["new"].tolist() == [True, False]
+    assert found["sku"].tolist() == ["007", "1"]
+    assert found["colour"].tolist() == ["red", ""]
+
+
 def test_seconds_since_1970_are_times_too(tmp_path):
     (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,86400\n")
     assert import_path(tmp_path).events["timestamp"].iat[0] == pd.Timestamp("1970-01-02", tz="UTC")

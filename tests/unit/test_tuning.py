@@ -9,7 +9,7 @@ from conftest import make_small
 from eager_llm.errors import UserError
 from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning import trainer
-from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of
+from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of, save_tuned
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import info_nce
 from eager_llm.tuning.stages import stage_one, stage_two
@@ -151,11 +151,10 @@ def test_the_best_validated_epoch_is_kept(shop, examples, settings, tmp_path):
 def test_a_saved_model_answers_as_before_and_holds_no_projector(shop, examples, settings, tmp_path, small):
     train = trajectories(examples, small.index, shop.intentions)[:40]
     stage_one(small.model, small.book, train, small.embeddings, settings, tmp_path / "c")
-    small.model.eval().save_pretrained(tmp_path / "backbone")
+    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path)
     adapted, _ = stage_two(small.model, small.book, train, settings, tmp_path / "c")
     adapted.save_pretrained(tmp_path / "adapter")
-    small.book.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    loaded, tokenizer = load_tuned(tmp_path)
+    loaded, tokenizer = load_tuned(tmp_path, small.index)
     ids = torch.tensor([small.book.prompt([1, 2, 3])])
     torch.testing.assert_close(
         hidden_states(loaded, ids).last_hidden_state, hidden_states(adapted, ids).last_hidden_state, rtol=0, atol=0

@@ -31,6 +31,10 @@ def demo_shop(seed: int = 0, users: int = 1200) -> Tables:
     """
     rng = np.random.default_rng(seed)
     items = _items(rng)
+    # Columns to filter by; drawn apart, so that they change nothing else.
+    offers = np.random.default_rng((seed, 1))
+    items["price"] = np.round(offers.gamma(3.0, 10.0, len(items)) + 3, 2)
+    items["stock"] = offers.integers(0, 40, len(items))
     lines = items.groupby(["categories"], sort=False).indices
     chains = {
         department: [lines[f"Demo Shop,{department},{product}"] for product in products]

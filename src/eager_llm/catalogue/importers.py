@@ -195,6 +195,8 @@ def _checked(
             table[column] = ids
     for column in TEXT_COLUMNS:
         items[column] = _plain_text(items[column]) if column in items else ""
+    for column in set(items.columns) - set(ITEM_COLUMNS):
+        items[column] = _typed(items[column])
     events["timestamp"] = events["timestamp"].dt.as_unit("us")
     return Tables(events, items, intentions, facts)
 
@@ -204,6 +206,23 @@ def _ids(values: pd.Series) -> pd.Series:
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
     return values.astype("string").fillna("").str.strip().astype(object)
+
+
+def _typed(values: pd.Series) -> pd.Series:
+    """Return a column of optional cells as numbers or truth values where all that is filled reads so.
+
+    Cells with leading zeros, such as article numbers, stay text.
+    """
+    if not (pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)):
+        return values
+    text = _plain_text(values)
+    filled = text[text != ""]
+    if len(filled) and filled.str.lower().isin(["true", "false"]).all() and len(filled) == len(text):
+        return text.str.lower() == "true"
+    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
+    if len(filled) and numbers[filled.index].notna().all() and not filled.str.match(r"[+-]?0\d").any():
+        return numbers
+    return text
 
 
 def _plain_text(values: pd.Series) -> pd.Series:

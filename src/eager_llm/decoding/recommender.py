@@ -1,15 +1,58 @@
 """From histories of item ids to recommended item ids."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
-import numpy as np
-
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.trie import Trie
+from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.filters import Columns, Filter
+from eager_llm.decoding.prefill import PrefixCache
+from eager_llm.decoding.prompts import Prompts, reader_of
+from eager_llm.decoding.trie import Trie, paths_digest
+from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.progress import progress
 from eager_llm.settings import DecodingSettings
 from eager_llm.tuning.tasks import TaskBook
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one user is asked for.
+
+    Attributes:
+        history: item ids, oldest first.
+        k: how many items are wanted.
+        beams: how many prefixes are kept at each level, at least k; None: as the settings say.
+        filter: conditions that every answered item meets.
+        exclude_history: whether items of the history may not come.
+    """
+
+    history: Sequence[str]
+    k: int = 10
+    beams: int | None = None
+    filter: Filter = frozenset()
+    exclude_history: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or (self.beams is not None and self.beams < 1):
+            raise UserError(f"k = {self.k}, beams = {self.beams}: both must be at least 1")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What comes back.
+
+    Attributes:
+        items: item ids and their scores, best first: k of them, or every one that may come.
+        reason: why fewer than k came, or None.
+    """
+
+    items: list[tuple[str, float]]
+    reason: str | None = None
 
 
 class Recommender:
@@ -17,36 +60,125 @@ class Recommender:
 
     Args:
         model: a causal LM, with its adapter on where it has one.
-        book: writes the prompts.
+        book: writes the prompts; its catalogue is what filters speak of.
         max_history: items of a history that are read, the latest ones.
+        trie: built from the same paths, or None to build it here.
+
+    Raises:
+        UserError: the model's vocabulary or the trie does not belong to the index.
     """
 
     def __init__(
-        self, model: Any, book: TaskBook, index: ItemIndex, settings: DecodingSettings, max_history: int
+        self,
+        model: Any,
+        book: TaskBook,
+        index: ItemIndex,
+        settings: DecodingSettings,
+        max_history: int,
+        trie: Trie | None = None,
     ) -> None:
         self.model, self.book, self.index = model, book, index
         self.settings, self.max_history = settings, max_history
-        self.trie = Trie(book.item_tokens, str(model.device))
+        known, needed = model.get_input_embeddings().num_embeddings, int(book.item_tokens.max()) + 1
+        if known < needed:
+            raise UserError(
+                f"the model knows {known} tokens, the item index needs {needed}: they do not belong together"
+            )
+        if trie is not None and trie.digest != paths_digest(book.item_tokens):
+            raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
+        self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
+        self.columns = Columns(book.items, index.item_ids)
+        self._lock = Lock()
+        self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
+
+    @cached_property
+    def masks(self) -> MaskCache:
+        """The filters in use, compiled."""
+        return MaskCache(self.trie, self.columns.passing, self.settings.batch)
+
+    @cached_property
+    def reader(self) -> type[Prompts]:
+        """How this model's prompts are read; found by trying, once."""
+        return reader_of(self.model)
 
     def recommend(self, histories: list[list[str]], k: int, show: bool = False) -> list[list[tuple[str, float]]]:
-        """Return the k best items with their scores for each history, best first.
+        """Return the k best items with their scores for each history; see `answer`."""
+        return [answer.items for answer in self.answer([Request(history, k) for history in histories], show)]
+
+    def answer(self, requests: Sequence[Request], show: bool = False) -> list[Answer]:
+        """Answer requests of any mixture, each as if it were alone.
 
         Args:
-            histories: item ids, oldest first; unknown ones raise KeyError.
-            k: how many; fewer come only where the catalogue has fewer.
             show: whether to show the progress.
+
+        Raises:
+            UserError: an item of a history is not in the index, or a filter does not fit the catalogue.
+            FloatingPointError: the model answers NaN.
         """
-        beams = max(self.settings.beams, k)
-        # Alike lengths decode together: little padding.
-        order = sorted(range(len(histories)), key=lambda n: len(histories[n]))
-        answers: list[list[tuple[str, float]]] = [[] for _ in histories]
-        starts = range(0, len(order), self.settings.batch)
-        for start in progress(starts, desc="recommending", unit="batch", disable=not show):
-            batch = order[start : start + self.settings.batch]
-            rows = [[self.index.rows[item] for item in histories[n]][-self.max_history :] for n in batch]
-            padding = self.book.tokenizer.pad_token_id or 0
-            items, scores = beam_search(self.model, self.trie, [self.book.prompt(r) for r in rows], beams, padding)
-            for number, found, score in zip(batch, items.tolist(), scores.tolist(), strict=True):
-                pairs = zip(found[:k], score[:k], strict=True)
-                answers[number] = [(self.index.item_ids[i], s) for i, s in pairs if np.isfinite(s)]
+        asked = [self._ask(request) for request in requests]
+        # Masks and prompts in memory may be replaced by the next request: one at a time.
+        with self._lock:
+            for one in asked:
+                one.allowed = self.masks.allowed(one.filter, one.excluded)
+            answers = [Answer([], self._reason(one)) for one in asked]
+            # Alike lengths decode together: little padding.
+            order = sorted((n for n, one in enumerate(asked) if one.allowed), key=lambda n: len(asked[n].prompt))
+            starts = range(0, len(order), self.settings.batch)
+            for start in progress(starts, desc="recommending", unit="batch", disable=not show):
+                batch = order[start : start + self.settings.batch]
+                for number, items in zip(batch, self._decode([asked[n] for n in batch]), strict=True):
+                    answers[number].items.extend(items)
         return answers
+
+    def _decode(self, batch: list["_Asked"]) -> list[list[tuple[str, float]]]:
+        items, scores = beam_search(
+            self.model,
+            self.trie,
+            [one.prompt for one in batch],
+            [max(one.request.beams or self.settings.beams, one.request.k) for one in batch],
+            self.settings.normalise,
+            self.masks.constraint([one.filter for one in batch], [one.excluded for one in batch]),
+            self.reader,
+            self.prefixes,
+        )
+        found = []
+        for one, rows, row_scores in zip(batch, items.tolist(), scores.tolist(), strict=True):
+            count = min(one.request.k, one.allowed)
+            pairs = zip(rows[:count], row_scores[:count], strict=True)
+            found.append([(self.index.item_ids[row], score) for row, score in pairs])
+        return found
+
+    def _ask(self, request: Request) -> "_Asked":
+        unknown = [item for item in request.history if item not in self.index.rows]
+        if unknown:
+            raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
+        rows = [self.index.rows[item] for item in request.history]
+        prompt = self.book.prompt(rows[-self.max_history :])
+        return _Asked(request, prompt, request.filter or None, rows if request.exclude_history else [])
+
+    def _reason(self, asked: "_Asked") -> str | None:
+        """Say why fewer than k items come."""
+        request, allowed = asked.request, asked.allowed
+        if allowed >= request.k:
+            return None
+        if not request.filter:
+            return f"{_items(allowed)} in the index{' outside the history' if request.exclude_history else ''}"
+        conditions = ", ".join(sorted(map(str, request.filter)))
+        passing = self.masks.allowed(request.filter)
+        inside = f", {passing - allowed} of them in the history" if passing > allowed else ""
+        return f"{_items(passing)} in the index with {conditions}{inside}"
+
+
+@dataclass
+class _Asked:
+    """A request on its way: its prompt, its filter (None: none), item rows that may not come, how many may."""
+
+    request: Request
+    prompt: list[int]
+    filter: Filter | None
+    excluded: list[int]
+    allowed: int = 0
+
+
+def _items(count: int) -> str:
+    return "no items are" if count == 0 else "1 item is" if count == 1 else f"{count} items are"

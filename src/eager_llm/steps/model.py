@@ -31,7 +31,7 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import load_backbone, load_tuned
+from eager_llm.tuning.backbone import for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import DEFAULT_FILE, INTENTION_TASKS, TaskBook, trajectories
 
@@ -95,8 +95,7 @@ def tune(
     validate = partial(_validation_ndcg, recommender, drawn)
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
     with whole_folder(out) as draft:
-        tokenizer.save_pretrained(draft / "tokenizer")
-        model.eval().save_pretrained(draft / "backbone")
+        save_tuned(model, tokenizer, built, draft)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             adapted.save_pretrained(draft / "adapter")
@@ -115,8 +114,9 @@ def evaluate(
     device = _prepare_torch(settings)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
-    tuned, tokenizer = load_tuned(model, device)
+    tuned, tokenizer = load_tuned(model, built, device)
     book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
+    tuned = for_decoding(tuned, settings.decoding.precision)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):

@@ -1,16 +1,22 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 
 from eager_llm.errors import UserError
+from eager_llm.files import read_json, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import BackboneSettings
 
 SMALL = "small-llama"
+TUNED_ON = "tuned_on.json"
 
 
 def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
@@ -84,8 +90,28 @@ def reset_generation(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle."""
+def index_digest(index: ItemIndex) -> str:
+    """Return a SHA-256 that names an item index: its items and their paths."""
+    digest = hashlib.sha256(json.dumps([index.item_ids, index.sources, index.branching]).encode())
+    digest.update(index.codes.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path) -> None:
+    """Write the backbone and its tokenizer, and which item index they were tuned on."""
+    tokenizer.save_pretrained(folder / "tokenizer")
+    model.eval().save_pretrained(folder / "backbone")
+    write_json(folder / TUNED_ON, {"item_index": index_digest(index)})
+
+
+def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any, Any]:
+    """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle.
+
+    Raises:
+        UserError: it was tuned on another item index.
+    """
+    if read_json(folder / TUNED_ON).get("item_index") != index_digest(index):
+        raise UserError(f"{folder}: the model was tuned on another item index: they do not belong together")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -102,19 +128,66 @@ def load_tuned(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.to(device).eval(), tokenizer
 
 
+def for_decoding(model: Any, precision: str = "float32") -> Any:
+    """Return a tuned model made fast to decode with; it answers the same, but for rounding.
+
+    The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
+    these may be tied, and each would be changed by the other's share.
+
+    Args:
+        precision: "float32" or "bfloat16".
+    """
+    if hasattr(model, "merge_and_unload") and type(model.get_output_embeddings()) is nn.Linear:
+        model = model.merge_and_unload()
+    return model.to(getattr(torch, precision))
+
+
 def hidden_states(model: Any, ids: torch.Tensor, **options: Any) -> Any:
     """Run the transformer without its output layer; `last_hidden_state` is [batch, length, width]."""
-    return _plain(model).base_model(input_ids=ids, **options)
+    return plain_model(model).base_model(input_ids=ids, **options)
 
 
-def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Apply the output layer to chosen hidden states: [..., width] to [..., vocabulary]."""
-    plain = _plain(model)
-    logits = plain.get_output_embeddings()(hidden).float()
-    cap = getattr(plain.config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+def logits_of(model: Any, hidden: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
+    """Apply the output layer to chosen hidden states.
+
+    Args:
+        hidden: [..., width].
+        rows: the tokens whose logits are wanted; only these are computed. None: the vocabulary. A
+            tensor of more than one dimension [..., n] names tokens of its own for each hidden state.
+
+    Returns:
+        float32 [..., vocabulary], or [..., rows].
+    """
+    plain = plain_model(model)
+    layer = plain.get_output_embeddings()
+    if rows is None:
+        logits = layer(hidden)
+    elif type(layer) is not nn.Linear:  # an adapted or quantised layer is more than its weight
+        every = layer(hidden)
+        own = isinstance(rows, torch.Tensor) and rows.dim() > 1
+        logits = every.gather(-1, rows) if own else every[..., rows]
+    else:
+        # In float32 also where the model is not: rounded to 8 bits, logits of many tokens would tie.
+        weight, bias = layer.weight[rows].float(), None if layer.bias is None else layer.bias[rows].float()
+        if isinstance(rows, torch.Tensor) and rows.dim() > 1:
+            logits = (weight @ hidden.float()[..., None])[..., 0]
+            logits = logits if bias is None else logits + bias
+        else:
+            logits = functional.linear(hidden.float(), weight, bias)
+    return _as_configured(logits.float(), plain.config.get_text_config())
 
 
-def _plain(model: Any) -> Any:
+def _as_configured(logits: torch.Tensor, config: Any) -> torch.Tensor:
+    """Do what some shapes do to their logits after the output layer (Granite, Cohere, Gemma 2)."""
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if factor := getattr(config, "logit_scale", None):
+        logits = logits * factor
+    if cap := getattr(config, "final_logit_softcapping", None):
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def plain_model(model: Any) -> Any:
     """Return the causal LM inside a PEFT model (its adapter stays active), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -8,6 +8,7 @@ the history, so that the answer continues it.
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def trajectories(examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFr
     return result
 
 
+def item_tokens(tokenizer: Any, index: ItemIndex) -> np.ndarray:
+    """Return the token ids of every item's path, int64 [items, levels].
+
+    Raises:
+        UserError: the tokenizer lacks a token of the index.
+    """
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in index.vocabulary]
+    for token, number in zip(index.vocabulary, ids, strict=True):
+        if number is None or number == tokenizer.unk_token_id:
+            raise UserError(f"the tokenizer does not know {token} of the item index: they do not belong together")
+    return np.array(ids)[index.codes + np.arange(index.levels) * index.branching]
+
+
 class TaskBook:
     """Phrasings, and everything that turns a task into tokens.
 
@@ -85,15 +99,22 @@ class TaskBook:
     ) -> None:
         self.tokenizer = tokenizer
         self.text_tokens = text_tokens
-        vocabulary = np.array(tokenizer.convert_tokens_to_ids(index.vocabulary))
-        level = np.arange(index.levels) * index.branching
-        self.item_tokens: np.ndarray = vocabulary[index.codes + level]  # [items, levels]
-        items = items.set_index("item_id").loc[index.item_ids]
-        self._titles = self._encode_all([t or c for t, c in zip(items["title"], items["categories"], strict=True)])
-        self._texts = [self._encode_all(items[name]) for name in ("title", "description", "categories")]
+        self.item_tokens = item_tokens(tokenizer, index)
+        self.items, self._item_ids = items, index.item_ids
         self._phrasings = {name: [self._compile(p) for p in phrasings] for name, phrasings in read_tasks(file).items()}
         self._begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    @cached_property
+    def _titles(self) -> list[list[int]]:
+        items = self.items.set_index("item_id").loc[self._item_ids]
+        return self._encode_all([t or c for t, c in zip(items["title"], items["categories"], strict=True)])
+
+    @cached_property
+    def _texts(self) -> list[list[list[int]]]:
+        # Only training reads texts: a service over millions of items must not wait for them.
+        items = self.items.set_index("item_id").loc[self._item_ids]
+        return [self._encode_all(items[name]) for name in ("title", "description", "categories")]
 
     def prompt(self, history: list[int]) -> list[int]:
         """Return the `seqrec` prompt that recommendations are decoded from."""
