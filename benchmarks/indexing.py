@@ -52,7 +52,7 @@ def made_up(path: Path, items: int, dim: int, seed: int = 0) -> None:
 Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 
 
-def ours(path: Path, k: int, iterations: int, precision: str = "float32", workers: int = 0) -> Found:
+def ours(path: Path, k: int, iterations: int, precision: str = "bf16", workers: int = 0) -> Found:
     """Build the whole tree to one item a leaf, all levels."""
     from eager_llm.index.build import build_index
     from eager_llm.settings import IndexSettings
@@ -75,9 +75,9 @@ def ours(path: Path, k: int, iterations: int, precision: str = "float32", worker
     return index.codes[:, 0], index.centroids[0], facts
 
 
-def ours_bf16(path: Path, k: int, iterations: int) -> Found:
-    """Build the whole tree with products in bf16."""
-    return ours(path, k, iterations, "bf16")
+def ours_float32(path: Path, k: int, iterations: int) -> Found:
+    """Build the whole tree with all products in float32."""
+    return ours(path, k, iterations, "float32")
 
 
 def ours_one_worker(path: Path, k: int, iterations: int) -> Found:
@@ -184,7 +184,7 @@ def greedy(path: Path, k: int, iterations: int) -> Found:
 
 METHODS = {
     "eager-llm": ours,
-    "eager-llm, bf16": ours_bf16,
+    "eager-llm, float32": ours_float32,
     "eager-llm, 1 Ray worker": ours_one_worker,
     "eager-llm, 2 Ray workers": ours_two_workers,
     "faiss k-means, all points": faiss_kmeans,
@@ -310,7 +310,7 @@ def gpu_figures(folder: Path, items: int, k: int, iterations: int) -> dict[str, 
     points = torch.randn(1 << 20, 384, device="cuda")
     codebook, prices = torch.randn(k, 384, device="cuda"), torch.zeros(k, device="cuda")
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        found = run("eager-llm, bf16" if precision == "bf16" else "eager-llm", path, k, iterations)
+        found = run("eager-llm" if precision == "bf16" else "eager-llm, float32", path, k, iterations)
         square = torch.randn(8192, 8192, device="cuda", dtype=dtype)
         ceiling = 2 * 8192**3 / _seconds(lambda a=square: a @ a)
         with matmul_precision(precision):
@@ -347,7 +347,7 @@ def main() -> None:
         print(json.dumps(run_one(arguments.one, arguments.data, arguments.k, arguments.iterations)))
         return
     dim, k, iterations = 384, arguments.k, arguments.iterations
-    sizes, slow_sizes, slow_k = [10_000, 100_000, 1_000_000], [2_000, 4_000, 8_000, 12_000, 16_000, 24_000], k
+    sizes, slow_sizes, slow_k = [10_000, 100_000, 1_000_000], [8_000, 16_000, 24_000, 28_000, 32_000], k
     if arguments.quick:
         k, iterations, sizes, slow_sizes, slow_k = 64, 8, [10_000, 140_000], [1_000], 16
     print(f"{machine()}; {THREADS} threads, {dim} dimensions, k = {k}, {iterations} iterations, seed 0")

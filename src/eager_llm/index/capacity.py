@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+PROBED = 2048  # points at a time
 Count = TypeVar("Count", int, np.ndarray)
 
 
@@ -35,13 +36,15 @@ def balance_prices(scores: torch.Tensor, start: torch.Tensor, rounds: int) -> to
     clusters = scores.shape[1]
     if clusters < 2:
         return torch.zeros_like(start)
-    nearest = scores.topk(2, dim=1, largest=False).values
+    nearest = scores[:PROBED].topk(2, dim=1, largest=False).values
     temperature = 0.3 * float((nearest[:, 1] - nearest[:, 0]).mean())
     if temperature <= 0:  # all points are alike: no price tells them apart
         return start
     prices = start
     for _ in range(rounds):
-        load = torch.softmax((scores + prices).mul_(-1 / temperature), dim=1).mean(0) * clusters
+        # In blocks that stay in the cache.
+        parts = [torch.softmax((part + prices).mul_(-1 / temperature), dim=1).sum(0) for part in scores.split(PROBED)]
+        load = torch.stack(parts).sum(0) * (clusters / len(scores))
         prices = prices + temperature * load.clamp(min=1e-3).log()
     return prices - prices.mean()
 

@@ -10,7 +10,9 @@ from eager_llm.index.capacity import balance_prices
 
 PRICE_ROUNDS = 3  # of balance_prices in an iteration; they go on from the iteration before
 PRICED = 64  # points of the sample that prices are made on, for each cluster
-SEEDED = 16  # points of the sample that a start is drawn from, for each cluster
+EARLY = 32  # points of the sample that the first iterations see, for each cluster
+MOST_SCORES = 1 << 26  # that are held at once
+SEEDED = 8  # points of the sample that a start is drawn from, for each cluster
 START_ITERATIONS = 3  # after which the best of several starts is chosen
 
 
@@ -89,6 +91,16 @@ def lloyd(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) ->
     return Sums(total, count)
 
 
+def price_and_move(
+    points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the next centroids and prices, both by the same scores, of all points at once."""
+    scores = score(points, codebook, codebook.square().sum(1))
+    prices = balance_prices(scores, prices, PRICE_ROUNDS)
+    labels = scores.add_(prices).min(1).indices
+    return sums_of(points, labels, len(codebook)).means(codebook), prices
+
+
 def nearest(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the label of least score, int64 [points], and how much worse the next best is, float [points]."""
     labels = torch.empty(len(points), dtype=torch.long, device=points.device)
@@ -101,9 +113,14 @@ def nearest(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) 
     return labels, regret
 
 
+def some_of(sample: torch.Tensor, clusters: int, each: int) -> torch.Tensor:
+    """Return so many points of the sample for each cluster, but no more than their scores have memory for."""
+    return sample[: max(clusters, min(each * clusters, MOST_SCORES // clusters))]
+
+
 def prices_for(sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     """Return prices under which the sample spreads evenly over the codebook."""
-    part = sample[: PRICED * len(codebook)]
+    part = some_of(sample, len(codebook), PRICED)
     return balance_prices(score(part, codebook, codebook.square().sum(1)), start, PRICE_ROUNDS)
 
 
@@ -116,7 +133,7 @@ def start_codebook(sample: torch.Tensor, clusters: int, restarts: int, generator
     Returns:
         Centroids float [clusters, dim].
     """
-    seeds, part = sample[: SEEDED * clusters], sample[: PRICED * clusters]
+    seeds, part = sample[: SEEDED * clusters], sample[: EARLY * clusters]
     free = torch.zeros(clusters, device=sample.device)
     best: tuple[float, torch.Tensor] | None = None
     for _ in range(restarts):

@@ -23,18 +23,20 @@ import torch
 from eager_llm.index.capacity import capacity_of, place
 from eager_llm.index.job import Job
 from eager_llm.index.kmeans import (
-    PRICED,
+    EARLY,
     Sums,
     lloyd,
     matmul_precision,
     nearest,
+    price_and_move,
     prices_for,
     score,
+    some_of,
     start_codebook,
     with_all_labels,
 )
 from eager_llm.index.pool import Pool
-from eager_llm.index.shards import Shards
+from eager_llm.index.shards import PART_ROWS, Shards
 from eager_llm.progress import progress
 from eager_llm.settings import IndexSettings
 
@@ -127,10 +129,12 @@ class TreeBuilder:
         order = np.lexsort((-regret, labels))
         rank = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
         leaving = np.sort(order[rank >= capacity])
-        if len(leaving):
-            cost = score(self._tensor(self.shards.take(leaving)), codebook, codebook.square().sum(1) + prices)
-            room = torch.from_numpy(np.maximum(capacity - count, 0))[None]
-            labels[leaving] = place(cost, room).cpu().numpy()
+        room = np.maximum(capacity - count, 0)
+        for start in range(0, len(leaving), PART_ROWS):
+            rows = leaving[start : start + PART_ROWS]
+            cost = score(self._tensor(self.shards.take(rows)), codebook, codebook.square().sum(1) + prices)
+            labels[rows] = place(cost, torch.from_numpy(room)[None]).cpu().numpy()
+            room = room - np.bincount(labels[rows], minlength=len(room))
 
     def _fit_lower(self, codebook: torch.Tensor, prices: torch.Tensor) -> list[torch.Tensor]:
         """Return the codebooks of all levels, the lower ones made on what the sample has left over."""
@@ -149,13 +153,19 @@ class TreeBuilder:
         generator = torch.Generator().manual_seed(self.seed * 64 + level)
         restarts = settings.restarts if level == 0 else 1
         codebook = start_codebook(self._seen(sample, level), clusters, restarts, generator)
-        prices = self._prices(sample, codebook, codebook.new_zeros(clusters))
-        for iteration in range(settings.iterations):
-            # Far from the end a quarter of the sample says as well where to go.
-            part = sample[: PRICED * clusters] if iteration < settings.iterations * 3 // 4 else sample
-            codebook = self._seen(lloyd(part, codebook, prices).means(codebook), level)
+        prices = codebook.new_zeros(clusters)
+        early = settings.iterations * 3 // 4  # far from the end few points say as well where to go
+        part = some_of(sample, clusters, EARLY)
+        for _ in range(early):
+            if self.balanced:
+                codebook, prices = price_and_move(part, codebook, prices)
+            else:
+                codebook = lloyd(part, codebook, prices).means(codebook)
+            codebook = self._seen(codebook, level)
+        for _ in range(settings.iterations - early):
             prices = self._prices(sample, codebook, prices)
-        return codebook, prices
+            codebook = self._seen(lloyd(sample, codebook, prices).means(codebook), level)
+        return codebook, self._prices(sample, codebook, prices)
 
     def _place_branches(
         self, labels: np.ndarray, codebooks: list[torch.Tensor]
