@@ -85,7 +85,7 @@ def refresh(
 ) -> None:
     """Fit the index to new embeddings of its items; only items whose path no longer fits move.
 
-    A space that was turned or scaled as a whole, as by training an encoder anew, moves none.
+    A space that was turned or scaled as a whole, as by training an encoder anew, moves hardly any.
 
     Example: eager-llm index refresh index.parquet --items items.parquet --embedding semantic=new.npy
     --embedding behaviour=new-behaviour.npy --out next.parquet --moved moved.csv
