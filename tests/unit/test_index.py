@@ -3,6 +3,7 @@ import signal
 from collections import Counter
 from dataclasses import replace
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from eager_llm.index.build import build_index
 from eager_llm.index.capacity import balance_prices, capacity_of, place
 from eager_llm.index.item_index import ItemIndex, letters
 from eager_llm.index.pool import LocalPool, RayPool, start_ray
+from eager_llm.index.shards import Shards
 from eager_llm.index.tree import tree_height
 from eager_llm.settings import IndexSettings
 
@@ -214,6 +216,20 @@ def test_a_vector_that_says_nothing_is_named(row, kind):
     embeddings["behaviour"][3:, :2] = row
     with pytest.raises(UserError, match=rf"behaviour embedding of item 'd' \(row 3\) is {kind}; 2 such rows"):
         build_index(list("abcde"), embeddings, IndexSettings(branching=8, workers=0), 0)
+
+
+def test_embeddings_are_read_by_uri():
+    files = fsspec.filesystem("memory")
+    points = made_up(30)
+    for number, part in enumerate(np.split(points, [10, 25])):
+        with files.open(f"/bucket/part-{number}.npy", "wb") as handle:
+            np.save(handle, part)
+    found = Shards.find("memory://bucket/part-*.npy", "semantic")
+    np.testing.assert_array_equal(found.read(5, 28), points[5:28])
+    rows = np.array([29, 0, 12, 12, 24, 25])
+    np.testing.assert_array_equal(found.take(rows), points[rows])
+    with pytest.raises(UserError, match=r"semantic embedding: nowhere://x\.npy cannot be looked up"):
+        Shards.find("nowhere://x.npy", "semantic")
 
 
 def test_embeddings_that_do_not_fit_are_refused(tmp_path):

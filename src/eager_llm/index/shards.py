@@ -43,8 +43,11 @@ class Shards:
             return cls(where, name)
         import fsspec
 
-        files, _, paths = fsspec.get_fs_token_paths(str(where))
-        found = sorted(path for path in paths if files.exists(path))
+        try:
+            files, _, paths = fsspec.get_fs_token_paths(str(where))
+            found = sorted(path for path in paths if files.exists(path))
+        except (ImportError, ValueError, OSError) as error:  # a protocol without its package, or unknown; no access
+            raise UserError(f"{name} embedding: {where} cannot be looked up: {error}") from None
         if not found:
             raise UserError(f"{name} embedding: there is no {where}")
         return cls([files.unstrip_protocol(path) for path in found], name)
