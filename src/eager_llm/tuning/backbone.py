@@ -1,7 +1,5 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
-import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -90,18 +88,11 @@ def reset_generation(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def index_digest(index: ItemIndex) -> str:
-    """Return a SHA-256 that names an item index: its items and their paths."""
-    digest = hashlib.sha256(json.dumps([index.item_ids, index.sources, index.branching]).encode())
-    digest.update(index.codes.astype("<i8").tobytes())
-    return digest.hexdigest()
-
-
 def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path) -> None:
     """Write the backbone and its tokenizer, and which item index they were tuned on."""
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
-    write_json(folder / TUNED_ON, {"item_index": index_digest(index)})
+    write_json(folder / TUNED_ON, {"item_index": index.checksum})
 
 
 def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any, Any]:
@@ -110,7 +101,7 @@ def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any
     Raises:
         UserError: it was tuned on another item index.
     """
-    if read_json(folder / TUNED_ON).get("item_index") != index_digest(index):
+    if read_json(folder / TUNED_ON).get("item_index") != index.checksum:
         raise UserError(f"{folder}: the model was tuned on another item index: they do not belong together")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
