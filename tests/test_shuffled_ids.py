@@ -1,7 +1,6 @@
 """Numbers say nothing: shuffling item and user ids changes no metric beyond the noise of the seed."""
 
 import numpy as np
-import pytest
 from conftest import plain_examples
 
 from eager_llm.catalogue.demo import demo_shop
@@ -63,7 +62,6 @@ def measure(tables: Tables, seed: int, folder) -> dict[str, dict[str, float]]:
     return {"model": evaluate_model(recommender, examples, "test", show=False), **table}
 
 
-@pytest.mark.slow
 def test_shuffled_numbers_give_the_same_metrics(tmp_path):
     shop = demo_shop(seed=0, users=400)
     plain = [measure(shop, seed, tmp_path / f"p{seed}") for seed in SEEDS]
