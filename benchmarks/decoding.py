@@ -9,10 +9,8 @@ least once; a call that would take too long is left out, and the table says so.
 
 import argparse
 import ctypes
-import json
 import math
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ import torch
 from decoding_checks import exactness, same_answers
 from decoding_parts import ceilings, filter_costs, returning_user, step_shares
 from decoding_rivals import DEFAULT, FREE, MASKED, METHODS, OURS, REFERENCE, SAME, Decoded
+from reporting import finish, machine
 
 from eager_llm.decoding.trie import Trie
 
@@ -317,10 +316,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the benchmark."""
     plan = parse()
-    hardware = torch.cuda.get_device_name() if plan.device == "cuda" else platform.processor() or platform.machine()
-    print(
-        f"{hardware}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32, 20 beams, seed {plan.seed}"
-    )
+    print(f"{machine()}, {torch.get_num_threads()} threads, float32, 20 beams, seed {plan.seed}")
     exact = exactness(make_backbone, plan)
     print(f"equal to brute force in items, order and scores, with and without filters: {exact}")
     cells = run_table(plan)
@@ -332,8 +328,8 @@ def main() -> None:
     parts |= filter_costs(model, trie, prompts, plan)
     parts |= returning_user(model, trie, item_tokens, prompts, plan)
     if plan.device == "cuda":
-        parts["gpu"] = ceilings(model, trie, prompts, hardware, parts["trie_us_per_step"])
-    print(json.dumps(rounded(summary(cells, parts, exact, plan))))
+        parts["gpu"] = ceilings(model, trie, prompts, torch.cuda.get_device_name(), parts["trie_us_per_step"])
+    finish(rounded(summary(cells, parts, exact, plan)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from eager_llm.catalogue.tables import item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.trie import Trie
 from eager_llm.errors import UserError
@@ -123,8 +125,11 @@ class Bundle:
 
     def title(self, item_id: str) -> str:
         """Return what an item is called, or its categories, or its id where it has no text."""
-        row = self.items.loc[item_id]
-        return row["title"] or row["categories"] or item_id
+        return self._titles[item_id]
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return item_titles(self.items.reset_index())
 
 
 def _manifest(folder: Path, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(two_workers, many_parts, 
 
     def kill_one(pool, method, calls, plain=RayPool.map):
         if method == "lloyd" and len(killed) < 2:
-            process = ray.get(pool.actors[0].process.remote())
+            process = ray.get(pool.actors[0].__ray_call__.remote(lambda _: os.getpid()))
             os.kill(process, signal.SIGKILL)
             killed.append(process)
         return plain(pool, method, calls)

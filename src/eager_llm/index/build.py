@@ -8,7 +8,7 @@ import numpy as np
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.job import Job, job_key
-from eager_llm.index.pool import Pool, worker_pool
+from eager_llm.index.pool import LocalPool, Pool, worker_pool
 from eager_llm.index.shards import Shards
 from eager_llm.index.tree import TreeBuilder
 from eager_llm.settings import IndexSettings
@@ -68,6 +68,27 @@ def open_sources(item_ids: list[str], embeddings: Embeddings, names: list[str]) 
     for name, shards in sources.items():
         if shards.rows != len(item_ids):
             raise UserError(f"{name} embedding has {shards.rows} rows for {len(item_ids)} items; expected one an item")
+    return sources
+
+
+def open_for_index(
+    index: ItemIndex, item_ids: list[str], embeddings: Embeddings, names: list[str]
+) -> dict[str, Shards]:
+    """Open embeddings of sources that an index has been built on, a row an item, and check them.
+
+    Raises:
+        UserError: one is missing, has another number of rows or another width than the index was
+            built on, or holds NaN, infinite or zero vectors.
+    """
+    sources = open_sources(item_ids, embeddings, names)
+    for source, shards in sources.items():
+        width = index.centroids[index.levels_of[source].start].shape[1]
+        if shards.dim != width:
+            raise UserError(
+                f"{source} embedding has {shards.dim} numbers a row, the index was built on {width}; "
+                "use the same encoder, or build the index anew"
+            )
+    check_embeddings(LocalPool(sources, "float32"), sources, item_ids)
     return sources
 
 

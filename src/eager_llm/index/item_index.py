@@ -82,6 +82,11 @@ class ItemIndex:
         """Every index token, level by level: `<a_0>`, ..., `<b_0>`, ...; [levels * branching]."""
         return [f"<{letters(level)}_{label}>" for level in range(self.levels) for label in range(self.branching)]
 
+    @property
+    def token_numbers(self) -> np.ndarray:
+        """The place in the vocabulary of each token of each item, int [items, levels]."""
+        return self.codes + np.arange(self.levels) * self.branching
+
     def tokens(self, item_id: str) -> list[str]:
         """Return the tokens of an item. Raises KeyError for an unknown one."""
         return [f"<{letters(level)}_{label}>" for level, label in enumerate(self.codes[self.rows[item_id]])]
@@ -155,8 +160,8 @@ class ItemIndex:
         return {name: getattr(self, name) for name in names}
 
     def _items_table(self) -> pa.Table:
-        numbers = self.codes + np.arange(self.levels) * self.branching  # of each token in the vocabulary
-        tokens = pa.DictionaryArray.from_arrays(numbers.astype(np.int32).reshape(-1), pa.array(self.vocabulary))
+        numbers = self.token_numbers.astype(np.int32).reshape(-1)
+        tokens = pa.DictionaryArray.from_arrays(numbers, pa.array(self.vocabulary))
         columns = {"item_id": pa.array(self.item_ids, pa.string()), "tokens": _lists(tokens, self.levels)}
         columns["codes"] = _lists(self.codes.astype(np.int32), self.levels)
         if self.errors is not None:

@@ -62,9 +62,6 @@ class Sums:
     total: torch.Tensor
     count: torch.Tensor
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.total.double() + other.total, self.count + other.count)
-
     def means(self, before: torch.Tensor) -> torch.Tensor:
         """Return the mean of each label; a label without points stays where it was."""
         mean = (self.total / self.count.clamp(min=1)[:, None]).to(before.dtype)

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 
 from eager_llm.errors import UserError
-from eager_llm.index.build import Embeddings, check_embeddings, open_sources
+from eager_llm.index.build import Embeddings, open_for_index
 from eager_llm.index.item_index import ItemIndex, letters, path_keys
-from eager_llm.index.pool import LocalPool
 from eager_llm.index.shards import Shards
 from eager_llm.index.worker import descend
 
@@ -133,11 +132,11 @@ class Refresh:
 def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5) -> Refresh:
     """Fit the index to new embeddings of its items, and move only those that no longer fit.
 
-    An encoder that was trained anew turns and scales its whole space; that moves no item: the tree
-    is turned along (orthogonal Procrustes, Schönemann 1966, on the items that agree). Then a path fits as long as its item
-    is, at every level, not farther from the path's point than when it got it, by more than
-    `tolerance` times the mean squared distance of that level. Of the others those move that are nearer to
-    the best free leaf, by as much; a space that became noisier for all moves nobody.
+    An encoder that was trained anew turns and scales its whole space; that moves hardly any item: the
+    tree is turned along (orthogonal Procrustes, Schönemann 1966, on the items that agree). Then a path
+    fits as long as its item is, at every level, not farther from the path's point than when it got it,
+    by more than `tolerance` times the mean squared distance of that level. Of the others those move that
+    are nearer to the best free leaf, by as much; a space that became noisier for all moves nobody.
 
     Args:
         item_ids: exactly the items of the index, in the order of the embeddings' rows.
@@ -266,16 +265,7 @@ def _checked(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) -> d
     if len(set(item_ids)) != len(item_ids):
         twice = pd.Series(item_ids)[pd.Series(item_ids).duplicated()].iloc[0]
         raise UserError(f"item {twice!r} is given twice")
-    sources = open_sources(item_ids, embeddings, list(index.levels_of))
-    for source, levels in index.levels_of.items():
-        width = index.centroids[levels.start].shape[1]
-        if sources[source].dim != width:
-            raise UserError(
-                f"{source} embedding has {sources[source].dim} numbers a row, the index was built on {width}; "
-                "use the same encoder, or build the index anew"
-            )
-    check_embeddings(LocalPool(sources, "float32"), sources, item_ids)
-    return sources
+    return open_for_index(index, item_ids, embeddings, list(index.levels_of))
 
 
 def _stack(before: np.ndarray | None, added: np.ndarray) -> np.ndarray | None:

@@ -1,6 +1,5 @@
 """The parts of a build: what one worker does with a range of rows, on its own device."""
 
-import os
 import warnings
 from collections.abc import Callable
 
@@ -31,10 +30,6 @@ class Worker:
         self.sources, self.precision = sources, precision
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._on_gpu: dict[tuple[str, int, int], torch.Tensor] = {}
-
-    def process(self) -> int:
-        """Return the worker's process id."""
-        return os.getpid()
 
     def broken(self, source: str, start: int, stop: int) -> tuple[int, str, int] | None:
         """Return the first row that no index can be built on, what it is, and how many there are."""

@@ -82,7 +82,7 @@ def item_tokens(tokenizer: Any, index: ItemIndex) -> np.ndarray:
     for token, number in zip(index.vocabulary, ids, strict=True):
         if number is None or number == tokenizer.unk_token_id:
             raise UserError(f"the tokenizer does not know {token} of the item index: they do not belong together")
-    return np.array(ids)[index.codes + np.arange(index.levels) * index.branching]
+    return np.array(ids)[index.token_numbers]
 
 
 class TaskBook:
@@ -107,13 +107,13 @@ class TaskBook:
 
     @cached_property
     def _titles(self) -> list[list[int]]:
-        items = self.items.set_index("item_id").loc[self._item_ids]
+        items = self._indexed_items()
         return self._encode_all([t or c for t, c in zip(items["title"], items["categories"], strict=True)])
 
     @cached_property
     def _texts(self) -> list[list[list[int]]]:
         # Only training reads texts: a service over millions of items must not wait for them.
-        items = self.items.set_index("item_id").loc[self._item_ids]
+        items = self._indexed_items()
         return [self._encode_all(items[name]) for name in ("title", "description", "categories")]
 
     def prompt(self, history: list[int]) -> list[int]:
@@ -194,6 +194,9 @@ class TaskBook:
             texts = [texts[item] for texts in self._texts if texts[item]]
             return texts[int(rng.integers(len(texts)))] if texts else []
         return self._encode_all([getattr(trajectory, field)])[0]
+
+    def _indexed_items(self) -> pd.DataFrame:
+        return self.items.set_index("item_id").loc[self._item_ids]
 
     def _encode_all(self, texts: Any) -> list[list[int]]:
         texts = [str(text) for text in texts]

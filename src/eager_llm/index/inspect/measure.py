@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from eager_llm.errors import UserError
-from eager_llm.index.build import Embeddings, check_embeddings, open_sources
+from eager_llm.index.build import Embeddings, open_for_index
 from eager_llm.index.inspect.neighbours import Compared, compare
 from eager_llm.index.inspect.nodes import Balance, Nodes, balance, tree_nodes
 from eager_llm.index.inspect.treemap import Treemap, draw_treemap
 from eager_llm.index.item_index import ItemIndex, letters
-from eager_llm.index.pool import LocalPool
 from eager_llm.index.shards import Shards
 
 EXAMPLES = 8  # titles of a branch
@@ -233,17 +232,9 @@ def _open(index: ItemIndex, embeddings: Embeddings, item_ids: list[str]) -> dict
     unknown = [name for name in embeddings if name not in index.levels_of]
     if unknown:
         raise UserError(f"the index has no source {unknown[0]!r}; it has {', '.join(index.levels_of)}")
-    sources = open_sources(item_ids, embeddings, list(embeddings))
-    for name, shards in sources.items():
-        width = index.centroids[index.levels_of[name].start].shape[1] if index.centroids else None
-        if width is None:
-            raise UserError("this index has no centroids to compare embeddings with; build it anew")
-        if shards.dim != width:
-            raise UserError(
-                f"{name} embedding has {shards.dim} numbers a row, the index was built on {width}; use the same encoder"
-            )
-    check_embeddings(LocalPool(sources, "float32"), sources, item_ids)
-    return sources
+    if embeddings and not index.centroids:
+        raise UserError("this index has no centroids to compare embeddings with; build it anew")
+    return open_for_index(index, item_ids, embeddings, list(embeddings))
 
 
 def _notes(index: ItemIndex, sources: list[SourceData]) -> list[str]:
