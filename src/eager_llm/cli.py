@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eager_llm.cli_data import import_command
 from eager_llm.cli_index import index_app
 from eager_llm.errors import UserError
 from eager_llm.project import project_home
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
+app.command("import")(import_command)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")
 
@@ -28,28 +30,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="override a setting, as section.name=value; repeatable")
 ]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings")]
-
-
-@app.command("import")
-def import_command(
-    source: Annotated[str, typer.Argument(help="folder that holds the log, or `demo`")],
-    out: Annotated[Path, typer.Option(help="folder for the tables")],
-    settings: SettingsOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Bring a log and its catalogue into clean tables, and say what was dropped.
-
-    The folder holds LC-Rec JSON (NAME.inter.json, NAME.item.json), or events.*, and perhaps items.* and
-    intentions.*, as .csv, .parquet or .jsonl. Events need user_id, item_id, timestamp.
-
-    Example: eager-llm import my-shop --out tables
-    """
-    from eager_llm.settings import Settings
-    from eager_llm.steps.data import ingest
-
-    facts = ingest(source, Settings.read(settings, overrides), out)
-    for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<30} {value}")
 
 
 @app.command()

@@ -28,6 +28,21 @@ class DataSettings:
     """What is kept of the log, and how it is split."""
 
     min_interactions: int = option(5, "k-core: every user and item keeps at least so many events", least=1)
+    bad_rows: float = option(
+        0.0, "share of unreadable rows that an import drops into its report; with more it is refused", least=0.0, most=1.0
+    )  # fmt: skip
+    event_types: list[str] = option([], "event types that are kept, each as type=weight (view=1,purchase=5); none: all")
+    merge_items_by: list[str] = option(
+        [], "items that are equal in all of these columns become one", choices=("title", "description", "brand", "categories")
+    )  # fmt: skip
+    clean_markup: bool = option(True, "take HTML out of texts and resolve its entities")
+    max_daily_events: int = option(
+        0, "users with more events on one day (UTC) are taken for bots; 0: nobody is", least=0
+    )
+    session_gap_minutes: float = option(0.0, "a pause that starts a new session, kept as a column; 0: none", least=0.0)
+    memory_gb: float = option(
+        2.0, "memory that importing and validating may take before they spill to disk", least=0.25
+    )
     max_history: int = option(20, "items of history that the model sees", least=1, most=1000)
     split: str = option(
         "leave_one_out",

@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = {"kfp", "feast", "great_expectations", "bentoml", "ray"}
-ROOMS = ["catalogue", "encoders", "index", "tuning", "decoding", "evaluation", "bundle", "steps", "cli_index", "cli"]
+ROOMS = [
+    "catalogue",
+    "encoders",
+    "index",
+    "tuning",
+    "decoding",
+    "evaluation",
+    "bundle",
+    "steps",
+    "cli_data",
+    "cli_index",
+    "cli",
+]
 GROUND = {"errors", "files", "progress", "settings", "project"}
 LIBRARY = sorted((ROOT / "src" / "eager_llm").rglob("*.py"))
 
