@@ -39,6 +39,9 @@ def run(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     settings: SettingsOption = None,
     overrides: SetOption = None,
+    continue_without: Annotated[
+        str, typer.Option(help="data gates that may fail, separated by commas; the decision stands in the report")
+    ] = "",
 ) -> None:
     """Run the whole pipeline here: ingest, validate, publish features, index, tune, evaluate, pack.
 
@@ -52,6 +55,8 @@ def run(
     command += ["--settings", str(settings.resolve())] if settings else []
     for override in overrides or []:
         command += ["--set", override]
+    if continue_without:
+        command += ["--set", f"gates.continue_without={continue_without}"]
     raise typer.Exit(_in_project(command))
 
 

@@ -63,6 +63,19 @@ class GateSettings:
     min_text_share: float = option(
         0.9, "share of items with a title, description, brand or categories "
         "(checked where the semantic source is used)", least=0.0, most=1.0)  # fmt: skip
+    baseline: str = option(
+        "", "validated tables of an accepted run, whose sizes and distributions are held against; none: no drift gate"
+    )
+    size_tolerance: float = option(
+        0.5, "share by which events, users and items may differ from the accepted run", least=0.0
+    )
+    min_catalogue_kept: float = option(
+        0.8, "share of the accepted run's items that must still be there", least=0.0, most=1.0
+    )
+    max_drift: float = option(0.25, "population stability index that popularity, text and length may reach", least=0.0)
+    continue_without: list[str] = option(
+        [], "gates that may fail: a person's decision, kept in the report and the settings"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from eager_llm.catalogue.demo import demo_shop
+from eager_llm.catalogue.drift import accepted_profile, keep_profile
 from eager_llm.catalogue.engine import engine
 from eager_llm.catalogue.features import Features
 from eager_llm.catalogue.gates import require, run_gates
@@ -13,9 +14,9 @@ from eager_llm.catalogue.importers import stage, stage_folder, stage_tables
 from eager_llm.catalogue.mapping import Mapping
 from eager_llm.catalogue.prepare import clean, save
 from eager_llm.catalogue.splits import PARTS, assign_parts, targets
-from eager_llm.catalogue.tables import Tables
+from eager_llm.catalogue.tables import Tables, require_tables
 from eager_llm.errors import UserError
-from eager_llm.files import copy_into, whole_file, whole_folder
+from eager_llm.files import copy_into, read_json, whole_file, whole_folder, write_json
 from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import timed
@@ -57,11 +58,22 @@ def ingest(
 
 @timed
 def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[str, float]:
-    """Run the gates; pass the tables on only if all hold. The report is kept either way."""
-    results = run_gates(Tables.load(tables), settings.gates, "semantic" in settings.index.sources)
+    """Run the gates; pass the tables on only if all hold, or a person excused those that do not.
+
+    The report is kept either way, and beside it, in a folder named after it, the rows that broke a gate.
+    """
+    require_tables(tables)
+    aside = report.with_name(f"{report.name}-rows")
+    results = run_gates(tables, settings.gates, "semantic" in settings.index.sources, settings.data.memory_gb, aside)
     require(results, report)
     copy_into(tables, out)
-    say(f"{len(results)} gates passed")
+    keep_profile(out, accepted_profile(out, settings.data.memory_gb))
+    excused = [result.name for result in results if result.excused]
+    if excused:
+        facts = read_json(out / "facts.json")
+        write_json(out / "facts.json", {**facts, "gates_gone_on_without": excused})
+        say(f"gone on without: {', '.join(excused)}")
+    say(f"{len(results) - len(excused)} gates passed")
     return {"gates": len(results), "gates_passed": sum(result.passed for result in results)}
 
 
@@ -71,7 +83,7 @@ def publish(tables: Path, settings: Settings, repository: Path, features: Path, 
     loaded = Tables.load(tables)
     store = Features(repository, features)
     parted = assign_parts(loaded, settings.data)
-    store.publish(loaded, settings.data.max_history)
+    store.publish(tables, settings.data.max_history)
     examples = store.histories(targets(parted, settings.data.max_history))
     with whole_file(out) as draft:
         examples.to_parquet(draft, index=False)
