@@ -1,4 +1,4 @@
-"""The command line of data: eager-llm import."""
+"""The command line of data: eager-llm import, erase."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,3 +53,29 @@ def _queries(flags: list[str]) -> dict[str, str]:
             raise UserError(f"--query {flag!r}: write it as table=SELECT ...")
         queries[table] = sql
     return queries
+
+
+def erase_command(
+    users: Annotated[list[str], typer.Argument(help="ids of the users")],
+    folders: Annotated[list[Path], typer.Option("--in", help="runs, tables or features to look through; repeatable")],
+) -> None:
+    """Remove users' events, features and histories everywhere, and say where was looked.
+
+    Tables and published features are rewritten, rows of the online store (SQLite, or the Redis of
+    EAGER_LLM_ONLINE_STORE) deleted. Bundles trained on the users are named with their date: train anew
+    to be rid of what the model has learned. The source of the log is not ours to change: erase there first.
+
+    Example: eager-llm erase customer-0007 --in runs
+    """
+    from eager_llm.erasure import bundle_source, erase
+    from eager_llm.project import project_home
+
+    done = erase(users, folders, project_home() / "feature_repo")
+    for file, count in done.looked.items():
+        typer.echo(f"{count:>8} removed  {file}")
+    for store, count in done.online.items():
+        typer.echo(f"{count:>8} removed  online store of {store}")
+    for bundle, packed in done.bundles.items():
+        typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
+    total = sum(done.looked.values()) + sum(done.online.values())
+    typer.echo(f"looked at {len(done.looked)} files and {len(done.online)} online stores; removed {total}")

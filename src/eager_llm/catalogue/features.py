@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
+import runpy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import erase_online
+from eager_llm.catalogue.online import erase_online, forget_stamps
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -31,8 +31,19 @@ FOLDER_VARIABLE = "EAGER_LLM_FEATURES"
 ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
 REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
 SQLITE = "sqlite"
+KEYS = ("user_id", "item_id", "event_type")
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a view's table differs from the one before: rows, from when, until the end, and whose (not at first)."""
+
+    rows: int
+    first: datetime
+    last: datetime
+    keys: list[dict[str, str]]
 
 
 class Features:
@@ -69,18 +80,19 @@ class Features:
         Returns:
             For each view, how many rows are new or changed.
         """
-        changed: dict[str, tuple[int, datetime, datetime]] = {}
+        changed: dict[str, Change] = {}
         with engine(scratch=self.folder) as connection:
             view_tables(connection, tables)
             for view, query in view_queries(connection, max_history).items():
                 found = self._replace(connection, view, query)
                 if found:
                     changed[view] = found
-        if changed or self._store is None:
-            self._apply()
-        for view, (_, first, last) in changed.items():
-            self._materialize([view], pd.Series([first, last]))
-        return {view: rows for view, (rows, _, _) in changed.items()}
+        self._apply()
+        for view, change in changed.items():
+            if change.keys:
+                forget_stamps(self.store, view, change.keys)
+            self._materialize([view], pd.Series([change.first, change.last]))
+        return {view: change.rows for view, change in changed.items()}
 
     def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> list[str]:
         """Add one event to a user's online history, and return it.
@@ -140,24 +152,31 @@ class Features:
         answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict()
         return {name: values[0] for name, values in answer.items()}
 
-    def _replace(
-        self, connection: "duckdb.DuckDBPyConnection", view: str, query: str
-    ) -> tuple[int, datetime, datetime] | None:
-        """Write a view's table anew; return its new or changed rows: how many, and from when to when."""
+    def _replace(self, connection: "duckdb.DuckDBPyConnection", view: str, query: str) -> "Change | None":
+        """Write a view's table anew, and return how it differs from the one before."""
         target = self.folder / f"{view}.parquet"
         with whole_file(target) as draft:
             run(connection, f"writing {view}", f"COPY ({query}) TO {literal(str(draft))} (FORMAT parquet)")
-            fresh = f"SELECT event_timestamp FROM read_parquet({literal(str(draft))})"
-            if target.is_file():
+            now = fresh = f"read_parquet({literal(str(draft))})"
+            columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {now}").fetchall()]
+            keys = [name for name in columns if name in KEYS]
+            grown = target.is_file()
+            if grown:
                 # A late event changes rows in the past: what is new is told by content, not by time.
-                fresh = (
-                    f"SELECT n.event_timestamp FROM read_parquet({literal(str(draft))}) n ANTI JOIN "
-                    f"read_parquet({literal(str(target))}) o ON {_same_row(connection, draft)}"
+                same = " AND ".join(f"n.{name} IS NOT DISTINCT FROM o.{name}" for name in columns)
+                connection.execute(
+                    f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT n.* FROM {now} n ANTI JOIN "
+                    f"read_parquet({literal(str(target))}) o ON {same}"
                 )
+                fresh = "fresh"
+            # Up to the end of the log, else a user's row inside the range would replace a later one.
             row = connection.execute(
-                f"SELECT count(*), min(event_timestamp), max(event_timestamp) FROM ({fresh})"
+                f"SELECT count(*), min(event_timestamp), (SELECT max(event_timestamp) FROM {now}) FROM {fresh}"
             ).fetchone()
-        return None if row is None or not row[0] else (int(row[0]), row[1], row[2])
+            if row is None or not row[0]:
+                return None
+            entities = connection.execute(f"SELECT DISTINCT {', '.join(keys)} FROM fresh").fetchall() if grown else []
+            return Change(int(row[0]), row[1], row[2], [dict(zip(keys, map(str, e), strict=True)) for e in entities])
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
         with whole_file(self.folder / f"{name}.parquet") as draft:
@@ -170,12 +189,13 @@ class Features:
             )
 
     def _apply(self) -> None:
-        command = [sys.executable, "-m", "feast.cli.cli", "--chdir", str(self.repository), "apply"]
-        environment = {**os.environ, **self._variables()}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"feast apply failed:\n{done.stdout}\n{done.stderr}")
-        self._store = None
+        """Register the definitions, read anew: they name this folder."""
+        from feast import Entity, FeatureService, FeatureView, PushSource
+
+        kinds = (Entity, FeatureView, FeatureService, PushSource)
+        with self._environment(), _quiet():
+            found = runpy.run_path(str(self.repository / "definitions.py"))
+            self.store.apply([value for value in found.values() if isinstance(value, kinds)])
 
     def _materialize(self, views: list[str], moments: pd.Series) -> None:
         second = pd.Timedelta(seconds=1)
@@ -225,13 +245,6 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
     options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
     options += [f"password={url.password}"] if url.password else []
     return {"type": "redis", "connection_string": ",".join(options)}
-
-
-def _same_row(connection: "duckdb.DuckDBPyConnection", file: Path) -> str:
-    columns = [
-        row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(file))})").fetchall()
-    ]
-    return " AND ".join(f"n.{name} IS NOT DISTINCT FROM o.{name}" for name in columns)
 
 
 def _as_list(value: object) -> list[str]:

@@ -16,6 +16,28 @@ def erase_online(store: "FeatureStore", users: list[str]) -> int:
     return _erase_redis(store, users) if kind == "redis" else _erase_sqlite(store, users)
 
 
+def forget_stamps(store: "FeatureStore", view: str, keys: list[dict[str, str]]) -> None:
+    """Let rows be written again that have the moment of those online.
+
+    Feast's Redis store skips a row that is not later than the one it holds; a row that a late event
+    has changed is as late. SQLite writes whatever it is given.
+    """
+    if store.config.online_store.type != "redis":
+        return
+    from feast.infra.online_stores.helpers import _redis_key
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    provider: Any = store._get_provider()
+    client = provider.online_store._get_client(store.config.online_store)
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            names = sorted(key)
+            entity = EntityKey(join_keys=names, entity_values=[Value(string_val=key[name]) for name in names])
+            pipeline.hdel(_redis_key(store.project, entity, entity_key_serialization_version=3), f"_ts:{view}")
+        pipeline.execute()
+
+
 def _holds(key: bytes, users: set[str]) -> bool:
     from feast.infra.key_encoding_utils import deserialize_entity_key
 
