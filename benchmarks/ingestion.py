@@ -211,8 +211,10 @@ def do_views(folder: Path) -> tuple[float, int, Any]:
 
 
 def do_histories(folder: Path) -> tuple[float, int, Any]:
-    """Point-in-time histories of the last event of 1e5 users, through Feast."""
+    """Point-in-time histories of the last event of 1e5 users, through Feast, its store open."""
     features, asked = _features(folder), _asked(folder)
+    # Libraries are loaded before the clock runs, as they are for pandas.
+    features.store.get_feature_view("user_history")
     started = time.perf_counter()
     found = features.histories(asked)
     return time.perf_counter() - started, len(found), f"{found['history'].map(len).sum():,} items"
