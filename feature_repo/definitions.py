@@ -3,13 +3,16 @@
 import os
 from datetime import timedelta
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Array, String
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.types import Array, Float64, Int64, String
 
 TABLES = os.environ["EAGER_LLM_FEATURES"]
 FOR_EVER = timedelta(0)
+# Counts of what somebody did lose their meaning; a history does not.
+YEAR, QUARTER = timedelta(days=365), timedelta(days=90)
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
+event_type = Entity(name="event_type", join_keys=["event_type"], value_type=ValueType.STRING)
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 
 
@@ -24,7 +27,39 @@ user_history = FeatureView(
     entities=[user],
     ttl=FOR_EVER,
     schema=[Field(name="items", dtype=Array(String))],
-    source=table("user_history"),
+    # The batch table is the truth; the API pushes what has happened since.
+    source=PushSource(name="user_history_push", batch_source=table("user_history")),
+)
+
+user_type_history = FeatureView(
+    name="user_type_history",
+    description="The user's last items by events of one type, oldest first.",
+    entities=[user, event_type],
+    ttl=FOR_EVER,
+    schema=[Field(name="items", dtype=Array(String))],
+    source=table("user_type_history"),
+)
+
+user_activity = FeatureView(
+    name="user_activity",
+    description="Events of the user so far, distinct items among them, and days since the one before.",
+    entities=[user],
+    ttl=YEAR,
+    schema=[
+        Field(name="events", dtype=Int64),
+        Field(name="distinct_items", dtype=Int64),
+        Field(name="pause_days", dtype=Float64),
+    ],
+    source=table("user_activity"),
+)
+
+item_activity = FeatureView(
+    name="item_activity",
+    description="Events of the item so far, and in the 30 days up to the row's moment.",
+    entities=[item],
+    ttl=QUARTER,
+    schema=[Field(name="events", dtype=Int64), Field(name="events_30_days", dtype=Int64)],
+    source=table("item_activity"),
 )
 
 item_catalogue = FeatureView(
@@ -46,4 +81,4 @@ item_index = FeatureView(
 )
 
 recommender = FeatureService(name="recommender", features=[user_history])
-items = FeatureService(name="items", features=[item_catalogue, item_index])
+items = FeatureService(name="items", features=[item_catalogue, item_index, item_activity])

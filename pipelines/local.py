@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
+from eager_llm.catalogue.features import ONLINE_VARIABLE, SQLITE
 from eager_llm.errors import UserError
 from eager_llm.files import content_digest
 from eager_llm.project import project_home
@@ -67,7 +68,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     values = settings.to_dict()
     store = folder / "features"
-    if not (store / "online.db").is_file():
+    if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
         # The feature store is written in place: without it nothing that was published can be re-used.
         shutil.rmtree(folder / "cache", ignore_errors=True)
     source = source if source == "demo" else str(Path(source).resolve())

@@ -17,8 +17,12 @@ def ingest_data(source: str, fingerprint: str, settings: dict, tables: dsl.Outpu
     """
     from pathlib import Path
 
+    from eager_llm.errors import UserError
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    facts = ingest(source, Settings.from_dict(settings), Path(tables.path))
+    try:
+        facts = ingest(source, Settings.from_dict(settings), Path(tables.path))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     tables.metadata.update({**facts, "fingerprint": fingerprint})

@@ -24,11 +24,16 @@ def validate_data(
     """
     from pathlib import Path
 
+    from eager_llm.errors import UserError
     from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.data import validate
 
-    figures = validate(Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path))
+    try:
+        figures = validate(Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path))
+    except UserError as error:
+        # The message says it all; a traceback above it would only hide it.
+        raise SystemExit(f"error: {error}") from None
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # kfp.local re-uses a step only if all its artifacts are files.

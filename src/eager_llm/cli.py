@@ -1,4 +1,4 @@
-"""The command line: eager-llm import, run, recommend, serve, evaluate, index, bundle verify, settings."""
+"""The command line: eager-llm import, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eager_llm.cli_data import erase_command, import_command
 from eager_llm.cli_index import index_app
 from eager_llm.cli_inspect import inspect_command
 from eager_llm.errors import UserError
@@ -21,6 +22,8 @@ app = typer.Typer(
     add_completion=False,
 )
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
+app.command("import")(import_command)
+app.command("erase")(erase_command)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")
 index_app.command("inspect")(inspect_command)
@@ -32,28 +35,6 @@ SetOption = Annotated[
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="YAML file of settings")]
 
 
-@app.command("import")
-def import_command(
-    source: Annotated[str, typer.Argument(help="folder that holds the log, or `demo`")],
-    out: Annotated[Path, typer.Option(help="folder for the tables")],
-    settings: SettingsOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Bring a log and its catalogue into clean tables, and say what was dropped.
-
-    The folder holds LC-Rec JSON (NAME.inter.json, NAME.item.json), or events.*, and perhaps items.* and
-    intentions.*, as .csv, .parquet or .jsonl. Events need user_id, item_id, timestamp.
-
-    Example: eager-llm import my-shop --out tables
-    """
-    from eager_llm.settings import Settings
-    from eager_llm.steps.data import ingest
-
-    facts = ingest(source, Settings.read(settings, overrides), out)
-    for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<30} {value}")
-
-
 @app.command()
 def run(
     data: Annotated[str, typer.Option(help="folder that holds the log, or `demo` for the made-up shop")] = "demo",
@@ -61,6 +42,9 @@ def run(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     settings: SettingsOption = None,
     overrides: SetOption = None,
+    continue_without: Annotated[
+        str, typer.Option(help="data gates that may fail, separated by commas; the decision stands in the report")
+    ] = "",
 ) -> None:
     """Run the whole pipeline here: ingest, validate, publish features, index, tune, evaluate, pack.
 
@@ -74,6 +58,8 @@ def run(
     command += ["--settings", str(settings.resolve())] if settings else []
     for override in overrides or []:
         command += ["--set", override]
+    if continue_without:
+        command += ["--set", f"gates.continue_without={continue_without}"]
     raise typer.Exit(_in_project(command))
 
 

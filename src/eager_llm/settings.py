@@ -29,6 +29,21 @@ class DataSettings:
     """What is kept of the log, and how it is split."""
 
     min_interactions: int = option(5, "k-core: every user and item keeps at least so many events", least=1)
+    bad_rows: float = option(
+        0.0, "share of unreadable rows that an import drops into its report; with more it is refused", least=0.0, most=1.0
+    )  # fmt: skip
+    event_types: list[str] = option([], "event types that are kept, each as type=weight (view=1,purchase=5); none: all")
+    merge_items_by: list[str] = option(
+        [], "items that are equal in all of these columns become one", choices=("title", "description", "brand", "categories")
+    )  # fmt: skip
+    clean_markup: bool = option(True, "take HTML out of texts and resolve its entities")
+    max_daily_events: int = option(
+        0, "users with more events on one day (UTC) are taken for bots; 0: nobody is", least=0
+    )
+    session_gap_minutes: float = option(0.0, "a pause that starts a new session, kept as a column; 0: none", least=0.0)
+    memory_gb: float = option(
+        2.0, "memory that importing and validating may take before they spill to disk", least=0.25
+    )
     max_history: int = option(20, "items of history that the model sees", least=1, most=1000)
     split: str = option(
         "leave_one_out",
@@ -49,6 +64,19 @@ class GateSettings:
     min_text_share: float = option(
         0.9, "share of items with a title, description, brand or categories "
         "(checked where the semantic source is used)", least=0.0, most=1.0)  # fmt: skip
+    baseline: str = option(
+        "", "validated tables of an accepted run, whose sizes and distributions are held against; none: no drift gate"
+    )
+    size_tolerance: float = option(
+        0.5, "share by which events, users and items may differ from the accepted run", least=0.0
+    )
+    min_catalogue_kept: float = option(
+        0.8, "share of the accepted run's items that must still be there", least=0.0, most=1.0
+    )
+    max_drift: float = option(0.25, "population stability index that popularity, text and length may reach", least=0.0)
+    continue_without: list[str] = option(
+        [], "gates that may fail: a person's decision, kept in the report and the settings"
+    )
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def test_a_failed_gate_stops_the_run_names_the_rows_and_keeps_the_report(tmp_pat
     done = start(run_command(source, "gated", tmp_path))
     assert done.returncode == 1
     assert "item_id=ghost-item" in done.stdout
+    assert "Traceback" not in done.stdout[: done.stdout.index("item_id=ghost-item")]
     report = done.stdout.rsplit("report: ", 1)[1].splitlines()[0].strip()
     assert "ghost-item" in Path(report).read_text(encoding="utf-8")
     assert not (tmp_path / "gated" / "bundle").exists()
@@ -175,7 +176,7 @@ def test_import_writes_tables_and_says_what_was_dropped(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["import"], ["run"], ["recommend"], ["serve"], ["evaluate"], ["bundle", "verify"]]
+    "command", [[], ["import"], ["erase"], ["run"], ["recommend"], ["serve"], ["evaluate"], ["bundle", "verify"]]
 )
 def test_every_command_has_help_worth_reading(command):
     done = cli(*command, "--help")

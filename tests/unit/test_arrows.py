@@ -16,6 +16,7 @@ ROOMS = [
     "evaluation",
     "bundle",
     "steps",
+    "cli_data",
     "cli_index",
     "cli_inspect",
     "cli",

@@ -1,9 +1,13 @@
 import pandas as pd
 import pytest
 
-from eager_llm.catalogue.gates import GateError, require, run_gates
+from eager_llm.catalogue.engine import engine
+from eager_llm.catalogue.gates import GateError, Suite, require, run_gates
+from eager_llm.catalogue.rules import history_gates
 from eager_llm.catalogue.tables import Tables
-from eager_llm.settings import GateSettings
+from eager_llm.errors import UserError
+from eager_llm.settings import GateSettings, Settings
+from eager_llm.steps.data import validate
 
 
 def failed(tables, tmp_path, settings=GateSettings(), needs_text=True):
@@ -60,3 +64,59 @@ def test_missing_text_fails_only_where_text_is_needed(shop, tmp_path):
 
 def test_too_few_users_fail(shop, tmp_path):
     assert "at least 9999 users" in failed(shop, tmp_path, GateSettings(min_users=9999))
+
+
+def folder_of(tables, path):
+    tables.save(path)
+    return path
+
+
+def validated(source, settings, tmp_path, name):
+    return validate(source, Settings.from_dict({"gates": settings}), tmp_path / name, tmp_path / f"{name}.html")
+
+
+def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_path):
+    events = shop.events.copy()
+    events.loc[3, "item_id"] = "ghost"
+    source = folder_of(Tables(events, shop.items), tmp_path / "tables")
+    with pytest.raises(GateError, match="--continue-without known-items"):
+        validated(source, {}, tmp_path, "refused")
+    assert not (tmp_path / "refused").exists()
+    rows = pd.read_parquet(tmp_path / "refused.html-rows" / "known-items.parquet")
+    assert rows["item_id"].tolist() == ["ghost"]
+    validated(source, {"continue_without": ["known-items"]}, tmp_path, "excused")
+    assert Tables.load(tmp_path / "excused").facts["gates_gone_on_without"] == ["known-items"]
+    assert "gates_gone_on_without" not in Tables.load(source).facts
+    assert "FAILED, gone on without" in (tmp_path / "excused.html").read_text()
+    with pytest.raises(UserError, match="no gate is called colour"):
+        validated(source, {"continue_without": ["colour"]}, tmp_path, "other")
+
+
+def test_thresholds_are_learned_from_an_accepted_run(shop, tmp_path):
+    accepted = folder_of(shop, tmp_path / "tables")
+    validated(accepted, {}, tmp_path, "accepted")
+    baseline = {"baseline": str(tmp_path / "accepted")}
+    validated(accepted, baseline, tmp_path, "same")
+    half = set(shop.items["item_id"].iloc[::2])
+    # Half of the catalogue gone, one item bought by all, every history longer, no descriptions.
+    events = shop.events[shop.events["item_id"].isin(half)]
+    more = [events.assign(timestamp=events["timestamp"] + pd.Timedelta(days=400 * n)) for n in range(12)]
+    events = pd.concat(more).sort_values(["user_id", "timestamp"]).reset_index(drop=True)
+    events.loc[events.index % 2 == 0, "item_id"] = min(half)
+    items = shop.items[shop.items["item_id"].isin(half)].assign(description="", categories="")
+    moved = folder_of(Tables(events, items), tmp_path / "moved")
+    with pytest.raises(GateError) as error:
+        validated(moved, baseline, tmp_path, "drifted")
+    for gate in ("events-size", "catalogue-drift", "popularity-drift", "length-drift", "text-drift"):
+        assert f"[{gate}]" in str(error.value)
+
+
+def test_the_history_suite(shop, examples):
+    broken = examples.copy()
+    broken.at[0, "history"] = ["x"] * 30
+    with engine() as connection:
+        connection.register("examples", broken)
+        results = {result.name: result for result in Suite(connection, history_gates(20)).run()}
+    assert not results["history-length"].passed
+    assert results["history-length"].broken == 1
+    assert results["history-items"].passed

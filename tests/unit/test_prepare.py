@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from conftest import plain_examples
 
-from eager_llm.catalogue.prepare import chronological, k_core, prepare
+from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.splits import assign_parts
 from eager_llm.catalogue.tables import Tables
 from eager_llm.encoders.behaviour import behaviour_embedding
@@ -17,13 +17,18 @@ def log(rows):
     return events.assign(timestamp=pd.to_datetime(events["timestamp"], unit="s", utc=True).dt.as_unit("us"))
 
 
+def with_items(events):
+    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
+    return Tables(events, items.assign(title="", description="", brand="", categories=""))
+
+
 def test_k_core_is_iterated_to_the_end():
     # i3 falls for want of users; then u3 falls for want of events.
     rows = [
         (u, i, n)
         for n, (u, i) in enumerate([("u1", "i1"), ("u1", "i2"), ("u2", "i1"), ("u2", "i2"), ("u3", "i1"), ("u3", "i3")])
     ]
-    assert set(k_core(log(rows), 2)["user_id"]) == {"u1", "u2"}
+    assert set(prepare(with_items(log(rows)), 2).events["user_id"]) == {"u1", "u2"}
 
 
 def test_preparing_twice_changes_nothing(shop):
@@ -34,11 +39,21 @@ def test_preparing_twice_changes_nothing(shop):
 
 def test_simultaneous_events_are_ordered_whatever_the_file_order():
     events = log([("u", f"i{n}", 5) for n in range(6)])
-    first, tied = chronological(events)
-    second, _ = chronological(events.iloc[::-1])
-    assert tied == 5
-    assert first["timestamp"].is_unique
-    pd.testing.assert_frame_equal(first, second)
+    first, second = prepare(with_items(events), 1), prepare(with_items(events.iloc[::-1]), 1)
+    assert first.facts["simultaneous_events"] == 5
+    assert first.events["timestamp"].is_unique
+    assert first.events["item_id"].tolist() != sorted(first.events["item_id"])
+    pd.testing.assert_frame_equal(first.events, second.events)
+
+
+def test_an_order_that_is_spelt_out_never_runs_into_the_next_moment():
+    """Three at one moment and one a microsecond later: four times that rise."""
+    start = pd.Timestamp("2024-01-01", tz="UTC")
+    moments = [start, start, start, start + pd.Timedelta(microseconds=1)]
+    events = pd.DataFrame({"user_id": "u", "item_id": list("abcd"), "timestamp": pd.Series(moments).dt.as_unit("us")})
+    found = prepare(with_items(events), 1).events
+    assert found["timestamp"].diff().dropna().gt(pd.Timedelta(0)).all()
+    assert found["item_id"].iat[-1] == "d"
 
 
 def test_leave_one_out_parts(shop, settings):

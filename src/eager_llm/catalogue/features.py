@@ -1,28 +1,49 @@
 """The join with Feast: publishing the tables, histories as of a moment, histories online."""
 
+import json
 import os
-import subprocess
-import sys
+import runpy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eager_llm.catalogue.tables import ITEM_COLUMNS, Tables
+from eager_llm.catalogue.engine import engine, literal, run
+from eager_llm.catalogue.online import erase_online, forget_stamps
+from eager_llm.catalogue.tables import Tables
+from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
 from eager_llm.files import whole_file
 
 if TYPE_CHECKING:
+    import duckdb
     from feast import FeatureStore
 
 FOLDER_VARIABLE = "EAGER_LLM_FEATURES"
+ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
+REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
+SQLITE = "sqlite"
+KEYS = ("user_id", "item_id", "event_type")
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a view's table differs from the one before: rows, from when, until the end, and whose (not at first)."""
+
+    rows: int
+    first: datetime
+    last: datetime
+    keys: list[dict[str, str]]
 
 
 class Features:
@@ -50,13 +71,54 @@ class Features:
                 self._store = FeatureStore(repo_path=str(self.repository))
         return self._store
 
-    def publish(self, tables: Tables, max_history: int) -> None:
-        """Write the tables, apply the definitions, and bring the latest values online."""
-        moment = tables.events["timestamp"].min()
-        self._write("user_history", history_table(tables.events, max_history))
-        self._write("item_catalogue", tables.items[list(ITEM_COLUMNS)].assign(event_timestamp=moment))
+    def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:
+        """Write the tables, apply the definitions, and bring online what changed since the last time.
+
+        Args:
+            tables: in memory, or their folder; a folder may be larger than memory.
+
+        Returns:
+            For each view, how many rows are new or changed.
+        """
+        changed: dict[str, Change] = {}
+        with engine(scratch=self.folder) as connection:
+            view_tables(connection, tables)
+            for view, query in view_queries(connection, max_history).items():
+                found = self._replace(connection, view, query)
+                if found:
+                    changed[view] = found
         self._apply()
-        self._materialize(["user_history", "item_catalogue"], tables.events["timestamp"])
+        for view, change in changed.items():
+            if change.keys:
+                forget_stamps(self.store, view, change.keys)
+            self._materialize([view], pd.Series([change.first, change.last]))
+        return {view: change.rows for view, change in changed.items()}
+
+    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> list[str]:
+        """Add one event to a user's online history, and return it.
+
+        The batch table stays the truth: the next publication from the log replaces what was pushed.
+
+        Raises:
+            UserError: the event is not later than the last one that the store knows.
+        """
+        from feast.data_source import PushMode
+
+        answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}])
+        known = answer.to_dict(include_event_timestamps=True)
+        history = _as_list(known["items"][0])
+        latest = known["items__ts"][0]
+        if history and latest and moment.timestamp() <= int(latest):
+            raise UserError(f"user {user_id!r}: the event at {moment} is not later than the last one known")
+        history = [*history, item_id][-max_history:]
+        row = pd.DataFrame({"user_id": [user_id], "items": [history], "event_timestamp": [moment]})
+        with _quiet():
+            self.store.push("user_history_push", row, to=PushMode.ONLINE)
+        return history
+
+    def erase(self, users: list[str]) -> int:
+        """Remove every user's row from the online store; return how many keys were asked to go."""
+        return erase_online(self.store, users)
 
     def publish_index(self, item_ids: list[str], tokens: list[list[str]]) -> None:
         """Write the item index as features, and bring it online."""
@@ -90,6 +152,32 @@ class Features:
         answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict()
         return {name: values[0] for name, values in answer.items()}
 
+    def _replace(self, connection: "duckdb.DuckDBPyConnection", view: str, query: str) -> "Change | None":
+        """Write a view's table anew, and return how it differs from the one before."""
+        target = self.folder / f"{view}.parquet"
+        with whole_file(target) as draft:
+            run(connection, f"writing {view}", f"COPY ({query}) TO {literal(str(draft))} (FORMAT parquet)")
+            now = fresh = f"read_parquet({literal(str(draft))})"
+            columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {now}").fetchall()]
+            keys = [name for name in columns if name in KEYS]
+            grown = target.is_file()
+            if grown:
+                # A late event changes rows in the past: what is new is told by content, not by time.
+                same = " AND ".join(f"n.{name} IS NOT DISTINCT FROM o.{name}" for name in columns)
+                connection.execute(
+                    f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT n.* FROM {now} n ANTI JOIN "
+                    f"read_parquet({literal(str(target))}) o ON {same}"
+                )
+                fresh = "fresh"
+            # Up to the end of the log, else a user's row inside the range would replace a later one.
+            row = connection.execute(
+                f"SELECT count(*), min(event_timestamp), (SELECT max(event_timestamp) FROM {now}) FROM {fresh}"
+            ).fetchone()
+            if row is None or not row[0]:
+                return None
+            entities = connection.execute(f"SELECT DISTINCT {', '.join(keys)} FROM fresh").fetchall() if grown else []
+            return Change(int(row[0]), row[1], row[2], [dict(zip(keys, map(str, e), strict=True)) for e in entities])
+
     def _write(self, name: str, table: pd.DataFrame) -> None:
         with whole_file(self.folder / f"{name}.parquet") as draft:
             # Feast's file sources read lists in the plain, not the compliant, nested form.
@@ -101,12 +189,13 @@ class Features:
             )
 
     def _apply(self) -> None:
-        command = [sys.executable, "-m", "feast.cli.cli", "--chdir", str(self.repository), "apply"]
-        environment = {**os.environ, FOLDER_VARIABLE: str(self.folder), "FEAST_USAGE": "False"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"feast apply failed:\n{done.stdout}\n{done.stderr}")
-        self._store = None
+        """Register the definitions, read anew: they name this folder."""
+        from feast import Entity, FeatureService, FeatureView, PushSource
+
+        kinds = (Entity, FeatureView, FeatureService, PushSource)
+        with self._environment(), _quiet():
+            found = runpy.run_path(str(self.repository / "definitions.py"))
+            self.store.apply([value for value in found.values() if isinstance(value, kinds)])
 
     def _materialize(self, views: list[str], moments: pd.Series) -> None:
         second = pd.Timedelta(seconds=1)
@@ -116,15 +205,25 @@ class Features:
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
-        before = os.environ.get(FOLDER_VARIABLE)
-        os.environ[FOLDER_VARIABLE] = str(self.folder)
+        before = dict(os.environ)
+        os.environ.update(self._variables())
         try:
             yield
         finally:
-            if before is None:
-                del os.environ[FOLDER_VARIABLE]
-            else:
-                os.environ[FOLDER_VARIABLE] = before
+            os.environ.clear()
+            os.environ.update(before)
+
+    def _variables(self) -> dict[str, str]:
+        """What feature_store.yaml and the definitions read."""
+        online, registry = os.environ.get(ONLINE_VARIABLE, SQLITE), os.environ.get(REGISTRY_VARIABLE, "file")
+        return {
+            FOLDER_VARIABLE: str(self.folder),
+            "EAGER_LLM_FEAST_ONLINE": json.dumps(_online_store(online, self.folder)),
+            "EAGER_LLM_FEAST_REGISTRY": json.dumps(
+                str(self.folder / "registry.db") if registry == "file" else {"registry_type": "sql", "path": registry}
+            ),
+            "FEAST_USAGE": "False",
+        }
 
 
 @contextmanager
@@ -135,19 +234,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def history_table(events: pd.DataFrame, max_history: int) -> pd.DataFrame:
-    """Return one row an event: the user's last items up to and including it.
-
-    Args:
-        events: chronological within each user, as `prepare` leaves them.
-
-    Returns:
-        `user_id`, `items` (list of at most `max_history` ids, oldest first), `event_timestamp`.
-    """
-    item_ids = events["item_id"].to_numpy()
-    position = events.groupby("user_id", sort=False).cumcount().to_numpy()
-    histories = [item_ids[row - min(place, max_history - 1) : row + 1].tolist() for row, place in enumerate(position)]
-    return pd.DataFrame({"user_id": events["user_id"], "items": histories, "event_timestamp": events["timestamp"]})
+def _online_store(setting: str, folder: Path) -> dict[str, str]:
+    """Return Feast's configuration of the online store."""
+    if setting == SQLITE:
+        return {"type": "sqlite", "path": str(folder / "online.db")}
+    url = urlsplit(setting)
+    if url.scheme != "redis" or not url.hostname:
+        raise UserError(f"{ONLINE_VARIABLE}={setting}: choose sqlite, or redis://host:port")
+    options = [f"{url.hostname}:{url.port or 6379}"]
+    options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
+    options += [f"password={url.password}"] if url.password else []
+    return {"type": "redis", "connection_string": ",".join(options)}
 
 
 def _as_list(value: object) -> list[str]:

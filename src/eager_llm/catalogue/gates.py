@@ -1,103 +1,167 @@
-"""Great Expectations gates between ingestion and everything after."""
+"""Gates between ingestion and everything after: figures from the engine, judged by Great Expectations.
+
+Every gate is a SQL query for the rows that break it, and a figure with its bounds. The engine finds
+the rows, in bounded memory; the expectation decides.
+"""
 
 import html
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import duckdb
 
-from eager_llm.catalogue.tables import Tables, item_texts
+from eager_llm.catalogue.drift import drift_gates
+from eager_llm.catalogue.engine import engine, literal, one
+from eager_llm.catalogue.rules import Gate, item_gates, log_gates
+from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
-from eager_llm.files import whole_file
+from eager_llm.files import whole_file, whole_folder
 from eager_llm.settings import GateSettings
 
 NAMED_ROWS = 10
+KEPT_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """The outcome of one expectation: what was asked, whether it held, and the rows that broke it."""
+    """The outcome of one gate: what was asked, whether it held, and the first rows that broke it.
+
+    Attributes:
+        name: what `gates.continue_without` calls it.
+        excused: it failed, and a person decided to go on without it.
+    """
 
     table: str
     rule: str
     passed: bool
     broken: int
     rows: list[dict[str, Any]]
+    name: str = ""
+    figure: float = 0.0
+    excused: bool = False
 
 
 class GateError(UserError):
     """The data did not pass; the message names the rules, the rows and the report."""
 
 
-def run_gates(tables: Tables, settings: GateSettings, needs_text: bool) -> list[GateResult]:
-    """Check the prepared tables.
+@dataclass
+class Suite:
+    """Gates over what the engine holds, run together."""
+
+    connection: duckdb.DuckDBPyConnection
+    gates: Sequence[Gate]
+    aside: Path | None = field(default=None)
+
+    def run(self) -> list[GateResult]:
+        """Run every gate; the rows that break one are written to `aside`, a Parquet file a gate."""
+        outcomes = [(gate, *self._figure(gate)) for gate in self.gates]
+        held = _judge([(gate, figure) for gate, figure, _ in outcomes])
+        return [self._result(gate, figure, broken, held[gate.name]) for gate, figure, broken in outcomes]
+
+    def _figure(self, gate: Gate) -> tuple[float, int]:
+        broken = int(one(self.connection, f"SELECT count(*) FROM ({gate.broken})")) if gate.broken else 0
+        return (float(one(self.connection, gate.figure) or 0) if gate.figure else float(broken)), broken
+
+    def _result(self, gate: Gate, figure: float, broken: int, passed: bool) -> GateResult:
+        rows: list[dict[str, Any]] = []
+        if not passed and gate.broken:
+            rows = self.connection.execute(f"{gate.broken} LIMIT {NAMED_ROWS}").df().astype(str).to_dict("records")
+            if self.aside is not None:
+                target = literal(str(self.aside / f"{gate.name}.parquet"))
+                self.connection.execute(f"COPY ({gate.broken} LIMIT {KEPT_ROWS}) TO {target} (FORMAT parquet)")
+        return GateResult(gate.table, gate.rule, passed, 0 if passed else broken or 1, rows, gate.name, figure)
+
+
+def run_gates(
+    tables: Tables | Path, settings: GateSettings, needs_text: bool, memory_gb: float = 2.0, aside: Path | None = None
+) -> list[GateResult]:
+    """Check the prepared tables, in memory or in their folder.
 
     Args:
         needs_text: whether the semantic source is used, so that items need text.
+        aside: folder for the rows that break a gate; None: they are only named.
     """
+    with engine(memory_gb) as connection:
+        if isinstance(tables, Tables):
+            connection.register("events", tables.events.reset_index(drop=True))
+            connection.register("items", tables.items.reset_index(drop=True))
+        else:
+            for name in ("events", "items"):
+                file = literal(str(tables / f"{name}.parquet"))
+                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({file})")
+        # One rule is about the order of the rows.
+        connection.execute("SET preserve_insertion_order = true")
+        gates = [*log_gates(settings), *item_gates(settings, needs_text)]
+        if settings.baseline:
+            gates += drift_gates(connection, Path(settings.baseline), settings)
+        if aside is None:
+            return _excuse(Suite(connection, gates).run(), settings)
+        with whole_folder(aside) as draft:
+            return _excuse(Suite(connection, gates, draft).run(), settings)
+
+
+def _excuse(results: list[GateResult], settings: GateSettings) -> list[GateResult]:
+    """Mark the failures that a person decided to go on with.
+
+    Raises:
+        UserError: the decision names no gate.
+    """
+    names = {result.name for result in results}
+    unknown = [name for name in settings.continue_without if name not in names]
+    if unknown:
+        raise UserError(
+            f"gates.continue_without: no gate is called {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+        )
+    return [replace(r, excused=not r.passed and r.name in settings.continue_without) for r in results]
+
+
+def _judge(figures: list[tuple[Gate, float]]) -> dict[str, bool]:
+    """Let Great Expectations hold every figure against its bounds: one row, a column a gate."""
     import great_expectations as gx
+    import pandas as pd
     from great_expectations import expectations as gxe
 
-    events, items, users = _checked_frames(tables)
-    suites: dict[str, tuple[pd.DataFrame, list[str], list[tuple[str, Any]]]] = {
-        "events": (events, ["user_id", "item_id", "timestamp"], [
-            ("an event happens once", gxe.ExpectCompoundColumnsToBeUnique(column_list=["user_id", "item_id", "timestamp"])),
-            ("every event names a user", gxe.ExpectColumnValuesToNotBeNull(column="user_id")),
-            ("every event has a time", gxe.ExpectColumnValuesToNotBeNull(column="timestamp")),
-            ("every item of the log is in the catalogue", gxe.ExpectColumnValuesToBeInSet(
-                column="item_id", value_set=items["item_id"].unique().tolist())),
-            ("time goes forward within a user", gxe.ExpectColumnValuesToBeBetween(
-                column="seconds_since_last", min_value=0, strict_min=True)),
-        ]),
-        "items": (items, ["item_id"], [
-            ("an item id stands once in the catalogue", gxe.ExpectColumnValuesToBeUnique(column="item_id")),
-            ("every item has an id", gxe.ExpectColumnValuesToNotBeNull(column="item_id")),
-        ]),
-        "users": (users, ["user_id"], [
-            (f"every user has at least {settings.min_user_events} events", gxe.ExpectColumnValuesToBeBetween(
-                column="events", min_value=settings.min_user_events)),
-            (f"at least {settings.min_users} users are left", gxe.ExpectTableRowCountToBeBetween(
-                min_value=settings.min_users)),
-        ]),
-    }  # fmt: skip
-    if needs_text:
-        rule = f"at least {settings.min_text_share:.0%} of the items have text (a shop without text: index.sources=behaviour)"
-        has_text = gxe.ExpectColumnValuesToBeInSet(column="has_text", value_set=[True], mostly=settings.min_text_share)
-        suites["items"][2].append((rule, has_text))
     context = gx.get_context(mode="ephemeral")
     # Its progress bars would bury the pipeline's own lines.
     context.variables.progress_bars = {"globally": False}
-    source = context.data_sources.add_pandas("tables")
-    results = []
-    for name, (frame, keys, expectations) in suites.items():
-        definition = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        batch = definition.get_batch({"dataframe": frame})
-        for rule, expectation in expectations:
-            outcome = batch.validate(expectation, result_format={"result_format": "COMPLETE"})
-            results.append(_result(name, rule, frame[keys], outcome))
-    return results
+    frame = pd.DataFrame([{gate.name: figure for gate, figure in figures}])
+    asset = context.data_sources.add_pandas("figures").add_dataframe_asset("figures")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    suite = gx.ExpectationSuite(name="gates")
+    for gate, _ in figures:
+        suite.add_expectation(
+            gxe.ExpectColumnValuesToBeBetween(column=gate.name, min_value=gate.least, max_value=gate.most)
+        )
+    outcomes = batch.validate(suite).results
+    return {o.expectation_config.kwargs["column"]: bool(o.success) for o in outcomes}
 
 
 def require(results: list[GateResult], report: Path) -> None:
-    """Write the report, then raise if any gate failed.
+    """Write the report, then raise if a gate failed that nobody excused.
 
     Raises:
         GateError: names the rules, up to `NAMED_ROWS` rows each, and the report.
     """
     with whole_file(report) as draft:
         draft.write_text(gate_report(results), encoding="utf-8")
-    failed = [result for result in results if not result.passed]
+    failed = [result for result in results if not result.passed and not result.excused]
     if failed:
-        lines = [f"{r.table}: {r.rule}: {r.broken} break it" + _named(r.rows) for r in failed]
-        raise GateError("the data did not pass its gates:\n  " + "\n  ".join(lines) + f"\n  report: {report}")
+        lines = [f"{r.table}: {r.rule}: {r.broken} break it [{r.name}]" + _named(r.rows) for r in failed]
+        raise GateError(
+            "the data did not pass its gates:\n  " + "\n  ".join(lines) + "\n  to go on all the same: "
+            f"--continue-without {','.join(r.name for r in failed)}\n  report: {report}"
+        )
 
 
 def gate_report(results: list[GateResult]) -> str:
     """Return a page that reads offline: each rule, its outcome and the rows that broke it."""
+    words = {True: "passed", False: "FAILED"}
     rows = "".join(
-        f"<tr class={'ok' if r.passed else 'bad'}><td>{'passed' if r.passed else 'FAILED'}</td>"
-        f"<td>{r.table}</td><td>{html.escape(r.rule)}</td><td>{r.broken}</td>"
+        f"<tr class={'ok' if r.passed else 'bad'}><td>{'FAILED, gone on without' if r.excused else words[r.passed]}</td>"
+        f"<td>{r.table}</td><td>{html.escape(r.rule)}</td><td>{r.figure:g}</td><td>{r.broken}</td>"
         f"<td>{html.escape(_named(r.rows).lstrip(': '))}</td></tr>"
         for r in results
     )
@@ -105,29 +169,9 @@ def gate_report(results: list[GateResult]) -> str:
         "<!doctype html><meta charset=utf-8><title>Data gates</title><style>body{font:15px system-ui;margin:2rem}"
         "td,th{padding:.4rem .8rem;text-align:left;border-bottom:1px solid #ddd}.ok td:first-child{color:#167a3e}"
         ".bad{background:#fdecea}.bad td:first-child{color:#b3261e;font-weight:600}</style><h1>Data gates</h1>"
-        "<table><tr><th>Outcome<th>Table<th>Rule<th>Rows that break it<th>The first of them</tr>"
+        "<table><tr><th>Outcome<th>Table<th>Rule<th>Figure<th>Rows that break it<th>The first of them</tr>"
         f"{rows}</table>\n"
     )
-
-
-def _checked_frames(tables: Tables) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Derive what the expectations look at: gaps in time, text, events of a user."""
-    gap = tables.events.groupby("user_id", sort=False)["timestamp"].diff().dt.total_seconds()
-    events = tables.events.assign(seconds_since_last=gap)
-    text = [
-        bool(line) or bool(more)
-        for line, more in zip(item_texts(tables.items), tables.items["description"], strict=True)
-    ]
-    users = tables.events.groupby("user_id", sort=False).size().rename("events").reset_index()
-    return events, tables.items.assign(has_text=text), users
-
-
-def _result(table: str, rule: str, keys: pd.DataFrame, outcome: Any) -> GateResult:
-    found = outcome.result
-    where = [] if outcome.success else list(found.get("unexpected_index_list") or [])
-    rows = keys.iloc[where[:NAMED_ROWS]].astype(str).to_dict("records")
-    broken = 0 if outcome.success else int(found.get("unexpected_count") or len(where) or 1)
-    return GateResult(table, rule, bool(outcome.success), broken, rows)
 
 
 def _named(rows: list[dict[str, Any]]) -> str:

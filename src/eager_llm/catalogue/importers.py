@@ -1,231 +1,329 @@
-"""Bring people's files into the tables: LC-Rec JSON, CSV, Parquet and JSON lines."""
+"""Bring people's logs into the engine, row by row checked; what is refused is kept with its reason."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
+import pyarrow as pa
 
-from eager_llm.catalogue.tables import (
-    EVENT_COLUMNS,
-    INTENTION_COLUMNS,
-    ITEM_COLUMNS,
-    TEXT_COLUMNS,
-    Tables,
-)
+from eager_llm.catalogue.attributes import kept_attributes, packed, spread
+from eager_llm.catalogue.engine import engine, literal, one, run
+from eager_llm.catalogue.forms import Part, recognise
+from eager_llm.catalogue.lcrec import lcrec_frames
+from eager_llm.catalogue.lines import Stream
+from eager_llm.catalogue.mapping import FIELDS, Mapping
+from eager_llm.catalogue.readers import Reader, Relation, readers, rejected
+from eager_llm.catalogue.tables import ITEM_COLUMNS, TEXT_COLUMNS, Tables
+from eager_llm.catalogue.texts import LONGEST, plain_text
+from eager_llm.catalogue.times import fault, microseconds
 from eager_llm.errors import UserError
-from eager_llm.files import not_utf8, read_json
+from eager_llm.progress import say
+from eager_llm.settings import DataSettings
 
-# LC-Rec logs have an order but no clock: positions become days after this moment.
-ORDINAL_START = pd.Timestamp("2000-01-01", tz="UTC")
+NAMED_FAULTS = 5
+ITEM_BATCH = 5_000
+SCHEMA = """
+CREATE TABLE events_in (row BIGINT, user_id VARCHAR, item_id VARCHAR, us BIGINT, event_type VARCHAR, weight DOUBLE, fault VARCHAR);
+CREATE TABLE items_in (item_id VARCHAR, title VARCHAR, description VARCHAR, brand VARCHAR, categories VARCHAR, attributes VARCHAR);
+CREATE TABLE intentions_in (user_id VARCHAR, item_id VARCHAR, intention VARCHAR, preference VARCHAR);
+CREATE TABLE aliases (item_id VARCHAR, same_as VARCHAR);
+CREATE TABLE faults ("table" VARCHAR, file VARCHAR, row BIGINT, reason VARCHAR, kept BOOLEAN);
+"""
 
 
-def import_path(path: Path) -> Tables:
-    """Read a folder of files in a known form.
-
-    A folder is LC-Rec JSON if it holds `*.inter.json` (with `*.item.json` beside it, if there is
-    one), else it must hold `events.*`, and may hold `items.*` and `intentions.*`, as `.csv`,
-    `.parquet` or `.jsonl`.
+def import_path(path: Path, mapping: Mapping | None = None, settings: DataSettings | None = None) -> Tables:
+    """Read a folder in a known form into memory; for logs that fit there.
 
     Raises:
         UserError: nothing there has a known form, or a file is broken; file, row and field named.
     """
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; name the folder that holds the log")
-    logs = sorted(path.glob("*.inter.json"))
-    if len(logs) > 1:
-        raise UserError(f"{path}: several logs ({', '.join(p.name for p in logs)}); keep one a folder")
-    return _lcrec(logs[0]) if logs else _tables(path)
+    with engine() as connection:
+        facts = stage(connection, str(path), settings or DataSettings(), mapping)
+        events = connection.execute(
+            "SELECT user_id, item_id, make_timestamptz(us) AS timestamp, event_type, weight FROM events_in "
+            "ORDER BY user_id, us, item_id"
+        ).df()
+        optional = [name for name in ("event_type", "weight") if events[name].isna().all()]
+        events = events.drop(columns=optional)
+        events["timestamp"] = events["timestamp"].dt.as_unit("us")
+        items = connection.execute(f"SELECT {spread(connection, 'items_in')} FROM items_in ORDER BY ALL").df()
+        wishes = connection.execute("SELECT * FROM intentions_in ORDER BY ALL").df()
+    return Tables(events, items, wishes if len(wishes) else None, facts)
 
 
-def _lcrec(log: Path) -> Tables:
-    histories = _mapping(log, list)
-    rows = []
-    for user, history in histories.items():
-        for position, item in enumerate(history):
-            if isinstance(item, (dict, list)) or item is None:
-                raise UserError(f"{log}: user {user!r}, position {position}: {item!r} is not an item id")
-            rows.append((user, str(item), position))
-    events = pd.DataFrame(rows, columns=["user_id", "item_id", "position"])
-    events["timestamp"] = ORDINAL_START + pd.to_timedelta(events.pop("position"), unit="D")
-    catalogue = log.with_name(log.name.replace(".inter.json", ".item.json"))
-    items = _lcrec_items(catalogue) if catalogue.is_file() else _items_of(events)
-    return _checked(events, items, None, {"source": log.name, "form": "LC-Rec JSON", "ordinal_time": True})
+def stage(
+    connection: duckdb.DuckDBPyConnection, source: str, settings: DataSettings, mapping: Mapping | None = None
+) -> dict[str, Any]:
+    """Fill `events_in`, `items_in`, `intentions_in` and `faults` from a folder or a database.
 
+    Returns:
+        Where it comes from, and how many rows were refused or changed.
 
-def _lcrec_items(path: Path) -> pd.DataFrame:
-    rows = []
-    for item, fields in _mapping(path, dict).items():
-        for name, value in fields.items():
-            if name in TEXT_COLUMNS and not isinstance(value, (str, type(None))):
-                raise UserError(f"{path}: item {item!r}: {name} is {value!r}; expected text")
-        rows.append({"item_id": item, **{name: fields.get(name) or "" for name in TEXT_COLUMNS}})
-    return pd.DataFrame(rows, columns=list(ITEM_COLUMNS))
-
-
-def _mapping(path: Path, kind: type) -> dict[str, Any]:
-    value = read_json(path)
-    word = "[item, item, ...]" if kind is list else "{title: ...}"
-    if not isinstance(value, dict) or not value:
-        raise UserError(f"{path}: expected a non-empty object {{id: {word}}}")
-    for key, entry in value.items():
-        if not isinstance(entry, kind):
-            raise UserError(f"{path}: entry {key!r} is {type(entry).__name__}; expected {word}")
-    return value
-
-
-def _items_of(events: pd.DataFrame) -> pd.DataFrame:
-    """Make a catalogue without text for a log that comes without one."""
-    items = pd.DataFrame({"item_id": sorted(events["item_id"].unique())})
-    return items.assign(**dict.fromkeys(TEXT_COLUMNS, ""))
-
-
-def _tables(folder: Path) -> Tables:
-    log = _find(folder, "events")
-    if log is None:
-        raise UserError(
-            f"{folder}: no log found; expected NAME.inter.json (LC-Rec) or events.csv, events.parquet, events.jsonl"
-        )
-    events = _read(log, EVENT_COLUMNS)
-    events["timestamp"] = _timestamps(log, events["timestamp"])
-    catalogue, wishes = _find(folder, "items"), _find(folder, "intentions")
-    items = _read(catalogue, ("item_id",)) if catalogue else _items_of(events)
-    intentions = _read(wishes, INTENTION_COLUMNS) if wishes else None
-    return _checked(events, items, intentions, {"source": log.name, "form": log.suffix[1:], "ordinal_time": False})
-
-
-def _find(folder: Path, stem: str) -> Path | None:
-    found = [folder / f"{stem}.{kind}" for kind in READERS if (folder / f"{stem}.{kind}").is_file()]
-    if len(found) > 1:
-        raise UserError(f"{folder}: {' and '.join(p.name for p in found)} say the same; keep one")
-    return found[0] if found else None
-
-
-def _read(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
-    table = READERS[path.suffix[1:]](path)
-    missing = [name for name in required if name not in table.columns]
-    if missing:
-        raise UserError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(map(str, table.columns))}")
-    if table.empty:
-        raise UserError(f"{path}: the file has a header but no rows")
-    return table
-
-
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, data, error.start) from None
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    _text(path)
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: not readable as CSV: {error}") from None
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{path}: line {number}: not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: line {number}: expected an object, found {type(row).__name__}")
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-
-    try:
-        return pd.read_parquet(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not readable as Parquet: {error}") from None
-
-
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    "csv": _read_csv,
-    "parquet": _read_parquet,
-    "jsonl": _read_jsonl,
-}
-
-
-def _timestamps(path: Path, values: pd.Series) -> pd.Series:
-    """Read ISO dates, or seconds since 1970, as UTC in microseconds."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    if numbers.notna().all() and not pd.api.types.is_datetime64_any_dtype(values):
-        parsed = pd.to_datetime(numbers, unit="s", utc=True, errors="coerce")
-    else:
-        parsed = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601")
-    wrong = parsed.isna()
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise UserError(
-            f"{path}: row {row + 1}: timestamp {values.iloc[row]!r} is neither an ISO date nor seconds since 1970"
-        )
-    return parsed.dt.as_unit("us")
-
-
-def _checked(
-    events: pd.DataFrame, items: pd.DataFrame, intentions: pd.DataFrame | None, facts: dict[str, Any]
-) -> Tables:
-    """Bring ids to strings and text to strings, refusing empty ids."""
-    events, items = events.copy(), items.copy()
-    for name, table in (("events", events), ("items", items), ("intentions", intentions)):
-        if table is None:
-            continue
-        for column in ("user_id", "item_id"):
-            if column not in table.columns:
-                continue
-            ids = _ids(table[column])
-            if (ids == "").any():
-                row = int((ids == "").to_numpy().argmax())
-                raise UserError(f"{facts['source']}: {name}, row {row + 1}: {column} is empty")
-            table[column] = ids
-    for column in TEXT_COLUMNS:
-        items[column] = _plain_text(items[column]) if column in items else ""
-    for column in set(items.columns) - set(ITEM_COLUMNS):
-        items[column] = _typed(items[column])
-    events["timestamp"] = events["timestamp"].dt.as_unit("us")
-    return Tables(events, items, intentions, facts)
-
-
-def _ids(values: pd.Series) -> pd.Series:
-    """Return ids as text; a whole number that a missing value turned into 5.0 is '5' again."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    return values.astype("string").fillna("").str.strip().astype(object)
-
-
-def _typed(values: pd.Series) -> pd.Series:
-    """Return a column of optional cells as numbers or truth values where all that is filled reads so.
-
-    Cells with leading zeros, such as article numbers, stay text.
+    Raises:
+        UserError: the source is broken, or more of its rows than `data.bad_rows` allows.
     """
-    if not (pd.api.types.is_object_dtype(values) or pd.api.types.is_string_dtype(values)):
-        return values
-    text = _plain_text(values)
-    filled = text[text != ""]
-    if len(filled) and filled.str.lower().isin(["true", "false"]).all() and len(filled) == len(text):
-        return text.str.lower() == "true"
-    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
-    if len(filled) and numbers[filled.index].notna().all() and not filled.str.match(r"[+-]?0\d").any():
-        return numbers
-    return text
+    connection.execute(SCHEMA)
+    form = recognise(source, mapping)
+    if form.lcrec is not None:
+        _stage_frames(connection, *lcrec_frames(form.lcrec))
+    for part in form.parts:
+        _stage_part(connection, part, form.mapping, settings)
+    if form.mapping.item_aliases:
+        _stage_aliases(connection, Path(source) / form.mapping.item_aliases)
+    if not one(connection, "SELECT count(*) FROM events_in"):
+        raise UserError(f"{source}: no row of the log is readable")
+    if form.lcrec is None and "items" not in {part.table for part in form.parts}:
+        connection.execute("INSERT INTO items_in SELECT DISTINCT item_id, '', '', '', '', NULL FROM events_in")
+    return {
+        "source": form.source, "form": form.name, "ordinal_time": form.lcrec is not None,
+        "rows_refused": one(connection, "SELECT count(*) FROM faults WHERE NOT kept"),
+        "texts_cut": one(connection, "SELECT count(*) FROM faults WHERE kept"),
+    }  # fmt: skip
 
 
-def _plain_text(values: pd.Series) -> pd.Series:
-    """Return one line of text a cell; lists (categories in JSON lines) are joined by commas."""
-    joined = values.map(lambda v: ",".join(map(str, v)) if isinstance(v, list) else v)
-    return joined.astype("string").fillna("").str.split().str.join(" ").astype(object)
+def stage_tables(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
+    """Fill the same tables from frames in memory."""
+    connection.execute(SCHEMA)
+    _stage_frames(connection, tables.events, tables.items, tables.intentions)
+
+
+def stage_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Add what an earlier import kept and set aside, so that a log can grow.
+
+    Raises:
+        UserError: `folder` holds no imported tables.
+    """
+    if not (folder / "events.parquet").is_file():
+        raise UserError(f"{folder}: holds no events.parquet to add to; import without --append first")
+    for file in (folder / "events.parquet", folder / "dropped" / "events.parquet"):
+        if file.is_file():
+            _insert_events(connection, f"read_parquet({literal(str(file))})")
+    for file in (folder / "items.parquet", folder / "dropped" / "items.parquet"):
+        if file.is_file():
+            _add_known_items(connection, f"read_parquet({literal(str(file))})")
+    wishes = folder / "intentions.parquet"
+    if wishes.is_file():
+        connection.execute(f"INSERT INTO intentions_in SELECT * FROM read_parquet({literal(str(wishes))})")
+
+
+def _add_known_items(connection: duckdb.DuckDBPyConnection, source: str) -> None:
+    """Add items of an earlier import; what is new says more of an item, unless it says nothing."""
+    bare = " AND ".join(f"{column} = ''" for column in TEXT_COLUMNS)
+    connection.execute(
+        f"DELETE FROM items_in WHERE {bare} AND attributes IS NULL AND item_id IN (SELECT item_id FROM {source})"
+    )
+    connection.execute(
+        f"INSERT INTO items_in SELECT * FROM ({_items_from(connection, source)}) "
+        "WHERE item_id NOT IN (SELECT item_id FROM items_in)"
+    )
+
+
+def _items_from(connection: duckdb.DuckDBPyConnection, source: str) -> str:
+    kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+    others = {column: kind for column, kind in kinds.items() if column not in ITEM_COLUMNS}
+    return f"SELECT {', '.join(ITEM_COLUMNS)}, {packed(others)} FROM {source}"
+
+
+def _insert_events(connection: duckdb.DuckDBPyConnection, source: str) -> None:
+    columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
+    # What was recorded, before simultaneous events were given an order.
+    moment = "coalesce(recorded_at, timestamp)" if "recorded_at" in columns else "timestamp"
+    kind = "event_type" if "event_type" in columns else "NULL"
+    weight = "weight" if "weight" in columns else "NULL"
+    connection.execute(
+        f"INSERT INTO events_in SELECT NULL, user_id, item_id, epoch_us(CAST({moment} AS TIMESTAMPTZ)), {kind}, {weight}, "
+        f"NULL FROM {source}"
+    )
+
+
+def _stage_frames(
+    connection: duckdb.DuckDBPyConnection,
+    events: pd.DataFrame,
+    items: pd.DataFrame | None,
+    intentions: pd.DataFrame | None = None,
+) -> None:
+    connection.register("frame_in", events.reset_index(drop=True))
+    _insert_events(connection, "frame_in")
+    if items is None:
+        connection.execute("INSERT INTO items_in SELECT DISTINCT item_id, '', '', '', '', NULL FROM events_in")
+    else:
+        connection.register("frame_in", items.reset_index(drop=True))
+        connection.execute(f"INSERT INTO items_in {_items_from(connection, 'frame_in')}")
+    if intentions is not None:
+        connection.register("frame_in", intentions.reset_index(drop=True))
+        connection.execute("INSERT INTO intentions_in SELECT user_id, item_id, intention, preference FROM frame_in")
+
+
+def _stage_part(connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapping, settings: DataSettings) -> None:
+    """Read every file of a part: first all rows at full speed, then, where some are broken, their numbers."""
+    read = 0
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE part_faults (file VARCHAR, row BIGINT, unit VARCHAR, reason VARCHAR)"
+    )
+    target = f"{part.table}_raw"
+    connection.execute(f"DROP TABLE IF EXISTS {target}")
+    for reader in readers(connection, part):
+        relation = reader.open()
+        checked = _checked(part, relation.sql, mapping)
+        exists = one(connection, f"SELECT count(*) FROM duckdb_tables() WHERE table_name = {literal(target)}")
+        into = f"INSERT INTO {target}" if exists else f"CREATE TABLE {target} AS"
+        before = one(connection, f"SELECT count(*) FROM {target}") if exists else 0
+        _read(connection, relation, f"reading {Path(relation.origin).name}", f"{into} {checked}")
+        lost = rejected(connection, relation.delimited, not part.header) if relation.delimited else []
+        rows = one(connection, f"SELECT count(*) FROM {target}") - before
+        if rows + len(lost) == 0:
+            raise UserError(f"{relation.origin}: the file has a header but no rows")
+        read += rows + len(lost)
+        if one(connection, f"SELECT count(*) FROM {target} WHERE fault IS NOT NULL"):
+            _collect(connection, part, reader, relation, mapping, lost)
+        unit = [(relation.origin, line, "line", reason) for line, reason in lost]
+        if unit:
+            connection.executemany("INSERT INTO part_faults VALUES (?, ?, ?, ?)", unit)
+        connection.execute(f"DELETE FROM {target} WHERE fault IS NOT NULL")
+        if part.kind == "sql" or part.kind in ("jsonl", "topic"):
+            connection.unregister("lines_in")
+    _judge(connection, part.table, read, settings)
+    if part.table == "events":
+        connection.execute("INSERT INTO events_in BY NAME SELECT * FROM events_raw")
+        connection.execute("DROP TABLE events_raw")
+    else:
+        _insert_texts(connection, part, settings.clean_markup)
+
+
+def _read(connection: duckdb.DuckDBPyConnection, relation: Relation, label: str, sql: str) -> None:
+    try:
+        run(connection, label, sql)
+    except duckdb.Error as error:
+        if relation.stream:
+            relation.stream.check()
+        raise UserError(f"{relation.origin}: not readable: {str(error).splitlines()[0]}") from None
+    if relation.stream:
+        relation.stream.check()
+
+
+def _checked(part: Part, sql: str, mapping: Mapping) -> str:
+    """Return the relation with `fault`: why a row cannot be kept, or NULL."""
+    faults = ["broken"]
+    ids = [column for column in ("user_id", "item_id") if column in FIELDS[part.table]]
+    for column in ids:
+        faults.append(f"CASE WHEN coalesce({column}, '') = '' THEN '{column} is empty' END")
+        if part.kind in ("jsonl", "topic"):
+            faults.append(
+                f"CASE WHEN {column}[1] IN ('{{', '[') THEN '{column} is no plain value: ' || {column}[:40] END"
+            )
+    if part.table != "events":
+        return f"SELECT * EXCLUDE (broken), coalesce({', '.join(faults)}) AS fault FROM ({sql})"
+    moment = microseconds("timestamp", mapping.time_format, part.time_unit)
+    # Typed columns arrive as microseconds, marked.
+    moment = (
+        f"CASE WHEN timestamp LIKE '%us' THEN try_cast(timestamp[:-3] AS BIGINT) ELSE {moment} END"
+        if part.kind == "parquet"
+        else moment
+    )
+    faults.append(fault("timestamp", "us"))
+    faults.append(
+        "CASE WHEN weight IS NOT NULL AND weight <> '' AND NOT coalesce(isfinite(try_cast(weight AS DOUBLE)) "
+        "AND try_cast(weight AS DOUBLE) >= 0, false) THEN 'weight ''' || weight[:40] || ''' is not a number of 0 or more' END"
+    )
+    return (
+        f"SELECT row, user_id, item_id, us, nullif(event_type, '') AS event_type, try_cast(weight AS DOUBLE) AS weight, "
+        f"coalesce({', '.join(faults)}) AS fault FROM (SELECT *, {moment} AS us FROM ({sql}))"
+    )
+
+
+def _collect(
+    connection: duckdb.DuckDBPyConnection,
+    part: Part,
+    reader: Reader,
+    relation: Relation,
+    mapping: Mapping,
+    lost: list[tuple[int, str]],
+) -> None:
+    """Note the faulty rows with their numbers; delimited files are read again for them, in order."""
+    unit = "line" if part.kind in ("jsonl", "topic") else "row"
+    source = f"(SELECT row, fault FROM {part.table}_raw WHERE fault IS NOT NULL)"
+    row = "row"
+    if not relation.numbered:
+        again = reader.open(numbered=True)
+        source = f"(SELECT row, fault FROM ({_checked(part, again.sql, mapping)}) WHERE fault IS NOT NULL)"
+        # Lines that were refused as such are rows too: shift those after them.
+        first = 1 if part.header else 2
+        readable = [line - first - place for place, (line, _) in enumerate(lost)]
+        if readable:
+            row = f"row + len(list_filter({readable}, x -> x < row))"
+        connection.execute("SET preserve_insertion_order = true")
+    _read(
+        connection, relation, "naming the broken rows",
+        f"INSERT INTO part_faults SELECT {literal(relation.origin)}, {row}, '{unit}', fault FROM {source}",
+    )  # fmt: skip
+    connection.execute("SET preserve_insertion_order = false")
+
+
+def _judge(connection: duckdb.DuckDBPyConnection, table: str, read: int, settings: DataSettings) -> None:
+    """Refuse the import where too many rows are broken; else keep them in the report."""
+    broken = one(connection, "SELECT count(*) FROM part_faults")
+    if not broken:
+        return
+    if broken > settings.bad_rows * read:
+        first = connection.execute(
+            f"SELECT file, unit, row, reason FROM part_faults ORDER BY file, row LIMIT {NAMED_FAULTS}"
+        )
+        named = [f"{file}: {unit} {row}: {reason}" for file, unit, row, reason in first.fetchall()]
+        more = f"\n  and {broken - len(named)} more" if broken > len(named) else ""
+        raise UserError(
+            "\n  ".join(named)
+            + more
+            + f"\n  {broken} of {read} rows of the {table} are broken; mend them, or let a share "
+            "of them go into the report with data.bad_rows (now " + f"{settings.bad_rows:g})"
+        )
+    connection.execute(f"INSERT INTO faults SELECT '{table}', file, row, reason, false FROM part_faults")
+    say(f"{table}: {broken} of {read} rows refused; they are named in dropped/rows.parquet")
+
+
+def _insert_texts(connection: duckdb.DuckDBPyConnection, part: Part, markup: bool) -> None:
+    """Clean the text of items and intentions, batch by batch."""
+    table = part.table
+    others = ("attributes",) if table == "items" else ()
+    texts = TEXT_COLUMNS if table == "items" else ("intention", "preference")
+    ids = ("item_id",) if table == "items" else ("user_id", "item_id")
+    cursor = connection.cursor()
+    found = cursor.execute(f"SELECT {', '.join((*ids, *texts, *others))} FROM {table}_raw").to_arrow_reader(ITEM_BATCH)
+    schema = pa.schema([(name, pa.string()) for name in (*ids, *texts, *others)])
+
+    def cleaned() -> Iterator[pa.RecordBatch]:
+        for batch in found:
+            cells = [batch.column(name).to_pylist() for name in ids]
+            cells += [[plain_text(value, markup) for value in batch.column(name).to_pylist()] for name in texts]
+            cells += [[kept_attributes(v, part, markup) for v in batch.column(name).to_pylist()] for name in others]
+            yield pa.record_batch([pa.array(column, pa.string()) for column in cells], schema=schema)
+
+    stream = Stream(schema, cleaned())
+    connection.register("cleaned", stream.reader)
+    connection.execute(f"INSERT INTO {table}_in SELECT * FROM cleaned")
+    stream.check()
+    connection.unregister("cleaned")
+    cursor.close()
+    for column in texts:
+        connection.execute(
+            f"INSERT INTO faults SELECT '{table}', NULL, row, '{column} of item ' || item_id[:60] || ' cut from ' || "
+            f"length({column}) || ' to {LONGEST} characters', true FROM {table}_raw WHERE length({column}) > {LONGEST}"
+        )
+    connection.execute(f"DROP TABLE {table}_raw")
+
+
+def _stage_aliases(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    try:
+        aliases = pd.read_csv(file, dtype=str, keep_default_na=False)[["item_id", "same_as"]]
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file, as item_aliases says") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: not readable as a CSV of item_id, same_as: {error}") from None
+    both = set(aliases["item_id"]) & set(aliases["same_as"])
+    if both or aliases["item_id"].duplicated().any():
+        raise UserError(
+            f"{file}: an item stands for another once, and not for one that is merged itself: {', '.join(sorted(both)[:5])}"
+        )
+    connection.register("frame_in", aliases)
+    connection.execute("INSERT INTO aliases SELECT item_id, same_as FROM frame_in")

@@ -49,9 +49,7 @@ class Tables:
         Raises:
             UserError: `folder` does not hold such tables.
         """
-        for name in ("events.parquet", "items.parquet", "facts.json"):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: holds no {name}; make it with: eager-llm import")
+        require_tables(folder)
         intentions = folder / "intentions.parquet"
         return cls(
             pd.read_parquet(folder / "events.parquet"),
@@ -59,6 +57,13 @@ class Tables:
             pd.read_parquet(intentions) if intentions.is_file() else None,
             read_json(folder / "facts.json"),
         )
+
+
+def require_tables(folder: Path) -> None:
+    """Raise UserError where a folder holds no imported tables."""
+    for name in ("events.parquet", "items.parquet", "facts.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: holds no {name}; make it with: eager-llm import")
 
 
 def read_item_ids(path: Path) -> list[str]:

@@ -1,0 +1,81 @@
+"""The command line of data: eager-llm import, erase."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eager_llm.errors import UserError
+
+
+def import_command(
+    source: Annotated[str, typer.Argument(help="folder that holds the log, a database's URL or env:NAME, or `demo`")],
+    out: Annotated[Path, typer.Option(help="folder for the tables")],
+    mapping: Annotated[Path | None, typer.Option(help="YAML file: the source's files and columns")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="table.field=column, repeatable")] = None,
+    query: Annotated[list[str] | None, typer.Option(help="table=SELECT ..., repeatable; for databases")] = None,
+    form: Annotated[str, typer.Option(help="the source's form, where it is not found out")] = "",
+    append: Annotated[bool, typer.Option("--append", help="add to the tables that are there")] = False,
+    settings: Annotated[Path | None, typer.Option("--settings", help="YAML file of settings")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.name=value; repeatable")] = None,
+) -> None:
+    """Bring a log and its catalogue into clean tables, and say what was dropped.
+
+    Known forms: LC-Rec JSON, RecBole atomic files, MovieLens, Amazon Reviews 2018 and 2023, events.* with
+    items.* and intentions.* as CSV, TSV, Parquet or JSON lines (plain or gzip), an event topic as JSON
+    lines, a SQL query. Other names: --column, or an import.yaml in the folder. Rows that were refused or
+    dropped are kept in OUT/dropped.
+
+    Examples: eager-llm import my-shop --out tables --column events.user_id=customer
+
+    SHOP=postgresql://... eager-llm import env:SHOP --out tables --query "events=SELECT user_id, item_id, timestamp FROM log"
+    """
+    from eager_llm.catalogue.mapping import MAPPING_FILE, Mapping
+    from eager_llm.settings import Settings
+    from eager_llm.steps.data import ingest
+
+    said = Path(source) / MAPPING_FILE
+    found = Mapping.read(mapping or said) if mapping or said.is_file() else Mapping()
+    values = {"form": form or found.form, "queries": {**found.queries, **_queries(query or [])}}
+    Mapping.from_dict(values, "the command line")
+    found = replace(found, **values).with_columns(column or [])  # type: ignore[arg-type]
+    facts = ingest(source, Settings.read(settings, overrides), out, found, append)
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):<30} {value}")
+
+
+def _queries(flags: list[str]) -> dict[str, str]:
+    queries = {}
+    for flag in flags:
+        table, separator, sql = flag.partition("=")
+        if not separator:
+            raise UserError(f"--query {flag!r}: write it as table=SELECT ...")
+        queries[table] = sql
+    return queries
+
+
+def erase_command(
+    users: Annotated[list[str], typer.Argument(help="ids of the users")],
+    folders: Annotated[list[Path], typer.Option("--in", help="runs, tables or features to look through; repeatable")],
+) -> None:
+    """Remove users' events, features and histories everywhere, and say where was looked.
+
+    Tables and published features are rewritten, rows of the online store (SQLite, or the Redis of
+    EAGER_LLM_ONLINE_STORE) deleted. Bundles trained on the users are named with their date: train anew
+    to be rid of what the model has learned. The source of the log is not ours to change: erase there first.
+
+    Example: eager-llm erase customer-0007 --in runs
+    """
+    from eager_llm.erasure import bundle_source, erase
+    from eager_llm.project import project_home
+
+    done = erase(users, folders, project_home() / "feature_repo")
+    for file, count in done.looked.items():
+        typer.echo(f"{count:>8} removed  {file}")
+    for store, count in done.online.items():
+        typer.echo(f"{count:>8} removed  online store of {store}")
+    for bundle, packed in done.bundles.items():
+        typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
+    total = sum(done.looked.values()) + sum(done.online.values())
+    typer.echo(f"looked at {len(done.looked)} files and {len(done.online)} online stores; removed {total}")

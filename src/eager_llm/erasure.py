@@ -1,0 +1,158 @@
+"""Erasure: one user out of everything that was made of their log, with a list of where was looked."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from eager_llm.catalogue.engine import engine, listed, literal
+from eager_llm.catalogue.features import Features
+from eager_llm.errors import UserError
+from eager_llm.files import read_json, whole_file
+
+MANIFEST = "manifest.json"
+RECORD = "erasures.jsonl"
+TEXTS = (".html", ".json", ".jsonl", ".txt", ".log", ".csv")
+LARGEST_TEXT = 256 << 20
+
+
+@dataclass
+class Erased:
+    """What was done.
+
+    Attributes:
+        looked: every file that was opened, with the rows or places removed.
+        online: for each feature store, the keys removed online.
+        bundles: each bundle whose training data held a user, with its date.
+    """
+
+    looked: dict[Path, int] = field(default_factory=dict)
+    online: dict[Path, int] = field(default_factory=dict)
+    bundles: dict[Path, str] = field(default_factory=dict)
+
+
+def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
+    """Remove `users` from every table, feature, history and report under `folders`, and online.
+
+    Bundles hold no user's data in plain, but a model was trained on it: those are named, not changed.
+
+    Args:
+        folders: runs, tables and published features; looked through to the bottom.
+        repository: the feature definitions, for the online stores.
+
+    Raises:
+        UserError: a folder is missing, or no user is named.
+    """
+    if not users or any(not user for user in users):
+        raise UserError("name the users to erase")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder")
+    result = Erased()
+    files = sorted(
+        {path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    )
+    bundles = [
+        path.parent for path in files if path.name == MANIFEST and (path.parent / "item_index.parquet").is_file()
+    ]
+    with engine() as connection:
+        for file in files:
+            if any(bundle in file.parents for bundle in bundles):
+                continue
+            if _is_parquet(file):
+                result.looked[file] = _from_parquet(connection, file, users)
+            elif file.suffix in TEXTS and file.stat().st_size <= LARGEST_TEXT and file.name != RECORD:
+                result.looked[file] = _from_text(file, users)
+    for store in sorted({file.parent for file in files if file.name == "user_history.parquet"}):
+        result.online[store] = Features(repository, store).erase(users)
+    touched = [file for file, count in result.looked.items() if count]
+    for bundle in bundles:
+        # A run's tables and its bundle lie in one folder; a packed artifact lies beside the tables it came from.
+        root = next((folder for folder in folders if folder in bundle.parents or folder == bundle), bundle.parent)
+        run = root / bundle.relative_to(root).parts[0] if bundle != root else root
+        if run == bundle:
+            run = root
+        if any(run in file.parents for file in touched) or _recorded(run, users):
+            packed = datetime.fromtimestamp((bundle / MANIFEST).stat().st_mtime, UTC)
+            result.bundles[bundle] = packed.isoformat(timespec="seconds")
+    for folder in folders:
+        _record(folder, users, result)
+    return result
+
+
+def _is_parquet(file: Path) -> bool:
+    with file.open("rb") as handle:
+        return handle.read(4) == b"PAR1"
+
+
+def _from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users: list[str]) -> int:
+    """Rewrite a table without the users' rows; return how many there were."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(file)
+    if "user_id" not in schema.names:
+        return 0
+    source, wanted = f"read_parquet({literal(str(file))})", f"list_contains({listed(users)}, CAST(user_id AS VARCHAR))"
+    found = connection.execute(f"SELECT count(*) FROM {source} WHERE {wanted}").fetchone()
+    rows = int(found[0]) if found else 0
+    if rows:
+        connection.execute("SET preserve_insertion_order = true")
+        with whole_file(file) as draft:
+            kept = f"SELECT * FROM {source} WHERE NOT coalesce({wanted}, false)"
+            connection.execute(f"COPY ({kept}) TO {literal(str(draft))} (FORMAT parquet, COMPRESSION zstd)")
+    return rows
+
+
+def _from_text(file: Path, users: list[str]) -> int:
+    """Blank the users out of reports: where they stand as `user_id=USER`, `user USER` or as a whole JSON string."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return 0
+    count = 0
+    for user in users:
+        plain, quoted = re.escape(user), re.escape(json.dumps(user, ensure_ascii=False))
+        text, places = re.subn(rf"(?<=user_id=){plain}(?=[,;<\s]|$)|(?<=user '){plain}(?=')", "erased", text)
+        text, more = re.subn(rf'(?<="user_id": ){quoted}', '"erased"', text)
+        count += places + more
+    if count:
+        with whole_file(file) as draft:
+            draft.write_text(text, encoding="utf-8")
+    return count
+
+
+def _digest(user: str) -> str:
+    return hashlib.sha256(user.encode()).hexdigest()
+
+
+def _recorded(run: Path, users: list[str]) -> bool:
+    """Whether an earlier erasure of these users found them in this run."""
+    for record in (run / RECORD, run.parent / RECORD):
+        if record.is_file():
+            for line in record.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if row["user_sha256"] in {_digest(user) for user in users} and any(
+                    run == Path(b) or run in Path(b).parents for b in row["bundles"]
+                ):
+                    return True
+    return False
+
+
+def _record(folder: Path, users: list[str], result: Erased) -> None:
+    """Add to the folder's record: when, who as a digest, and the bundles that remain to be trained anew."""
+    bundles = [str(bundle) for bundle in result.bundles if folder in bundle.parents or folder == bundle]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = (folder / RECORD).read_text(encoding="utf-8") if (folder / RECORD).is_file() else ""
+    for user in users:
+        lines += json.dumps({"erased": now, "user_sha256": _digest(user), "bundles": bundles}) + "\n"
+    with whole_file(folder / RECORD) as draft:
+        draft.write_text(lines, encoding="utf-8")
+
+
+def bundle_source(bundle: Path) -> str:
+    """Return what a bundle says it was trained on."""
+    return str(read_json(bundle / MANIFEST).get("data", {}).get("source", "an unnamed log"))

@@ -1,0 +1,155 @@
+"""Offline and online say the same for every user, under SQLite and under Redis; pushing, growing, erasing."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from eager_llm.catalogue.features import JUST_BEFORE, ONLINE_VARIABLE, REGISTRY_VARIABLE, Features
+from eager_llm.catalogue.importers import import_path
+from eager_llm.catalogue.prepare import prepare
+from eager_llm.catalogue.tables import Tables
+from eager_llm.erasure import erase
+from eager_llm.errors import UserError
+
+REPOSITORY = ROOT / "feature_repo"
+DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def redis_url():
+    if shutil.which("redis-server") is None or importlib.util.find_spec("redis") is None:
+        pytest.skip("no redis-server on the PATH, or no redis client: the Redis store is not tested here")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request, monkeypatch):
+    monkeypatch.setenv(ONLINE_VARIABLE, "sqlite" if request.param == "sqlite" else request.getfixturevalue("redis_url"))
+    return request.param
+
+
+def latest(features, tables):
+    """Every user as of just after their last event, offline."""
+    last = tables.events.groupby("user_id")["timestamp"].max().rename("moment").reset_index()
+    return features.histories(last.assign(moment=last["moment"] + JUST_BEFORE))
+
+
+def test_every_user_of_scientific_agrees(store, tmp_path):
+    if not (DATA / "scientific").is_dir():
+        pytest.skip(f"no real data: {DATA / 'scientific'} is missing; name its parent by EAGER_LLM_DATA")
+    tables = prepare(import_path(DATA / "scientific"), 5)
+    features = Features(REPOSITORY, tmp_path)
+    features.publish(tables, 20)
+    offline = latest(features, tables)
+    obvious = tables.events.groupby("user_id")["item_id"].agg(list)
+    assert len(offline) == tables.events["user_id"].nunique() == len(obvious)
+    for user, history in zip(offline["user_id"], offline["history"], strict=True):
+        assert features.online_history(user) == history == obvious[user][-20:]
+
+
+def typed(shop):
+    kinds = ["view" if n % 3 else "buy" for n in range(len(shop.events))]
+    return Tables(shop.events.assign(event_type=kinds), shop.items, None, shop.facts)
+
+
+def test_a_log_that_grows_brings_only_what_is_new_online(store, shop, tmp_path):
+    whole = typed(shop)
+    users = sorted(whole.events["user_id"].unique())
+    late = whole.events["user_id"].isin(users[:20]) & whole.events["user_id"].duplicated(keep="last")
+    past = Tables(whole.events[~late].reset_index(drop=True), whole.items, None, whole.facts)
+    features = Features(REPOSITORY, tmp_path / "grown")
+    features.publish(past, 5)
+    # Twenty users' events arrive late, each before the last that was known: back-filled, none is lost.
+    changed = features.publish(whole, 5)
+    assert 0 < changed["user_history"] <= whole.events["user_id"].isin(users[:20]).sum()
+    assert features.publish(whole, 5) == {}
+    for user, history in latest(features, whole)[["user_id", "history"]].itertuples(index=False):
+        assert features.online_history(user) == history
+    bought = whole.events[(whole.events["user_id"] == users[0]) & (whole.events["event_type"] == "buy")]
+    answer = features.store.get_online_features(
+        ["user_type_history:items"], [{"user_id": users[0], "event_type": "buy"}]
+    ).to_dict()
+    assert list(answer["items"][0] or []) == bought["item_id"].tolist()[-5:]
+
+
+def test_a_pushed_event_is_read_at_once_and_an_older_one_is_refused(store, shop, tmp_path):
+    features = Features(REPOSITORY, tmp_path)
+    features.publish(shop, 5)
+    user = shop.events["user_id"].iat[0]
+    before = features.online_history(user)
+    moment = shop.events["timestamp"].max() + pd.Timedelta(days=1)
+    assert features.push(user, "new", moment, 5) == [*before, "new"][-5:]
+    assert features.online_history(user) == [*before, "new"][-5:]
+    with pytest.raises(UserError, match="not later than the last one known"):
+        features.push(user, "old", moment - pd.Timedelta(days=2), 5)
+    assert features.push("nobody yet", "first", moment, 5) == ["first"]
+
+
+def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop, tmp_path):
+    user, other = sorted(shop.events["user_id"].unique())[:2]
+    run = tmp_path / "runs" / "shop"
+    typed(shop).save(run / "artifacts" / "tables")
+    features = Features(REPOSITORY, run / "features")
+    features.publish(typed(shop), 5)
+    (run / "gates.html").write_text(f"<td>user_id={user}, item_id=a</td><td>user_id={user}0</td>")
+    bundle = run / "bundle"
+    bundle.mkdir()
+    shop.items.to_parquet(bundle / "item_index.parquet")
+    (bundle / "manifest.json").write_text(json.dumps({"data": {"source": "shop"}}))
+    kept = len(shop.events) - (shop.events["user_id"] == user).sum()
+    done = erase([user], [tmp_path / "runs"], REPOSITORY)
+    assert list(done.bundles) == [bundle]
+    assert done.online == {run / "features": done.online[run / "features"]}
+    assert done.online[run / "features"] >= 1
+    assert run / "artifacts" / "tables" / "events.parquet" in done.looked
+    for file in run.rglob("*.parquet"):
+        table = pd.read_parquet(file)
+        assert "user_id" not in table or user not in set(table["user_id"])
+    assert len(pd.read_parquet(run / "artifacts" / "tables" / "events.parquet")) == kept
+    assert (run / "gates.html").read_text() == f"<td>user_id=erased, item_id=a</td><td>user_id={user}0</td>"
+    fresh = Features(REPOSITORY, run / "features")
+    assert fresh.online_history(user) is None
+    assert fresh.online_history(other)
+    as_of = pd.DataFrame({"user_id": [user], "moment": [shop.events["timestamp"].max() + pd.Timedelta(days=1)]})
+    assert fresh.histories(as_of)["history"].tolist() == [[]]
+    again = erase([user], [tmp_path / "runs"], REPOSITORY)
+    assert sum(again.looked.values()) + sum(again.online.values()) == 0
+    assert list(again.bundles) == [bundle]
+    assert user not in (tmp_path / "runs" / "erasures.jsonl").read_text()
+
+
+def test_the_registry_may_be_a_database(shop, tmp_path, monkeypatch):
+    monkeypatch.setenv(REGISTRY_VARIABLE, f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    features = Features(REPOSITORY, tmp_path / "features")
+    features.publish(shop, 5)
+    assert not (tmp_path / "features" / "registry.db").exists()
+    assert features.online_history(shop.events["user_id"].iat[0])
+
+
+def test_an_online_store_of_another_kind_is_named(shop, tmp_path, monkeypatch):
+    monkeypatch.setenv(ONLINE_VARIABLE, "mysql://x")
+    with pytest.raises(UserError, match="choose sqlite, or redis://host:port"):
+        Features(REPOSITORY, tmp_path).publish(shop, 5)
