@@ -10,10 +10,9 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.constraints import Constraint
 from eager_llm.decoding.prompts import SharedPrompts
 from eager_llm.decoding.trie import Trie
-from eager_llm.tuning.backbone import logits_of
+from eager_llm.tuning.backbone import for_decoding, logits_of
 
 BEAMS = 20
 
@@ -182,23 +181,19 @@ def prepare_unconstrained(model: Any, item_tokens: np.ndarray, trie: Trie) -> Ca
     return decode
 
 
-def prepare_ours(normalise: str, constraint: Callable[[int], Constraint] | None = None) -> Callable[..., Any]:
-    """Our decoder with a definition of the score, and perhaps a constraint for so many prompts."""
+def prepare_ours(normalise: str, precision: str = "float32") -> Callable[..., Any]:
+    """Our decoder with a definition of the score; the model as a bundle loads it."""
 
     def prepare(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
+        model = for_decoding(copy.deepcopy(model), precision)
+
         def decode(prompts: list[list[int]]) -> Decoded:
-            limits = constraint(len(prompts)) if constraint else None
-            items, scores = beam_search(model, trie, prompts, BEAMS, normalise, limits)
+            items, scores = beam_search(model, trie, prompts, BEAMS, normalise)
             return Decoded(items.cpu().numpy(), scores.cpu().numpy())
 
         return decode
 
     return prepare
-
-
-def prepare_half_precision(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
-    """Our decoder with the weights in bfloat16."""
-    return prepare_ours("allowed")(copy.deepcopy(model).to(torch.bfloat16), item_tokens, trie)
 
 
 REFERENCE, MASKED, FREE = "generate, prefix function", "generate, mask processor", "ours, unconstrained"
@@ -210,5 +205,5 @@ METHODS = [
     Method(FREE, prepare_unconstrained),
     Method(SAME, prepare_ours("vocabulary")),
     Method(DEFAULT, prepare_ours("allowed")),
-    Method(HALF, prepare_half_precision),
+    Method(HALF, prepare_ours("allowed", precision="bfloat16")),
 ]

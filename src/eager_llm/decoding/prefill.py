@@ -10,6 +10,7 @@ import torch
 
 from eager_llm.decoding.attention import model_mask
 from eager_llm.decoding.cache import KeysValues, keys_values, roomy_cache
+from eager_llm.decoding.last_token import last_token_only
 from eager_llm.tuning.backbone import hidden_states
 
 
@@ -151,7 +152,8 @@ def _read(model: Any, prompts: list[list[int]], remembered: list[_Remembered | N
         visible = there[:, None] & (key_position[:, None] <= position[..., None])
         options = {"attention_mask": model_mask(model, visible, position, key_position), "position_ids": position}
     # Without a mask attention is causal: no token sees the padding behind it.
-    output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
+    with last_token_only(model, rest - 1):
+        output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
     last = output.last_hidden_state[torch.arange(count, device=device), rest - 1][:, None]
     if any(starts):
         cache = roomy_cache(_aligned(keys_values(cache), max(starts), starts, rests))
