@@ -42,5 +42,5 @@ def last_token_only(model: Any, last: torch.Tensor) -> Iterator[None]:
 def _last_layer(model: Any) -> nn.Module | None:
     plain = plain_model(model)
     depth = plain.config.get_text_config().num_hidden_layers
-    lists = [part for part in plain.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    lists = [part for part in plain.base_model.children() if isinstance(part, nn.ModuleList) and len(part) == depth]
     return lists[0][-1] if len(lists) == 1 else None
