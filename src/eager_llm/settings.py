@@ -101,6 +101,24 @@ class SemanticSettings:
 
 
 @dataclass(frozen=True)
+class NeighbourSettings:
+    """Item-to-item evidence of both sources, weighed beside the model as a prior over the items."""
+
+    weights: list[float] = option(
+        [0.0, 0.25, 0.5, 1.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
+        least=0.0,
+    )  # fmt: skip
+    window: int = option(5, "how far apart in a history two items still count as following", least=1)
+    backward: float = option(0.3, "what an item's predecessor counts beside its successor", least=0.0)
+    damping: float = option(0.3, "power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
+    semantic_weight: float = option(0.5, "weight of texts that are alike beside the counts; 0: counts alone", least=0.0)
+    sharpness: float = option(3.0, "power of the cosine of two texts", least=0.1)
+    kept: int = option(200, "neighbours that an item keeps of each source", least=1)
+    decay: float = option(0.5, "what an item of the history counts beside the next one", least=0.0, most=1.0)
+    floor: float = option(0.1, "share of the prior that all items have in common", least=1e-6, most=1.0)
+
+
+@dataclass(frozen=True)
 class IndexSettings:
     """The item index: balanced hierarchical k-means for each source."""
 
@@ -206,6 +224,7 @@ class Settings:
     gates: GateSettings = field(default_factory=GateSettings)
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
     semantic: SemanticSettings = field(default_factory=SemanticSettings)
+    neighbours: NeighbourSettings = field(default_factory=NeighbourSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
@@ -319,8 +338,10 @@ def _typed(kind: Any, value: Any) -> tuple[Any, str]:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
         element = get_args(kind)[0]
-        if isinstance(value, (list, tuple)) and all(isinstance(v, element) for v in value):
-            return list(value), ""
+        if isinstance(value, (list, tuple)):
+            typed = [_typed(element, v) for v in value]
+            if not any(mistake for _, mistake in typed):
+                return [v for v, _ in typed], ""
         return value, f"expected a list of {element.__name__}"
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         # YAML reads 2e-3 as text.

@@ -8,6 +8,7 @@ import torch
 
 from eager_llm.decoding.constraints import Constraint
 from eager_llm.decoding.prefill import PrefixCache
+from eager_llm.decoding.prior import Prior
 from eager_llm.decoding.prompts import Prompts, SharedPrompts
 from eager_llm.decoding.trie import Trie
 from eager_llm.tuning.backbone import logits_of
@@ -41,10 +42,11 @@ def beam_search(
     constraint: Constraint | None = None,
     reader: type[Prompts] = SharedPrompts,
     memory: PrefixCache | None = None,
+    prior: Prior | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best items for each prompt, best first.
 
-    An item's score is the sum of its tokens' log-probabilities. With at least as many beams as items
+    An item's score is the sum of its tokens' log-probabilities, and its share of the prior. With at least as many beams as items
     the result is exact; with fewer it is plain beam search. As many items come out as there are
     beams, or items that the constraint allows, whichever is less: the nodes that a constraint leaves
     all have an allowed item below.
@@ -58,6 +60,7 @@ def beam_search(
         constraint: which items may come, for each prompt.
         reader: `reader_of(model)` says which.
         memory: what is known of earlier prompts.
+        prior: evidence beside the model's probabilities.
 
     Returns:
         Item rows int64 [prompts, n] and scores float [prompts, n], n the most beams or items; where
@@ -67,7 +70,7 @@ def beam_search(
         FloatingPointError: the model answers NaN.
     """
     widths = [beams] * len(prompts) if isinstance(beams, int) else list(beams)
-    search = Search(model, trie, widths, normalise, constraint)
+    search = Search(model, trie, widths, normalise, constraint, prior)
     read = reader(model, prompts, memory)
     now, hidden = search.start(), read.hidden
     for level in range(trie.depth):
@@ -90,9 +93,16 @@ class Search:
     """
 
     def __init__(
-        self, model: Any, trie: Trie, widths: list[int], normalise: str, constraint: Constraint | None = None
+        self,
+        model: Any,
+        trie: Trie,
+        widths: list[int],
+        normalise: str,
+        constraint: Constraint | None = None,
+        prior: Prior | None = None,
     ) -> None:
-        self.model, self.trie, self.normalise, self.constraint = model, trie, normalise, constraint
+        self.model, self.trie, self.normalise = model, trie, normalise
+        self.constraint, self.prior = constraint, prior
         self.prompts, self.most = len(widths), max(widths)
         # Which ranks a prompt with fewer beams than others does without.
         self._beyond = None
@@ -114,6 +124,8 @@ class Search:
         child, exists = self.trie.children(now.node, level)  # [P, W, C]
         label = self.trie.label.index_select(0, child.flatten()).view(child.shape).long()
         total = self._log_p(level, hidden, label, exists) + now.score[..., None]
+        if self.prior is not None:
+            total += self.prior.gain(level, now.node, child)
         if self.constraint is not None:
             exists = self.constraint.narrow(level, now.node, child, exists)
         total = total.masked_fill_(~exists, -torch.inf).flatten(1)

@@ -10,9 +10,11 @@ from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.filters import Columns, Filter
 from eager_llm.decoding.prefill import PrefixCache
+from eager_llm.decoding.prior import PriorOf
 from eager_llm.decoding.prompts import Prompts, reader_of
 from eager_llm.decoding.trie import Trie, paths_digest
 from eager_llm.errors import UserError
+from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.progress import progress
 from eager_llm.settings import DecodingSettings
@@ -63,6 +65,7 @@ class Recommender:
         book: writes the prompts; its catalogue is what filters speak of.
         max_history: items of a history that are read, the latest ones.
         trie: built from the same paths, or None to build it here.
+        neighbours: evidence that is weighed beside the model, or None.
 
     Raises:
         UserError: the model's vocabulary or the trie does not belong to the index.
@@ -76,6 +79,7 @@ class Recommender:
         settings: DecodingSettings,
         max_history: int,
         trie: Trie | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.model, self.book, self.index = model, book, index
         self.settings, self.max_history = settings, max_history
@@ -87,6 +91,7 @@ class Recommender:
         if trie is not None and trie.digest != paths_digest(book.item_tokens):
             raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
         self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
+        self.prior_of = PriorOf(self.trie, neighbours) if neighbours is not None else None
         self.columns = Columns(book.items, index.item_ids)
         self._lock = Lock()
         self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
@@ -140,6 +145,7 @@ class Recommender:
             self.masks.constraint([one.filter for one in batch], [one.excluded for one in batch]),
             self.reader,
             self.prefixes,
+            self.prior_of([one.read for one in batch]) if self.prior_of is not None else None,
         )
         found = []
         for one, rows, row_scores in zip(batch, items.tolist(), scores.tolist(), strict=True):
@@ -153,8 +159,9 @@ class Recommender:
         if unknown:
             raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
         rows = [self.index.rows[item] for item in request.history]
-        prompt = self.book.prompt(rows[-self.max_history :])
-        return _Asked(request, prompt, request.filter or None, rows if request.exclude_history else [])
+        read = rows[-self.max_history :]
+        excluded = rows if request.exclude_history else []
+        return _Asked(request, read, self.book.prompt(read), request.filter or None, excluded)
 
     def _reason(self, asked: "_Asked") -> str | None:
         """Say why fewer than k items come."""
@@ -171,9 +178,11 @@ class Recommender:
 
 @dataclass
 class _Asked:
-    """A request on its way: its prompt, its filter (None: none), item rows that may not come, how many may."""
+    """A request on its way: the item rows that are read, its prompt, its filter (None: none), rows that may not come,
+    how many may."""
 
     request: Request
+    read: list[int]
     prompt: list[int]
     filter: Filter | None
     excluded: list[int]

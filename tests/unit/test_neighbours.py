@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.errors import UserError
+from eager_llm.settings import NeighbourSettings
+
+PLAIN = NeighbourSettings(window=2, backward=0.5, damping=0.0, semantic_weight=0.0)
+
+
+def test_counts_by_hand():
+    table = build_neighbours([[0, 1, 2], [0, 1]], 4, None, PLAIN).table.toarray()
+    # 0 is followed by 1 twice, by 2 at a gap of two; what came before counts half.
+    assert table.tolist() == [[0, 2, 0.5, 0], [1, 0, 1, 0], [0.25, 0.5, 0, 0], [0, 0, 0, 0]]
+
+
+def test_damping_divides_by_the_sum():
+    plain = build_neighbours([[0, 1, 2]], 3, None, PLAIN).table.toarray()
+    damped = build_neighbours([[0, 1, 2]], 3, None, NeighbourSettings(**{**vars(PLAIN), "damping": 0.5})).table
+    assert np.allclose(damped.toarray(), plain / np.sqrt(plain.sum(1, keepdims=True)))
+
+
+def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():
+    angles = np.array([0.0, 0.3, 1.4, 3.1])
+    embedding = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    settings = NeighbourSettings(semantic_weight=0.5, sharpness=2.0, kept=2)
+    table = build_neighbours([[0]], 4, embedding, settings).table.toarray()
+    assert np.allclose(np.diag(table), 0)
+    assert table[0, 1] == pytest.approx(0.5 * np.cos(0.3) ** 2, rel=1e-5)
+    assert table[0, 3] == 0, "texts that point away from each other are no evidence"
+
+
+def test_the_strongest_are_kept_and_equals_are_not_told_apart_by_number():
+    histories = [[0, 1]] * 3 + [[0, 2]] * 2 + [[0, 3]] * 2 + [[0, 4]]
+    kept = build_neighbours(histories, 5, None, NeighbourSettings(**{**vars(PLAIN), "kept": 2})).table.toarray()
+    assert kept[0].tolist() == [0, 3, 2, 2, 0]
+
+
+def test_shuffled_item_numbers_give_the_same_evidence():
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(20, size=6).tolist() for _ in range(50)]
+    embedding = rng.normal(size=(20, 4))
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    name = rng.permutation(20)
+    one = build_neighbours(histories, 20, embedding, NeighbourSettings(kept=5))
+    moved = np.empty_like(embedding)
+    moved[name] = embedding
+    other = build_neighbours([[int(name[i]) for i in h] for h in histories], 20, moved, NeighbourSettings(kept=5))
+    assert np.allclose(other.table.toarray()[np.ix_(name, name)], one.table.toarray(), atol=1e-6)
+
+
+def test_saved_and_loaded_it_is_the_same_and_of_another_index_it_is_refused(tmp_path):
+    table = build_neighbours([[0, 1, 2]], 3, None, PLAIN)
+    table.save(tmp_path / "neighbours.safetensors")
+    again = Neighbours.load(tmp_path / "neighbours.safetensors", 3)
+    assert (again.table != table.table).nnz == 0
+    assert (again.decay, again.floor, again.weight) == (table.decay, table.floor, table.weight)
+    with pytest.raises(UserError, match="neighbours of 3 items; the item index has 4"):
+        Neighbours.load(tmp_path / "neighbours.safetensors", 4)
+    (tmp_path / "broken").write_bytes(b"none")
+    with pytest.raises(UserError, match="not readable as a table of neighbours"):
+        Neighbours.load(tmp_path / "broken", 3)
