@@ -13,8 +13,8 @@ from eager_llm.decoding.prefill import PrefixCache
 from eager_llm.decoding.prior import PriorOf
 from eager_llm.decoding.prompts import Prompts, reader_of
 from eager_llm.decoding.trie import Trie, paths_digest
-from eager_llm.errors import UserError
 from eager_llm.encoders.neighbours import Neighbours
+from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.progress import progress
 from eager_llm.settings import DecodingSettings
