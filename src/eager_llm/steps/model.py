@@ -33,7 +33,8 @@ from eager_llm.steps.data import read_examples
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import DEFAULT_FILE, INTENTION_TASKS, TaskBook, trajectories
+from eager_llm.tuning.phrasings import DEFAULT_FILE
+from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories
 
 MODEL_NAME = "EAGER-LLM"
 SAMPLED_USERS = 3
