@@ -23,6 +23,7 @@ from eager_llm.evaluation.evaluate import (
     table_text,
     training_histories,
 )
+from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
 from eager_llm.files import content_digest, read_json, whole_file, whole_folder, write_json
 from eager_llm.index.build import build_index
@@ -31,12 +32,13 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import TASKS, for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.phrasings import DEFAULT_FILE
-from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories
+from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
 
 MODEL_NAME = "EAGER-LLM"
+LANGUAGE = "language.json"
 SAMPLED_USERS = 3
 
 
@@ -84,19 +86,28 @@ def tune(
     sources = {s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources}
     # Checkpoints belong to their inputs: another index or setting starts anew.
     folder = checkpoints / _tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
-    model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded), settings.seed)
+    model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded, settings), settings.seed)
     model.to(device)
-    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
+    book = TaskBook(
+        tokenizer,
+        built,
+        loaded.items,
+        settings.tuning.text_tokens,
+        task_file(settings),
+        unread_rows(built, settings.tuning, settings.seed),
+    )
     train = trajectories(asked, built, loaded.intentions)
     if loaded.intentions is None:
         say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
     recommender = Recommender(model, book, built, settings.decoding, settings.data.max_history)
-    validation = asked[asked["part"] == "validation"]
-    drawn = validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
-    validate = partial(_validation_ndcg, recommender, drawn)
+    validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
+    probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
+    language = {"before stage 1": probe.measure(recommender)}
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
+    language["after stage 1"] = probe.measure(recommender.again())
     with whole_folder(out) as draft:
-        save_tuned(model, tokenizer, built, draft)
+        write_json(draft / LANGUAGE, language)
+        save_tuned(model, tokenizer, built, draft, task_file(settings))
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             adapted.save_pretrained(draft / "adapter")
@@ -116,14 +127,17 @@ def evaluate(
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
-    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
-    tuned = for_decoding(tuned, settings.decoding.precision)
+    unread = unread_rows(built, settings.tuning, settings.seed)
+    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, unread)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
+    language, dial = _language(recommender, _drawn(asked, settings), model, settings)
+    recommender.model = for_decoding(tuned, settings.decoding.precision, settings.decoding.adapter_strength)
+    recommender = recommender.again()
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
         row = evaluate_model(recommender, asked, part)
         result[part] = {MODEL_NAME: row, **evaluate_baselines(asked, built.item_ids, part, settings.seed)}
-    write_json(metrics, result)
+    write_json(metrics, {**result, "language": language, "adapter": dial})
     say(table_text(result["test"]))
     data = ReportData(
         title=f"{MODEL_NAME} on {loaded.facts['source']}",
@@ -132,6 +146,8 @@ def evaluate(
         table=result["test"],
         validation=result["validation"],
         curves=read_json(model / "curves.json"),
+        language=language,
+        dial=dial,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
         settings=settings.to_dict(),
         notes=_notes(loaded),
@@ -159,16 +175,36 @@ def _prepare_torch(settings: Settings) -> str:
 
 def _tuning_key(inputs: list[Path], settings: Settings) -> str:
     digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
-    for path in [*inputs, DEFAULT_FILE]:
+    for path in [*inputs, task_file(settings)]:
         digest.update(content_digest(path).encode())
     return digest.hexdigest()[:16]
 
 
-def _tokenizer_texts(tables: Tables) -> list[str]:
+def _tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
     texts = [text for name in TEXT_COLUMNS for text in tables.items[name] if text]
     if tables.intentions is not None:
         texts += [*tables.intentions["intention"].unique(), *tables.intentions["preference"].unique()]
-    return [*texts, DEFAULT_FILE.read_text(encoding="utf-8")]
+    return [*texts, task_file(settings).read_text(encoding="utf-8")]
+
+
+def _drawn(examples: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Draw the users that the validations of tuning ask for."""
+    validation = examples[examples["part"] == "validation"]
+    return validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
+
+
+def _language(
+    recommender: Recommender, drawn: pd.DataFrame, model: Path, settings: Settings
+) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
+    """Return the language measures by moment, and the curve along the adapter's strength."""
+    probe = LanguageProbe(recommender.book, settings.tuning.language_items, settings.seed)
+    found = read_json(model / LANGUAGE)
+    if not settings.annealing.epochs:
+        return found, []
+    dial = adapter_curve(recommender, probe, partial(_validation_ndcg, drawn=drawn))
+    for moment, row in (("after stage 2, adapter off", dial[0]), ("after stage 2, adapter on", dial[-1])):
+        found[moment] = {name: row[name] for name in MEASURES if name in row}
+    return found, dial
 
 
 def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from eager_llm.errors import UserError
-from eager_llm.settings import TaskSettings
+from eager_llm.settings import Settings, TaskSettings
 
 DEFAULT_FILE = Path(__file__).with_name("tasks.json")
 FIELDS = ("history", "titles", "item", "title", "text", "intention", "preference")
@@ -34,6 +34,11 @@ class Phrasing:
             return [(n % 2 == 1, part.strip()) for n, part in enumerate(parts) if part.strip()]
 
         return split(self.prompt), split(self.answer)
+
+
+def task_file(settings: Settings) -> Path:
+    """Return the file of phrasings that the settings name."""
+    return Path(settings.tuning.task_file) if settings.tuning.task_file else DEFAULT_FILE
 
 
 def read_tasks(file: Path) -> dict[str, list[Phrasing]]:

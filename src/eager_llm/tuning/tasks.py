@@ -16,7 +16,7 @@ import pandas as pd
 
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.settings import TaskSettings
+from eager_llm.settings import TaskSettings, TuningSettings
 from eager_llm.tuning.phrasings import DEFAULT_FILE, Phrasing, read_tasks
 
 INTENTION_TASKS = ("itemsearch", "preferenceobtain")
@@ -68,6 +68,12 @@ def trajectories(examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFr
         items = [index.rows[i] for i in history] + [index.rows[item]]
         result.append(Trajectory(items, intention, preference))
     return result
+
+
+def unread_rows(index: ItemIndex, settings: TuningSettings, seed: int) -> frozenset[int]:
+    """Draw the rows of the items whose texts are held out from all tasks."""
+    count = round(settings.unread_share * len(index.item_ids)) if settings.language_items else 0
+    return frozenset(np.random.default_rng(seed).choice(len(index.item_ids), count, replace=False).tolist())
 
 
 def item_tokens(tokenizer: Any, index: ItemIndex) -> np.ndarray:
