@@ -6,7 +6,8 @@
 Both forms train the same model from the same start on `seqrec` alone with the same loss, optimizer and rate; they see
 the same trajectories, with as many predictions a step, and batches of both hold examples of like length. The prefix
 form is what published code of this family does: a trajectory of n items becomes n examples, each a prompt with a
-prefix and the loss on the next item alone. Clocks stand still while validation runs. The quality aimed at is the best that the slower
+prefix and the loss on the next item alone. Seconds are those of the one processor thread that trains (on a GPU, of the
+clock), whatever else the machine does; they stand still while validation runs. The quality aimed at is the best that the slower
 form reached in its time, or the faster one, whichever is less; times are interpolated between validations.
 
 The second table takes one batch after another apart: what a step costs with other ways to make the loss.
@@ -48,6 +49,14 @@ QUICK = [
     "index.branching=32", "backbone.hidden=64", "backbone.layers=2", "backbone.vocabulary=600", "behaviour.epochs=2",
     "tuning.text_tokens=24", "tuning.validation_users=400", "tuning.batch_tokens=1024",
 ]  # fmt: skip
+
+
+def clock() -> float:
+    """Return seconds of this process's processor time, or of the clock where a GPU works beside it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 @dataclass
@@ -148,7 +157,7 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
     batches = batches_of(form, book, case.train, case.settings)
     while spent < limit:
         model.train()
-        started = time.perf_counter()
+        started = clock()
         examples = next(batches)
         batch = collate(examples, book.tokenizer.pad_token_id).to(model.device)
         learned = int(batch.learn.sum())
@@ -157,7 +166,7 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        spent += time.perf_counter() - started
+        spent += clock() - started
         curve.steps += 1
         curve.targets += learned
         curve.tokens += sum(len(example.ids) for example in examples)
@@ -166,7 +175,8 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
             curve.seconds.append(spent)
             curve.quality.append(case.quality(model, book))
             print(f"  {form.__name__}: {spent:.1f} s, NDCG@10 {curve.quality[-1]:.4f}", flush=True)
-            if len(curve.quality) > patience and max(curve.quality[-patience:]) < max(curve.quality):
+            settled = spent > limit / 4 and max(curve.quality[-patience:]) < max(curve.quality)
+            if settled:
                 break
     return curve
 
@@ -195,12 +205,10 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
         tokens = sum(len(example.ids) for example in chosen)
         for name, way in ways.items():
             model.zero_grad()
-            started = time.perf_counter()
+            started = clock()
             loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
             loss.backward()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            found.setdefault(name, []).append(tokens / (time.perf_counter() - started))
+            found.setdefault(name, []).append(tokens / (clock() - started))
     return {name: float(np.median(values[1:])) for name, values in found.items()}
 
 
