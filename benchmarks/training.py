@@ -99,7 +99,9 @@ class Case:
         self.texts = texts or ["no text"]
         self.train: list[Trajectory] = trajectories(self.examples, self.index, None)
         validation = self.examples[self.examples["part"] == "validation"]
-        self.drawn = validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
+        self.drawn = validation.sample(
+            min(settings.tuning.validation_users, len(validation)), random_state=settings.seed
+        )
 
     def model(self) -> tuple[Any, TaskBook]:
         """Return the model at its start; the same each time."""

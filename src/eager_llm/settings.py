@@ -169,7 +169,6 @@ class TuningSettings:
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
     workers: int = option(0, "Ray Train workers, each with batches of its own; 0 tunes in this process", least=0)
-    sharded: bool = option(False, "spread the weights over the workers (FSDP), for a backbone that does not fit one")
     restarts: int = option(3, "how often lost Ray Train workers are started again", least=0)
     learning_rate: float = option(2e-3, "AdamW's peak learning rate", least=0.0)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0.0)

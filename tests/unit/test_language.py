@@ -93,7 +93,9 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
         assert {name: row[name] for name in MEASURES} == pytest.approx(expected, rel=1e-5)
     assert probe.measure(adapted.again()) == pytest.approx(as_trained)
     page = render_report(
-        ReportData("t", False, {}, {}, {}, {}, [], {}, language={"before stage 1": backbone, "after": as_trained}, dial=rows)
+        ReportData(
+            "t", False, {}, {}, {}, {}, [], {}, language={"before stage 1": backbone, "after": as_trained}, dial=rows
+        )
     )
     assert all(name in page for name in MEASURES)
     assert page.count("<svg") == 2

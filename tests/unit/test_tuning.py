@@ -11,8 +11,8 @@ from eager_llm.tuning import trainer
 from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of, save_tuned
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import info_nce
-from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
+from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import TaskBook, Trajectory, trajectories
 
 

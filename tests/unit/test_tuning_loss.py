@@ -40,7 +40,9 @@ def test_a_few_logits_at_a_time_give_the_whole_loss_and_gradient(shape, levelwis
     rng = np.random.default_rng(0)
     item_tokens = rng.integers(0, 10, size=(30, 3)) + 40 + 12 * np.arange(3)
     levels = Levels(item_tokens, 80) if levelwise else None
-    ids = torch.from_numpy(np.concatenate([rng.integers(0, 40, size=(4, 6)), item_tokens[:4], item_tokens[4:8]], axis=1))
+    ids = torch.from_numpy(
+        np.concatenate([rng.integers(0, 40, size=(4, 6)), item_tokens[:4], item_tokens[4:8]], axis=1)
+    )
 
     hidden, targets = hidden_states(model, ids).last_hidden_state[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
     logits = logits_of(model, hidden)

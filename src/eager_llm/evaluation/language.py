@@ -33,7 +33,9 @@ class LanguageProbe:
 
     def __init__(self, book: TaskBook, items: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        told = [row for row in rng.permutation(len(book.item_tokens)).tolist() if book.question("index2item", row)[1][1:]]
+        told = [
+            row for row in rng.permutation(len(book.item_tokens)).tolist() if book.question("index2item", row)[1][1:]
+        ]
         self.book = book
         self.known = [row for row in told if row not in book.unread][:items]
         self.unseen = [row for row in told if row in book.unread][:items]

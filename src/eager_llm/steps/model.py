@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from eager_llm.tuning.backbone import TASKS, for_decoding, load_backbone, load_t
 from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
+from eager_llm.tuning.team import Team
+from eager_llm.tuning.workers import on_workers
 
 MODEL_NAME = "EAGER-LLM"
 LANGUAGE = "language.json"
@@ -79,7 +82,31 @@ def tune(
     checkpoints: Path,
     out: Path,
 ) -> dict[str, float]:
-    """Run both stages, going on from the checkpoint of the same inputs and settings if there is one."""
+    """Run both stages, in this process or on Ray Train's workers, which need to reach all these paths.
+
+    Goes on from the checkpoint of the same inputs and settings if there is one.
+    """
+    paths = {
+        "tables": tables, "examples": examples, "item_index": item_index, "embeddings": embeddings,
+        "checkpoints": checkpoints, "out": out,
+    }  # fmt: skip
+    config = {"settings": settings.to_dict(), **{name: str(path.resolve()) for name, path in paths.items()}}
+    tuning = settings.tuning
+    if tuning.workers:
+        return on_workers(tune_on_worker, config, tuning.workers, tuning.restarts, checkpoints)
+    return tune_on_worker(config)
+
+
+def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
+    """Do one worker's part of `tune`; the team's leader writes.
+
+    Args:
+        config: the settings and paths of `tune`, in plain values.
+    """
+    settings, team = Settings.from_dict(config["settings"]), Team()
+    tables, examples, item_index, embeddings, checkpoints, out = (
+        Path(config[name]) for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
+    )
     device = _prepare_torch(settings)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
@@ -97,23 +124,28 @@ def tune(
         unread_rows(built, settings.tuning, settings.seed),
     )
     train = trajectories(asked, built, loaded.intentions)
-    if loaded.intentions is None:
+    if loaded.intentions is None and team.leads:
         say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
     recommender = Recommender(model, book, built, settings.decoding, settings.data.max_history)
     validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
     probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
-    language = {"before stage 1": probe.measure(recommender)}
+    language = {"before stage 1": probe.measure(recommender) if team.leads else {}}
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
-    language["after stage 1"] = probe.measure(recommender.again())
-    with whole_folder(out) as draft:
-        write_json(draft / LANGUAGE, language)
-        save_tuned(model, tokenizer, built, draft, task_file(settings))
+    with whole_folder(out) if team.leads else nullcontext() as draft:
+        if draft:
+            language["after stage 1"] = probe.measure(recommender.again())
+            write_json(draft / LANGUAGE, language)
+            save_tuned(model, tokenizer, built, draft, task_file(settings))
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
-            adapted.save_pretrained(draft / "adapter")
-        write_json(draft / "curves.json", curves)
-    # A finished job leaves nothing that a later one could mistake for its own.
-    shutil.rmtree(folder)
+            if draft:
+                adapted.save_pretrained(draft / "adapter")
+        if draft:
+            write_json(draft / "curves.json", curves)
+    team.share(None)
+    if team.leads:
+        # A finished job leaves nothing that a later one could mistake for its own.
+        shutil.rmtree(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "loss": curves["stage-1"][-1]["loss"]}
 

@@ -65,7 +65,9 @@ def start_from_centroids(model: Any, tokenizer: Any, index: ItemIndex) -> None:
     A level's centroids are turned by their principal axes into the model's width, and scaled to the mean and
     spread that the other embeddings have, so that tokens that are close in the source start close.
     """
-    matrices = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    matrices = {
+        id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(token) for token in index.vocabulary])
     levels = ids.view(index.levels, index.branching)
     for matrix in matrices.values():

@@ -84,7 +84,9 @@ class TuningLoss(nn.Module):
         with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
             hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
             learned = batch.learn[:, 1:]
-            total = cross_entropy(self.model, hidden[:, :-1][learned], batch.ids[:, 1:][learned], self.levels, self.chunk)
+            total = cross_entropy(
+                self.model, hidden[:, :-1][learned], batch.ids[:, 1:][learned], self.levels, self.chunk
+            )
             loss = total / totals.learned
             figures = {"cross_entropy": float(loss.detach())}
             if self.contrast is not None and len(batch.closing_item):
@@ -132,7 +134,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients are made chunk by chunk on the way forward, while the chunk's logits are there."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, model: Any, rows: Any, chunk: int, *weights: torch.Tensor
     ) -> torch.Tensor:
         total = torch.zeros((), device=hidden.device)
@@ -153,6 +155,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradient, *gradients = ctx.saved_tensors
         return gradient * outer, None, None, None, None, *(found * outer for found in gradients)

@@ -93,7 +93,7 @@ def _job(
         model, contrast, tuning.contrast_weight, levels, tuning.loss_tokens, settings.seed, _precision(settings, model)
     )
     plan = partial(_plan, book, train, shares, settings, int(name[-1]))
-    team = Team(tuning.sharded)
+    team = Team()
     return TrainingJob(
         name=name,
         module=loss.to(model.device),
@@ -132,7 +132,9 @@ def _precision(settings: Settings, model: Any) -> torch.dtype:
 def _fingerprint(book: TaskBook, train: list[Trajectory], settings: Settings) -> str:
     """Return a digest of what decides the weights, so that no checkpoint of another job is gone on from."""
     facts = settings.to_dict()
-    facts["tuning"] = {name: value for name, value in facts["tuning"].items() if name not in ("tensorboard", "task_file")}
+    facts["tuning"] = {
+        name: value for name, value in facts["tuning"].items() if name not in ("tensorboard", "task_file", "restarts")
+    }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(book.file.read_bytes())
     digest.update(np.ascontiguousarray(book.item_tokens).data)

@@ -12,14 +12,12 @@ class Team:
     Attributes:
         rank: 0 leads: it validates, writes and speaks.
         size: processes.
-        sharded: whether weights are spread over the processes (FSDP) rather than repeated (DDP).
     """
 
-    def __init__(self, sharded: bool = False) -> None:
-        self._joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if self._joined else 0
-        self.size = torch.distributed.get_world_size() if self._joined else 1
-        self.sharded = sharded and self._joined
+    def __init__(self) -> None:
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if joined else 0
+        self.size = torch.distributed.get_world_size() if joined else 1
 
     @property
     def leads(self) -> bool:
@@ -28,7 +26,7 @@ class Team:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module whose backward pass averages the gradients over the team."""
-        if self.size == 1 or self.sharded:
+        if self.size == 1:
             return module
         # A batch without an answer leaves the projectors unused.
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)

@@ -98,7 +98,14 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
 
 
 def _epoch(
-    job: TrainingJob, module: nn.Module, state: _State, optimizer: Any, schedule: Any, file: Path, bar: Any, events: Events
+    job: TrainingJob,
+    module: nn.Module,
+    state: _State,
+    optimizer: Any,
+    schedule: Any,
+    file: Path,
+    bar: Any,
+    events: Events,
 ) -> None:
     batches, size = job.plan(state.epoch), job.accumulate * job.team.size
     steps = [batches[start : start + size] for start in range(0, len(batches), size)]

@@ -1,0 +1,84 @@
+"""Tuning by two Ray Train workers: one is killed, the group starts again and ends as if nothing had been."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_small
+from safetensors.torch import load_file
+
+from eager_llm.steps import model as steps
+from eager_llm.tuning.workers import on_workers
+
+
+@pytest.fixture
+def inputs(shop, examples, settings, tmp_path):
+    """The inputs of `tune`, with more steps an epoch than the settings of other tests have."""
+    made = make_small(shop, settings)
+    paths = {name: tmp_path / name for name in ("tables", "examples", "item_index", "embeddings")}
+    shop.save(paths["tables"])
+    examples.to_parquet(paths["examples"])
+    made.index.save(paths["item_index"])
+    paths["embeddings"].mkdir()
+    for source, embedding in made.embeddings.items():
+        np.save(paths["embeddings"] / f"{source}.npy", embedding)
+    # Dropout draws on each worker alone: left out, to compare.
+    settings = replace(settings, threads=1, annealing=replace(settings.annealing, dropout=0.0))
+    return paths, replace(settings, tuning=replace(settings.tuning, batch_tokens=1024, language_items=10))
+
+
+def config_of(inputs, folder, **tuning):
+    paths, settings = inputs
+    settings = replace(settings, tuning=replace(settings.tuning, **tuning))
+    places = {**paths, "checkpoints": folder / "checkpoints", "out": folder / "model"}
+    return {"settings": settings.to_dict(), **{name: str(path) for name, path in places.items()}}
+
+
+def weights(folder):
+    return {**load_file(folder / "model/backbone/model.safetensors"),
+            **load_file(folder / "model/adapter/adapter_model.safetensors")}  # fmt: skip
+
+
+def test_a_killed_worker_goes_on_from_the_last_checkpoint_as_if_nothing_had_been(inputs, tmp_path):
+    """Two workers make the steps that one process makes of two batches, whatever happens to one of them."""
+
+    def dying(config):
+        """As `tune_on_worker`, but the second worker is killed once, in the middle of the second epoch."""
+        import os
+        import signal
+
+        from eager_llm.steps import model as steps
+        from eager_llm.tuning import trainer
+
+        trainer.CHECKPOINT_STEPS = 2
+        died, backward = Path(config["died"]), trainer._backward
+
+        def backward_or_die(job, module, step, number):
+            if job.name == "stage-1" and number == config["at"] and job.team.rank == 1 and not died.exists():
+                died.write_text("once")
+                os.kill(os.getpid(), signal.SIGKILL)
+            if died.exists() and job.team.leads and not died.with_suffix(".step").exists():
+                died.with_suffix(".step").write_text(str(number))
+            return backward(job, module, step, number)
+
+        trainer._backward = backward_or_die
+        return steps.tune_on_worker(config)
+
+    config = {**config_of(inputs, tmp_path / "killed"), "died": str(tmp_path / "died"), "at": 9}
+    figures = on_workers(dying, config, workers=2, restarts=1, shared=tmp_path / "killed" / "checkpoints")
+    # The checkpoint of every second step; the leader may have died with the other before or after its step.
+    assert 6 <= int((tmp_path / "died.step").read_text()) <= 9
+    assert list((tmp_path / "killed" / "checkpoints").iterdir()) == []
+
+    assert steps.tune_on_worker(config_of(inputs, tmp_path / "alone", accumulate=2)) == pytest.approx(figures, rel=1e-4)
+    killed, alone = (json.loads((tmp_path / name / "model/curves.json").read_text()) for name in ("killed", "alone"))
+    for stage, curve in alone.items():
+        for one, two in zip(curve, killed[stage], strict=True):
+            for name in ("loss", "cross_entropy"):
+                assert two[name] == pytest.approx(one[name], rel=1e-4)
+    killed, alone = weights(tmp_path / "killed"), weights(tmp_path / "alone")
+    assert killed.keys() == alone.keys()
+    for name in alone:
+        assert (killed[name] - alone[name]).abs().mean() < 1e-3 * alone[name].abs().mean() + 1e-6, name
