@@ -68,8 +68,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
 
     folder = (runs / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    if settings.tuning.task_file:  # the steps run elsewhere
-        settings = replace(settings, tuning=replace(settings.tuning, task_file=str(task_file(settings).resolve())))
+    settings = _absolute(settings)
     values = settings.to_dict()
     store = folder / "features"
     if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
@@ -99,6 +98,14 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
             return 1
     finish(folder, {name: Path(artifact.uri) for name, artifact in task.outputs.items()}, settings)
     return 0
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Return the settings with whole paths: a step may run in another folder."""
+    task_file, tensorboard = (
+        str(Path(path).resolve()) if path else "" for path in (settings.tuning.task_file, settings.tuning.tensorboard)
+    )
+    return replace(settings, tuning=replace(settings.tuning, task_file=task_file, tensorboard=tensorboard))
 
 
 def fingerprint(source: str, settings: Settings) -> str:

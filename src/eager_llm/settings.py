@@ -169,6 +169,10 @@ class TuningSettings:
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
     workers: int = option(0, "Ray Train workers, each with batches of its own; 0 tunes in this process", least=0)
+    sharded: bool = option(
+        False, "spread the weights over the workers (FSDP), for a backbone that does not fit one; without validation "
+        "between the epochs, so that the last one is kept",
+    )  # fmt: skip
     restarts: int = option(3, "how often lost Ray Train workers are started again", least=0)
     learning_rate: float = option(2e-3, "AdamW's peak learning rate", least=0.0)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0.0)
@@ -265,6 +269,8 @@ class Settings:
                 "decoding.normalise = 'vocabulary': tuning.loss = 'level' trains no probability over the vocabulary; "
                 "choose level or allowed"
             )
+        if settings.tuning.sharded and not settings.tuning.workers:
+            mistakes.append("tuning.sharded = True: needs tuning.workers of at least 1")
         if mistakes:
             raise UserError("the settings have mistakes:\n  " + "\n  ".join(mistakes))
         return settings

@@ -1,15 +1,19 @@
 """Tuning by two Ray Train workers: one is killed, the group starts again and ends as if nothing had been."""
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_small
 from safetensors.torch import load_file
 
 from eager_llm.steps import model as steps
+from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.tasks import Trajectory
 from eager_llm.tuning.workers import on_workers
 
 
@@ -82,3 +86,45 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_as_if_nothing_had_been
     assert killed.keys() == alone.keys()
     for name in alone:
         assert (killed[name] - alone[name]).abs().mean() < 1e-3 * alone[name].abs().mean() + 1e-6, name
+
+
+def tune_sharded(rank, port, shop, settings, folder):
+    """One of two processes whose weights are spread (FSDP); the second call goes on from a finished checkpoint."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    made = make_small(shop, settings)
+    train = [Trajectory([n, n + 1, n + 9]) for n in range(60)]
+    first = stage_one(made.model, made.book, train, made.embeddings, settings, folder)
+    adapted, second = stage_two(made.model, made.book, train, settings, folder)
+    again = make_small(shop, settings)
+    resumed = stage_one(again.model, again.book, train, again.embeddings, settings, folder)
+    assert [row["loss"] for row in resumed] == [row["loss"] for row in first]
+    if rank == 0:
+        torch.save([{k: v.clone() for k, v in m.state_dict().items()} for m in (adapted, again.model)], folder / "w.pt")
+        (folder / "curves.json").write_text(json.dumps([first, second]))
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_spread_over_processes_train_as_those_of_one(shop, settings, tmp_path):
+    def changed(**tuning):
+        annealing = replace(settings.annealing, dropout=0.0)
+        return replace(settings, annealing=annealing, tuning=replace(settings.tuning, batch_tokens=512, **tuning))
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "two").mkdir()
+    torch.multiprocessing.spawn(
+        tune_sharded, (port, shop, changed(workers=2, sharded=True), tmp_path / "two"), nprocs=2, join=True
+    )
+    made, alone = make_small(shop, changed()), changed(accumulate=2)
+    train = [Trajectory([n, n + 1, n + 9]) for n in range(60)]
+    curves = [stage_one(made.model, made.book, train, made.embeddings, alone, tmp_path / "one")]
+    backbone = {name: value.clone() for name, value in made.model.state_dict().items()}
+    adapted, second = stage_two(made.model, made.book, train, alone, tmp_path / "one")
+    for one, two in zip([*curves, second], json.loads((tmp_path / "two/curves.json").read_text()), strict=True):
+        assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-4)
+    found = torch.load(tmp_path / "two/w.pt", weights_only=True)
+    for expected, spread in zip((adapted.state_dict(), backbone), found, strict=True):
+        assert expected.keys() == spread.keys()
+        for name in expected:
+            assert (expected[name] - spread[name]).abs().mean() < 1e-3 * expected[name].abs().mean() + 1e-6, name

@@ -114,7 +114,8 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     # Checkpoints belong to their inputs: another index or setting starts anew.
     folder = checkpoints / _tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
     model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded, settings), settings.seed)
-    model.to(device)
+    # To be spread over the workers, it waits where there is room.
+    model.to("cpu" if settings.tuning.sharded else device)
     book = TaskBook(
         tokenizer,
         built,

@@ -49,7 +49,7 @@ def stage_one(
             learning_rate=tuning.learning_rate,
             weight_decay=tuning.weight_decay,
             warmup_share=tuning.warmup_share,
-            validate=validate,
+            validate=None if job.team.sharded else validate,
             validate_every=tuning.validate_every,
         )
     )
@@ -88,12 +88,18 @@ def _job(
 ) -> TrainingJob:
     """Return what both stages have in common, with stage 2's schedule."""
     tuning, annealing = settings.tuning, settings.annealing
+    team = Team(tuning.sharded)
     levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if tuning.loss == "level" else None
     loss = TuningLoss(
-        model, contrast, tuning.contrast_weight, levels, tuning.loss_tokens, settings.seed, _precision(settings, model)
+        team.at_work(model),
+        contrast,
+        tuning.contrast_weight,
+        levels,
+        tuning.loss_tokens,
+        settings.seed,
+        _precision(settings),
     )
     plan = partial(_plan, book, train, shares, settings, int(name[-1]))
-    team = Team()
     return TrainingJob(
         name=name,
         module=loss.to(model.device),
@@ -123,9 +129,9 @@ def _plan(
     return [[examples[number] for number in batch] for batch in batches]
 
 
-def _precision(settings: Settings, model: Any) -> torch.dtype:
+def _precision(settings: Settings) -> torch.dtype:
     asked = settings.tuning.precision
-    able = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if asked == "bfloat16" or (asked == "auto" and able) else torch.float32
 
 

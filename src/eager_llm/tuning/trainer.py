@@ -34,7 +34,7 @@ class TrainingJob:
         plan: epoch -> the epoch's batches; the same for the same epoch, always.
         collate: turns examples into a batch.
         steps_an_epoch: an estimate is enough; it shapes the learning rate.
-        keep: state to keep as the best: the weights that validation judges.
+        keep: what is left with the best weights: the model that validation judges.
         fingerprint: of the settings and data; a checkpoint of others is refused.
         accumulate: batches a step, on each process.
         validate: () -> a figure that grows with quality, or None to keep the last epoch.
@@ -93,7 +93,7 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
     with bar, events:
         while state.epoch < job.epochs:
             _epoch(job, module, state, optimizer, schedule, file, bar, events)
-    _load_best(job, state)
+    _load_best(job, state, file)
     return state.curve
 
 
@@ -189,9 +189,14 @@ def _best_file(job: TrainingJob, state: _State) -> Path:
     return job.checkpoints / f"{job.name}-best-{state.best_epoch}.pt"
 
 
-def _load_best(job: TrainingJob, state: _State) -> None:
+def _load_best(job: TrainingJob, state: _State, file: Path) -> None:
     job.team.share(None)
-    if state.best_epoch >= 0:
+    if job.team.sharded:  # the last checkpoint holds whole weights
+        saved = torch.load(file, weights_only=True, map_location="cpu")["module"]
+        job.keep.load_state_dict(
+            {name.removeprefix("model."): v for name, v in saved.items() if name.startswith("model.")}
+        )
+    elif state.best_epoch >= 0:
         job.keep.load_state_dict(torch.load(_best_file(job, state), weights_only=True))
 
 
@@ -210,6 +215,7 @@ def _cosine(job: TrainingJob) -> Callable[[int], float]:
 
 def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _State) -> None:
     random = job.team.gather(_random_state())
+    weights, moments = job.team.states(job.module, optimizer)
     if not job.team.leads:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -217,8 +223,8 @@ def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _S
         torch.save(
             {
                 "fingerprint": job.fingerprint,
-                "module": job.module.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "module": weights,
+                "optimizer": moments,
                 "schedule": schedule.state_dict(),
                 "random": random,
                 "state": vars(state),
@@ -233,8 +239,7 @@ def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _Sta
     saved = torch.load(file, weights_only=True, map_location="cpu")
     if saved["fingerprint"] != job.fingerprint:
         raise UserError(f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it")
-    job.module.load_state_dict(saved["module"])
-    optimizer.load_state_dict(saved["optimizer"])
+    job.team.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
     schedule.load_state_dict(saved["schedule"])
     torch.set_rng_state(saved["random"][job.team.rank]["cpu"])
     if torch.cuda.is_available():
