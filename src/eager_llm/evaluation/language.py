@@ -67,9 +67,11 @@ class LanguageProbe:
         # One phrasing with as many tokens for every item: the prompts are of one length.
         ids = torch.tensor([prompt for prompt, _ in asked], device=model.device)
         end, length = self.book.tokenizer.eos_token_id, ids.shape[1]
+        read_now, memory = ids, None
         for _ in range(self.book.text_tokens):
-            step = logits_of(model, hidden_states(model, ids, use_cache=False).last_hidden_state[:, -1]).argmax(-1)
-            ids = torch.cat([ids, step[:, None]], dim=1)
+            seen = hidden_states(model, read_now, use_cache=True, past_key_values=memory)
+            step = logits_of(model, seen.last_hidden_state[:, -1]).argmax(-1)[:, None]
+            ids, read_now, memory = torch.cat([ids, step], dim=1), step, seen.past_key_values
             if end is not None and bool((ids[:, length:] == end).any(1).all()):
                 break
         said = [row[: row.index(end)] if end in row else row for row in ids[:, length:].tolist()]
