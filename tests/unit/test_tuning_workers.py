@@ -5,11 +5,11 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import make_small
 from safetensors.torch import load_file
+from tuning_inputs import write_inputs
 
 from eager_llm.steps import model as steps
 from eager_llm.tuning.stages import stage_one, stage_two
@@ -20,14 +20,7 @@ from eager_llm.tuning.workers import on_workers
 @pytest.fixture
 def inputs(shop, examples, settings, tmp_path):
     """The inputs of `tune`, with more steps an epoch than the settings of other tests have."""
-    made = make_small(shop, settings)
-    paths = {name: tmp_path / name for name in ("tables", "examples", "item_index", "embeddings")}
-    shop.save(paths["tables"])
-    examples.to_parquet(paths["examples"])
-    made.index.save(paths["item_index"])
-    paths["embeddings"].mkdir()
-    for source, embedding in made.embeddings.items():
-        np.save(paths["embeddings"] / f"{source}.npy", embedding)
+    paths = write_inputs(shop, examples, settings, tmp_path)
     # Dropout draws on each worker alone: left out, to compare.
     settings = replace(settings, threads=1, annealing=replace(settings.annealing, dropout=0.0))
     return paths, replace(settings, tuning=replace(settings.tuning, batch_tokens=1024, language_items=10))
