@@ -89,7 +89,11 @@ class TuningLoss(nn.Module):
             )
             loss = total / totals.learned
             figures = {"cross_entropy": float(loss.detach())}
-            if self.contrast is not None and len(batch.closing_item):
+            if self.contrast is not None and not len(batch.closing_item):
+                # Every process of a team has a gradient for every weight.
+                loss = loss + 0.0 * sum(weight.sum() for weight in self.contrast.parameters())
+                figures["contrast"] = 0.0
+            elif self.contrast is not None:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
                 closing = hidden[batch.closing_row, batch.closing_position]
                 share = len(batch.closing_item) / totals.answers

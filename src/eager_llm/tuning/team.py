@@ -33,8 +33,7 @@ class Team:
             return self._spread(module)
         if self.size == 1:
             return module
-        # A batch without an answer leaves the projectors unused.
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(module)
 
     def at_work(self, model: Any) -> Any:
         """Return the model that is trained: the model itself, or a copy to be spread, layer by layer, by `wrap`."""
