@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +19,7 @@ from eager_llm.files import content_digest
 from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
+from eager_llm.tuning.phrasings import read_tasks, task_file
 from pipelines.summary import TIMES_FILE, finish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +68,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
 
     folder = (runs / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    settings = _absolute(settings)
     values = settings.to_dict()
     store = folder / "features"
     if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
@@ -83,7 +86,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
         try:
             task = recommender(
                 source=source,
-                fingerprint=fingerprint(source),
+                fingerprint=fingerprint(source, settings),
                 feature_repo=str(project_home() / "feature_repo"),
                 feature_store=str(store),
                 checkpoints=str(folder / "checkpoints"),
@@ -97,12 +100,22 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
     return 0
 
 
-def fingerprint(source: str) -> str:
-    """Return a digest of the library's code and of the source's files."""
+def _absolute(settings: Settings) -> Settings:
+    """Return the settings with whole paths: a step may run in another folder."""
+    task_file, tensorboard = (
+        str(Path(path).resolve()) if path else "" for path in (settings.tuning.task_file, settings.tuning.tensorboard)
+    )
+    return replace(settings, tuning=replace(settings.tuning, task_file=task_file, tensorboard=tensorboard))
+
+
+def fingerprint(source: str, settings: Settings) -> str:
+    """Return a digest of the library's code, of the source's files and of the phrasings."""
     digest = hashlib.sha256()
     for file in sorted((ROOT / "src" / "eager_llm").rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
             digest.update(file.read_bytes())
+    read_tasks(task_file(settings))  # refused before anything runs
+    digest.update(task_file(settings).read_bytes())
     if source != "demo":
         if not Path(source).is_dir():
             raise UserError(f"{source}: no such folder; name the folder that holds the log, or demo")

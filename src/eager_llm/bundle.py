@@ -16,10 +16,10 @@ from eager_llm.evaluation.evaluate import training_histories
 from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import DecodingSettings, Settings
-from eager_llm.tuning.backbone import for_decoding, load_tuned
+from eager_llm.tuning.backbone import TASKS, for_decoding, load_tuned
 from eager_llm.tuning.tasks import TaskBook, item_tokens
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 TRIE = "trie.safetensors"
 
@@ -37,7 +37,7 @@ def pack_bundle(
     """Write a bundle, whole or not at all, from a tuned model and all that it needs to answer.
 
     Args:
-        model: folder with `backbone`, `tokenizer` and, where there is one, `adapter`.
+        model: folder with `backbone`, `tokenizer`, the phrasings and, where there is one, `adapter`.
     """
     from transformers import AutoTokenizer
 
@@ -111,13 +111,12 @@ class Bundle:
         index = ItemIndex.load(folder / "item_index.parquet")
         items = pd.read_parquet(folder / "catalogue.parquet")
         model, tokenizer = load_tuned(folder, index, device)
-        book = TaskBook(tokenizer, index, items, generation["text_tokens"])
+        book = TaskBook(tokenizer, index, items, generation["text_tokens"], folder / TASKS)
         decoding = DecodingSettings(**generation["decoding"])
         trie = Trie.load(folder / TRIE)
+        ready = for_decoding(model, decoding.precision, decoding.adapter_strength)
         return cls(
-            Recommender(
-                for_decoding(model, decoding.precision), book, index, decoding, generation["max_history"], trie
-            ),
+            Recommender(ready, book, index, decoding, generation["max_history"], trie),
             items.set_index("item_id"),
             pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
             manifest,

@@ -14,6 +14,7 @@ from eager_llm.errors import UserError
 
 SOURCES = ("behaviour", "semantic")
 NORMALISATIONS = ("vocabulary", "level", "allowed")
+LOSSES = ("vocabulary", "level")
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
@@ -149,6 +150,10 @@ class BackboneSettings:
     hidden: int = option(128, "small-llama: width", least=8)
     heads: int = option(4, "small-llama: attention heads", least=1)
     vocabulary: int = option(2000, "small-llama: text tokens of the tokenizer trained on the catalogue", least=300)
+    new_tokens: str = option(
+        "noise", "where the index tokens' embeddings start: noise, or their centroids in the item index",
+        choices=("noise", "centroids"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,25 @@ class TuningSettings:
     """Stage 1: the whole backbone on all tasks, with global contrast decompression."""
 
     epochs: int = option(40, "passes over the trajectories", least=1)
-    batch_tokens: int = option(4096, "padded tokens a step", least=64)
+    batch_tokens: int = option(4096, "padded tokens a batch", least=64)
+    accumulate: int = option(1, "batches a step, on each worker", least=1)
+    loss: str = option(
+        "vocabulary",
+        "what the probability of an item's token is taken over in training: vocabulary (all tokens), or level "
+        "(the tokens that stand at that level of the index); level does not go with decoding.normalise=vocabulary",
+        choices=LOSSES,
+    )  # fmt: skip
+    loss_tokens: int = option(1024, "tokens whose logits are in memory at a time", least=1)
+    precision: str = option(
+        "auto", "what the model computes in: float32, bfloat16 (autocast), or auto (bfloat16 on a GPU that has it)",
+        choices=("auto", "float32", "bfloat16"),
+    )  # fmt: skip
+    workers: int = option(0, "Ray Train workers, each with batches of its own; 0 tunes in this process", least=0)
+    sharded: bool = option(
+        False, "spread the weights over the workers (FSDP), for a backbone that does not fit one; without validation "
+        "between the epochs, so that the last one is kept",
+    )  # fmt: skip
+    restarts: int = option(3, "how often lost Ray Train workers are started again", least=0)
     learning_rate: float = option(2e-3, "AdamW's peak learning rate", least=0.0)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0.0)
     warmup_share: float = option(0.05, "share of the steps with a rising rate", least=0.0, most=1.0)
@@ -178,6 +201,13 @@ class TuningSettings:
     contrast_temperature: float = option(0.07, "temperature of the contrast loss", least=1e-4)
     validate_every: int = option(5, "epochs between validations; the best epoch is kept", least=1)
     validation_users: int = option(1000, "users drawn for those validations", least=1)
+    text_tasks: bool = option(True, "whether there are other tasks than seqrec: off, all shares but its own are zero")
+    task_file: str = option("", "file of phrasings, JSON or YAML, such as src/eager_llm/tuning/tasks.json; none: those")
+    unread_share: float = option(
+        0.05, "share of the items whose texts no task uses, to measure language on", least=0.0, most=0.5
+    )
+    language_items: int = option(100, "items that the language measure asks about; 0 leaves it out", least=0)
+    tensorboard: str = option("", "folder for TensorBoard's event files; none: none (needs the tensorboard package)")
     tasks: TaskSettings = field(default_factory=TaskSettings)
 
 
@@ -210,6 +240,10 @@ class DecodingSettings:
         "what a bundle's model computes in; bfloat16 is faster where the machine has it and changes a few answers "
         "(docs/decoding.md says how many)",
         choices=("float32", "bfloat16"),
+    )  # fmt: skip
+    adapter_strength: float = option(
+        1.0, "scale of the annealing adapter: 1 as trained, for recommendations; 0 off, for language",
+        least=0.0, most=1.0,
     )  # fmt: skip
     prefix_cache_mb: int = option(64, "memory for the prompts of returning users; 0 remembers none", least=0)
 
@@ -249,6 +283,13 @@ class Settings:
                 f"backbone.hidden = {settings.backbone.hidden}: must be a multiple of "
                 f"2 x backbone.heads = {2 * settings.backbone.heads}"
             )
+        if settings.tuning.loss == "level" and settings.decoding.normalise == "vocabulary":
+            mistakes.append(
+                "decoding.normalise = 'vocabulary': tuning.loss = 'level' trains no probability over the vocabulary; "
+                "choose level or allowed"
+            )
+        if settings.tuning.sharded and not settings.tuning.workers:
+            mistakes.append("tuning.sharded = True: needs tuning.workers of at least 1")
         if mistakes:
             raise UserError("the settings have mistakes:\n  " + "\n  ".join(mistakes))
         return settings

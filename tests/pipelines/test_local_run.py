@@ -31,7 +31,7 @@ def test_a_run_leaves_a_summary_a_report_and_a_bundle(run):
     assert summary["settings"]["tuning"]["epochs"] == 2
     verify_bundle(run.folder / "bundle")
     page = (run.folder / "report.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "stage-2: 1 epoch, cross-entropy" in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

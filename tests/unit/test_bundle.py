@@ -52,8 +52,8 @@ def test_a_missing_and_an_added_file_are_refused(bundle):
 
 def test_another_schema_version_is_refused(bundle):
     manifest = bundle / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 9', 1))
-    assert "schema version 9; this release reads 2" in refused(bundle)
+    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 9', 1))
+    assert "schema version 9; this release reads 3" in refused(bundle)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):

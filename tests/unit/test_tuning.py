@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -12,8 +11,9 @@ from eager_llm.tuning import trainer
 from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of, save_tuned
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import info_nce
+from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import DEFAULT_FILE, Trajectory, read_tasks, trajectories
+from eager_llm.tuning.tasks import TaskBook, Trajectory, trajectories
 
 
 def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
@@ -164,17 +164,51 @@ def test_a_saved_model_answers_as_before_and_holds_no_projector(shop, examples, 
 
 
 @pytest.mark.parametrize(
-    ("task", "phrasing", "said"),
+    ("right", "wrong", "line", "said"),
     [
-        ("item2index", {"prompt": "$txt", "answer": "$item"}, "item2index, phrasing 1: unknown placeholder $txt"),
-        ("seqrec", {"prompt": "$history now", "answer": "$item"}, "must be text that ends with $history"),
-        ("fusionseqrec", {"prompt": "x"}, "needs a prompt and an answer"),
+        ("Name the item of this text: $text", "Name the item of this text: $txt", 9, "unknown placeholder $txt; known"),
+        ("$intention Item:", "$ Item:", 26, "unknown placeholder $;"),
+        ("choices: $history", "choices: $history now", 4, "must be text that ends with $history"),
+        ('"prompt": "Whoever', '"promt": "Whoever', 33, "needs a prompt and an answer"),
+        ('"answer": "$preference"', '"answer": 7', 31, "the answer must be text"),
+        ('"itemsearch": [', '"itemsearching": [', 25, "unknown task 'itemsearching'; known: seqrec"),
+        ('"prompt": "A shopper chose, oldest first', '"prompt" "A shopper', 20, "neither JSON nor YAML"),
     ],
 )
-def test_broken_phrasings_are_named(tmp_path, task, phrasing, said):
-    tasks = json.loads(DEFAULT_FILE.read_text())
-    file = tmp_path / "tasks.json"
-    file.write_text(json.dumps({**tasks, task: [phrasing]}))
-    with pytest.raises(UserError, match=r"tasks\.json") as error:
+def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line, said):
+    text = DEFAULT_FILE.read_text()
+    assert right in text
+    file = tmp_path / "mine.json"
+    file.write_text(text.replace(right, wrong, 1))
+    with pytest.raises(UserError) as error:
         read_tasks(file)
+    assert f"mine.json, line {line}: " in str(error.value)
     assert said in str(error.value)
+
+
+def test_a_task_without_phrasings_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text('seqrec: [{prompt: "Then: $history", answer: $item}]\n')
+    with pytest.raises(UserError, match="item2index has no phrasing to train on"):
+        read_tasks(file)
+    with pytest.raises(UserError, match="nowhere"):
+        read_tasks(tmp_path / "nowhere.json")
+
+
+def test_held_out_phrasings_and_items_are_never_trained_on(small, shop, examples):
+    unread = frozenset(range(0, len(small.index.item_ids), 3))
+    book = TaskBook(small.book.tokenizer, small.index, shop.items, 12, unread=unread)
+    train = trajectories(examples, small.index, shop.intentions)
+    shares = TaskSettings(0, item2index=2, index2item=2, fusionseqrec=2, itemsearch=0, preferenceobtain=0)
+    seen = [tuple(example.ids) for example in book.epoch(train, shares, np.random.default_rng(0))]
+    assert len(seen) > len(train)
+    for item in (0, 1):
+        title = tuple(book._titles[item])
+        told = [ids for ids in seen if any(ids[n : n + len(title)] == title for n in range(len(ids)))]
+        assert bool(told) == (item not in unread)
+    for task in ("item2index", "index2item"):
+        asked, answer = book.question(task, 1)
+        fields = {*book._titles[1], *book.item_tokens[1].tolist()}
+        words = tuple(token for token in asked[1:] if token not in fields)
+        assert words not in {tuple(token for token in ids[1 : len(asked)] if token not in fields) for ids in seen}
+        assert answer == (book.item_tokens[1].tolist() if task == "item2index" else [*book._titles[1], *book._end])

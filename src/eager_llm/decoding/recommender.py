@@ -96,6 +96,10 @@ class Recommender:
         self._lock = Lock()
         self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
 
+    def again(self) -> "Recommender":
+        """Return the same recommender with nothing remembered, for a model whose weights have changed."""
+        return Recommender(self.model, self.book, self.index, self.settings, self.max_history, self.trie)
+
     @cached_property
     def masks(self) -> MaskCache:
         """The filters in use, compiled."""

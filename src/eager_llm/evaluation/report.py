@@ -23,6 +23,8 @@ class ReportData:
     curves: dict[str, list[dict[str, float]]]
     samples: list[dict[str, Any]]
     settings: dict[str, Any]
+    language: dict[str, dict[str, float]] = field(default_factory=dict)
+    dial: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -33,7 +35,23 @@ def render_report(data: ReportData) -> str:
         *(_curve_plot(name, curve) for name, curve in data.curves.items() if len(curve) > 1),
     ]
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    return render_page(Path(__file__).with_name("report.html"), data=data, plots=plots, columns=columns)
+    measures = list(next(iter(data.language.values()), {}))
+    dial = _dial_plot(data.dial) if data.dial and measures else ""
+    page = Path(__file__).with_name("report.html")
+    return render_page(page, data=data, plots=plots, columns=columns, measures=measures, dial=dial)
+
+
+def _dial_plot(dial: list[dict[str, float]]) -> str:
+    """Draw recommendation against language along the adapter's strength."""
+    measures = [name for name in dial[0] if name not in ("strength", "ndcg@10")]
+    figure, axes = new_figure(10, 3.4, columns=len(measures))
+    for axis, name in zip(axes, measures, strict=True):
+        places = [row[name] for row in dial], [row["ndcg@10"] for row in dial]
+        axis.plot(*places, marker="o", color=GREEN)
+        for row, *place in zip(dial, *places, strict=True):
+            axis.annotate(f"{row['strength']:g}", place, xytext=(4, 4), textcoords="offset points")
+        axis.set(xlabel=name, ylabel="NDCG@10, drawn validation users" if axis is axes[0] else "")
+    return svg_of(figure)
 
 
 def _quality_plot(table: dict[str, dict[str, float]]) -> str:

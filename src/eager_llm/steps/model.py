@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from eager_llm.evaluation.evaluate import (
     table_text,
     training_histories,
 )
+from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
 from eager_llm.files import content_digest, read_json, whole_file, whole_folder, write_json
 from eager_llm.index.build import build_index
@@ -31,11 +33,15 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import TASKS, for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import DEFAULT_FILE, INTENTION_TASKS, TaskBook, trajectories
+from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
+from eager_llm.tuning.team import Team
+from eager_llm.tuning.workers import on_workers
 
 MODEL_NAME = "EAGER-LLM"
+LANGUAGE = "language.json"
 SAMPLED_USERS = 3
 
 
@@ -76,32 +82,71 @@ def tune(
     checkpoints: Path,
     out: Path,
 ) -> dict[str, float]:
-    """Run both stages, going on from the checkpoint of the same inputs and settings if there is one."""
+    """Run both stages, in this process or on Ray Train's workers, which need to reach all these paths.
+
+    Goes on from the checkpoint of the same inputs and settings if there is one.
+    """
+    paths = {
+        "tables": tables, "examples": examples, "item_index": item_index, "embeddings": embeddings,
+        "checkpoints": checkpoints, "out": out,
+    }  # fmt: skip
+    config = {"settings": settings.to_dict(), **{name: str(path.resolve()) for name, path in paths.items()}}
+    tuning = settings.tuning
+    if tuning.workers:
+        return on_workers(tune_on_worker, config, tuning.workers, tuning.restarts, checkpoints)
+    return tune_on_worker(config)
+
+
+def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
+    """Do one worker's part of `tune`; the team's leader writes.
+
+    Args:
+        config: the settings and paths of `tune`, in plain values.
+    """
+    settings, team = Settings.from_dict(config["settings"]), Team()
+    tables, examples, item_index, embeddings, checkpoints, out = (
+        Path(config[name]) for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
+    )
     device = _prepare_torch(settings)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     sources = {s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources}
     # Checkpoints belong to their inputs: another index or setting starts anew.
     folder = checkpoints / _tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
-    model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded), settings.seed)
-    model.to(device)
-    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
+    model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded, settings), settings.seed)
+    # To be spread over the workers, it waits where there is room.
+    model.to("cpu" if settings.tuning.sharded else device)
+    book = TaskBook(
+        tokenizer,
+        built,
+        loaded.items,
+        settings.tuning.text_tokens,
+        task_file(settings),
+        unread_rows(built, settings.tuning, settings.seed),
+    )
     train = trajectories(asked, built, loaded.intentions)
-    if loaded.intentions is None:
+    if loaded.intentions is None and team.leads:
         say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
     recommender = Recommender(model, book, built, settings.decoding, settings.data.max_history)
-    validation = asked[asked["part"] == "validation"]
-    drawn = validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
-    validate = partial(_validation_ndcg, recommender, drawn)
+    validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
+    probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
+    language = {"before stage 1": probe.measure(recommender) if team.leads else {}}
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
-    with whole_folder(out) as draft:
-        save_tuned(model, tokenizer, built, draft)
+    with whole_folder(out) if team.leads else nullcontext() as draft:
+        if draft:
+            language["after stage 1"] = probe.measure(recommender.again())
+            write_json(draft / LANGUAGE, language)
+            save_tuned(model, tokenizer, built, draft, task_file(settings))
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
-            adapted.save_pretrained(draft / "adapter")
-        write_json(draft / "curves.json", curves)
-    # A finished job leaves nothing that a later one could mistake for its own.
-    shutil.rmtree(folder)
+            if draft:
+                adapted.save_pretrained(draft / "adapter")
+        if draft:
+            write_json(draft / "curves.json", curves)
+    team.share(None)
+    if team.leads:
+        # A finished job leaves nothing that a later one could mistake for its own.
+        shutil.rmtree(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "loss": curves["stage-1"][-1]["loss"]}
 
@@ -115,14 +160,17 @@ def evaluate(
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
-    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens)
-    tuned = for_decoding(tuned, settings.decoding.precision)
+    unread = unread_rows(built, settings.tuning, settings.seed)
+    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, unread)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
+    language, dial = _language(recommender, _drawn(asked, settings), model, settings)
+    recommender.model = for_decoding(tuned, settings.decoding.precision, settings.decoding.adapter_strength)
+    recommender = recommender.again()
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
         row = evaluate_model(recommender, asked, part)
         result[part] = {MODEL_NAME: row, **evaluate_baselines(asked, built.item_ids, part, settings.seed)}
-    write_json(metrics, result)
+    write_json(metrics, {**result, "language": language, "adapter": dial})
     say(table_text(result["test"]))
     data = ReportData(
         title=f"{MODEL_NAME} on {loaded.facts['source']}",
@@ -131,6 +179,8 @@ def evaluate(
         table=result["test"],
         validation=result["validation"],
         curves=read_json(model / "curves.json"),
+        language=language,
+        dial=dial,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
         settings=settings.to_dict(),
         notes=_notes(loaded),
@@ -158,16 +208,36 @@ def _prepare_torch(settings: Settings) -> str:
 
 def _tuning_key(inputs: list[Path], settings: Settings) -> str:
     digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
-    for path in [*inputs, DEFAULT_FILE]:
+    for path in [*inputs, task_file(settings)]:
         digest.update(content_digest(path).encode())
     return digest.hexdigest()[:16]
 
 
-def _tokenizer_texts(tables: Tables) -> list[str]:
+def _tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
     texts = [text for name in TEXT_COLUMNS for text in tables.items[name] if text]
     if tables.intentions is not None:
         texts += [*tables.intentions["intention"].unique(), *tables.intentions["preference"].unique()]
-    return [*texts, DEFAULT_FILE.read_text(encoding="utf-8")]
+    return [*texts, task_file(settings).read_text(encoding="utf-8")]
+
+
+def _drawn(examples: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Draw the users that the validations of tuning ask for."""
+    validation = examples[examples["part"] == "validation"]
+    return validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
+
+
+def _language(
+    recommender: Recommender, drawn: pd.DataFrame, model: Path, settings: Settings
+) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
+    """Return the language measures by moment, and the curve along the adapter's strength."""
+    probe = LanguageProbe(recommender.book, settings.tuning.language_items, settings.seed)
+    found = read_json(model / LANGUAGE)
+    if not settings.annealing.epochs:
+        return found, []
+    dial = adapter_curve(recommender, probe, partial(_validation_ndcg, drawn=drawn))
+    for moment, row in (("after stage 2, adapter off", dial[0]), ("after stage 2, adapter on", dial[-1])):
+        found[moment] = {name: row[name] for name in MEASURES if name in row}
+    return found, dial
 
 
 def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:

@@ -1,9 +1,11 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,9 +14,11 @@ from eager_llm.errors import UserError
 from eager_llm.files import read_json, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import BackboneSettings
+from eager_llm.tuning.phrasings import DEFAULT_FILE
 
 SMALL = "small-llama"
 TUNED_ON = "tuned_on.json"
+TASKS = "tasks.yaml"
 
 
 def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
@@ -30,7 +34,10 @@ def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str]
     if settings.model == SMALL:
         tokenizer = train_tokenizer(texts, settings.vocabulary)
         tokenizer.add_tokens(index.vocabulary)
-        return _small_llama(settings, tokenizer), tokenizer
+        model = _small_llama(settings, tokenizer)
+        if settings.new_tokens == "centroids":
+            start_from_centroids(model, tokenizer, index)
+        return model, tokenizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -38,10 +45,42 @@ def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str]
         model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"backbone.model = {settings.model!r} cannot be loaded: {error}") from None
+    add_index_tokens(model, tokenizer, index)
+    if settings.new_tokens == "centroids":
+        start_from_centroids(model, tokenizer, index)
+    return model, tokenizer
+
+
+def add_index_tokens(model: Any, tokenizer: Any, index: ItemIndex) -> None:
+    """Teach a foreign model and its tokenizer the tokens of the index, and drop its generation settings."""
     tokenizer.add_tokens(index.vocabulary)
     model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings))
     reset_generation(model)
-    return model, tokenizer
+
+
+@torch.no_grad()
+def start_from_centroids(model: Any, tokenizer: Any, index: ItemIndex) -> None:
+    """Set the embeddings of the index tokens, in and out, to their centroids in the item index.
+
+    A level's centroids are turned by their principal axes into the model's width, and scaled to the mean and
+    spread that the other embeddings have, so that tokens that are close in the source start close.
+    """
+    matrices = {
+        id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(token) for token in index.vocabulary])
+    levels = ids.view(index.levels, index.branching)
+    for matrix in matrices.values():
+        others = torch.ones(len(matrix), dtype=torch.bool)
+        others[ids] = False
+        known = matrix[others].float()
+        mean, spread = known.mean(0), known.std()
+        for rows, centroids in zip(levels, index.centroids, strict=True):
+            points = torch.from_numpy(np.asarray(centroids, dtype=np.float32))
+            points = points - points.mean(0)
+            axes = torch.linalg.svd(points, full_matrices=False).Vh[: matrix.shape[1]]
+            seen = functional.pad(points @ axes.T, (0, matrix.shape[1] - len(axes)))
+            matrix[rows[: len(points)]] = (mean + seen * spread / seen.std().clamp_min(1e-9)).to(matrix.dtype)
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
@@ -88,8 +127,9 @@ def reset_generation(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path) -> None:
-    """Write the backbone and its tokenizer, and which item index they were tuned on."""
+def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path, tasks: Path = DEFAULT_FILE) -> None:
+    """Write the backbone, its tokenizer and phrasings, and which item index they were tuned on."""
+    shutil.copyfile(tasks, folder / TASKS)
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
     write_json(folder / TUNED_ON, {"item_index": index.checksum})
@@ -119,7 +159,17 @@ def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any
     return model.to(device).eval(), tokenizer
 
 
-def for_decoding(model: Any, precision: str = "float32") -> Any:
+def set_adapter_strength(model: Any, strength: float) -> None:
+    """Scale what a PEFT model's LoRA layers add: 1 as trained, 0 nothing; a model without any stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            for adapter in layer.active_adapters:
+                layer.set_scale(adapter, strength)
+
+
+def for_decoding(model: Any, precision: str = "float32", strength: float = 1.0) -> Any:
     """Return a tuned model made fast to decode with; it answers the same, but for rounding.
 
     The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
@@ -127,7 +177,9 @@ def for_decoding(model: Any, precision: str = "float32") -> Any:
 
     Args:
         precision: "float32" or "bfloat16".
+        strength: of the adapter, see `set_adapter_strength`.
     """
+    set_adapter_strength(model, strength)
     if hasattr(model, "merge_and_unload") and type(model.get_output_embeddings()) is nn.Linear:
         model = model.merge_and_unload()
     model = model.to(getattr(torch, precision))

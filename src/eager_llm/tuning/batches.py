@@ -24,7 +24,7 @@ class Batch:
     closing_position: torch.Tensor
     closing_item: torch.Tensor
 
-    def to(self, device: str) -> "Batch":
+    def to(self, device: str | torch.device) -> "Batch":
         """Return the batch on a device."""
         return Batch(*(tensor.to(device) for tensor in vars(self).values()))
 

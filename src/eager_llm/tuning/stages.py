@@ -1,25 +1,26 @@
 """Stage 1 tunes the backbone on all tasks; stage 2 anneals an adapter on `seqrec` alone."""
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
 
 from eager_llm.settings import Settings, TaskSettings
-from eager_llm.tuning.backbone import hidden_states, logits_of
-from eager_llm.tuning.batches import Batch, collate, plan_batches
+from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import GlobalContrast
-from eager_llm.tuning.tasks import TaskBook, Trajectory
+from eager_llm.tuning.loss import Levels, TuningLoss
+from eager_llm.tuning.tasks import Example, TaskBook, Trajectory
+from eager_llm.tuning.team import Team
 from eager_llm.tuning.trainer import TrainingJob, fit
 
-SEQREC_ONLY = TaskSettings(
-    seqrec=1.0, item2index=0.0, index2item=0.0, fusionseqrec=0.0, itemsearch=0.0, preferenceobtain=0.0
-)
+NO_TEXT_TASKS = dict.fromkeys(("item2index", "index2item", "fusionseqrec", "itemsearch", "preferenceobtain"), 0.0)
+SEQREC_ONLY = TaskSettings(seqrec=1.0, **NO_TEXT_TASKS)
 Curve = list[dict[str, float]]
 
 
@@ -35,27 +36,20 @@ def stage_one(
     """Tune the whole backbone in place, with global contrast; returns the curve."""
     tuning = settings.tuning
     torch.manual_seed(settings.seed)
-    module = nn.ModuleDict({"model": model})
     contrast = None
     if tuning.contrast_weight > 0:
         width = model.get_input_embeddings().embedding_dim
         contrast = GlobalContrast(width, embeddings, tuning.contrast_negatives, tuning.contrast_temperature)
-        module["contrast"] = contrast.to(model.device)
-    plan = partial(_plan, book, train, tuning.tasks, settings, 1)
+    shares = tuning.tasks if tuning.text_tasks else replace(tuning.tasks, **NO_TEXT_TASKS)
+    job = _job("stage-1", model, contrast, book, train, shares, settings, checkpoints)
     return fit(
-        TrainingJob(
-            name="stage-1",
-            module=module,
-            loss=partial(_loss, model, contrast, settings),
-            plan=plan,
-            steps_an_epoch=len(plan(0)),
+        replace(
+            job,
             epochs=tuning.epochs,
             learning_rate=tuning.learning_rate,
             weight_decay=tuning.weight_decay,
             warmup_share=tuning.warmup_share,
-            checkpoints=checkpoints,
-            keep=model,
-            validate=validate,
+            validate=None if job.team.sharded else validate,
             validate_every=tuning.validate_every,
         )
     )
@@ -78,49 +72,77 @@ def stage_two(
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)
-    plan = partial(_plan, book, train, SEQREC_ONLY, settings, 2)
-    curve = fit(
-        TrainingJob(
-            name="stage-2",
-            module=adapted,
-            loss=partial(_loss, adapted, None, settings),
-            plan=plan,
-            steps_an_epoch=len(plan(0)),
-            epochs=annealing.epochs,
-            learning_rate=annealing.learning_rate,
-            weight_decay=0.0,
-            warmup_share=0.0,
-            checkpoints=checkpoints,
-            keep=adapted,
-        )
-    )
+    curve = fit(_job("stage-2", adapted, None, book, train, SEQREC_ONLY, settings, checkpoints))
     return adapted.eval(), curve
+
+
+def _job(
+    name: str,
+    model: Any,
+    contrast: GlobalContrast | None,
+    book: TaskBook,
+    train: list[Trajectory],
+    shares: TaskSettings,
+    settings: Settings,
+    checkpoints: Path,
+) -> TrainingJob:
+    """Return what both stages have in common, with stage 2's schedule."""
+    tuning, annealing = settings.tuning, settings.annealing
+    team = Team(tuning.sharded)
+    levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if tuning.loss == "level" else None
+    loss = TuningLoss(
+        team.at_work(model),
+        contrast,
+        tuning.contrast_weight,
+        levels,
+        tuning.loss_tokens,
+        settings.seed,
+        _precision(settings),
+    )
+    plan = partial(_plan, book, train, shares, settings, int(name[-1]))
+    return TrainingJob(
+        name=name,
+        module=loss.to(model.device),
+        plan=plan,
+        collate=partial(collate, padding=book.tokenizer.pad_token_id or 0),
+        steps_an_epoch=-(-len(plan(0)) // (tuning.accumulate * team.size)),
+        epochs=annealing.epochs,
+        learning_rate=annealing.learning_rate,
+        weight_decay=0.0,
+        warmup_share=0.0,
+        checkpoints=checkpoints,
+        keep=model,
+        fingerprint=_fingerprint(book, train, settings),
+        accumulate=tuning.accumulate,
+        events=Path(tuning.tensorboard) if tuning.tensorboard else None,
+        team=team,
+    )
 
 
 def _plan(
     book: TaskBook, train: list[Trajectory], shares: TaskSettings, settings: Settings, stage: int, epoch: int
-) -> list[Callable[[], Batch]]:
+) -> list[list[Example]]:
     """Draw an epoch from the seed, the stage and its number alone, so that a resumed job agrees."""
     rng = np.random.default_rng((settings.seed, stage, epoch))
     examples = book.epoch(train, shares, rng)
-    padding = book.tokenizer.pad_token_id or 0
     batches = plan_batches(examples, settings.tuning.batch_tokens, rng)
-    return [partial(collate, [examples[number] for number in batch], padding) for batch in batches]
+    return [[examples[number] for number in batch] for batch in batches]
 
 
-def _loss(
-    model: Any, contrast: GlobalContrast | None, settings: Settings, batch: Batch, step: int
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Cross-entropy at the learned tokens, plus the weighted contrast at the closing tokens."""
-    batch = batch.to(model.device)
-    hidden = hidden_states(model, batch.ids).last_hidden_state
-    learned = batch.learn[:, 1:]
-    loss = functional.cross_entropy(logits_of(model, hidden[:, :-1][learned]), batch.ids[:, 1:][learned])
-    figures = {"cross_entropy": float(loss.detach())}
-    if contrast is not None and len(batch.closing_item):
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        closing = hidden[batch.closing_row, batch.closing_position]
-        pull = contrast(closing, batch.closing_item, generator)
-        figures["contrast"] = float(pull.detach())
-        loss = loss + settings.tuning.contrast_weight * pull
-    return loss, {"loss": float(loss.detach()), **figures}
+def _precision(settings: Settings) -> torch.dtype:
+    asked = settings.tuning.precision
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if asked == "bfloat16" or (asked == "auto" and able) else torch.float32
+
+
+def _fingerprint(book: TaskBook, train: list[Trajectory], settings: Settings) -> str:
+    """Return a digest of what decides the weights, so that no checkpoint of another job is gone on from."""
+    facts = settings.to_dict()
+    facts["tuning"] = {
+        name: value for name, value in facts["tuning"].items() if name not in ("tensorboard", "task_file", "restarts")
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(book.file.read_bytes())
+    digest.update(np.ascontiguousarray(book.item_tokens).data)
+    digest.update(repr([(one.items, one.intention, one.preference) for one in train]).encode())
+    return digest.hexdigest()

@@ -5,8 +5,7 @@ predictions as one example a prefix for a fraction of the work. That needs its p
 the history, so that the answer continues it.
 """
 
-import json
-import re
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,9 @@ import pandas as pd
 
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.settings import TaskSettings
+from eager_llm.settings import TaskSettings, TuningSettings
+from eager_llm.tuning.phrasings import DEFAULT_FILE, Phrasing, read_tasks
 
-DEFAULT_FILE = Path(__file__).with_name("tasks.json")
-FIELDS = ("history", "titles", "item", "title", "text", "intention", "preference")
 INTENTION_TASKS = ("itemsearch", "preferenceobtain")
 SEPARATOR = "; "
 
@@ -72,6 +70,12 @@ def trajectories(examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFr
     return result
 
 
+def unread_rows(index: ItemIndex, settings: TuningSettings, seed: int) -> frozenset[int]:
+    """Draw the rows of the items whose texts are held out from all tasks."""
+    count = round(settings.unread_share * len(index.item_ids)) if settings.language_items else 0
+    return frozenset(np.random.default_rng(seed).choice(len(index.item_ids), count, replace=False).tolist())
+
+
 def item_tokens(tokenizer: Any, index: ItemIndex) -> np.ndarray:
     """Return the token ids of every item's path, int64 [items, levels].
 
@@ -92,16 +96,27 @@ class TaskBook:
         tokenizer: knows the index tokens.
         items: the catalogue, in the order of the index.
         text_tokens: longest text part, in tokens.
+        file: the phrasings.
+        unread: rows of items whose texts no task may use: they are held out for measuring.
     """
 
     def __init__(
-        self, tokenizer: Any, index: ItemIndex, items: pd.DataFrame, text_tokens: int, file: Path = DEFAULT_FILE
+        self,
+        tokenizer: Any,
+        index: ItemIndex,
+        items: pd.DataFrame,
+        text_tokens: int,
+        file: Path = DEFAULT_FILE,
+        unread: Set[int] = frozenset(),
     ) -> None:
         self.tokenizer = tokenizer
         self.text_tokens = text_tokens
         self.item_tokens = item_tokens(tokenizer, index)
         self.items, self._item_ids = items, index.item_ids
-        self._phrasings = {name: [self._compile(p) for p in phrasings] for name, phrasings in read_tasks(file).items()}
+        self.file, self.unread = file, unread
+        tasks = read_tasks(file)
+        self._phrasings = {name: [self._compile(p) for p in found if not p.held_out] for name, found in tasks.items()}
+        self._held_out = {name: [self._compile(p) for p in found if p.held_out] for name, found in tasks.items()}
         self._begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
@@ -123,6 +138,20 @@ class TaskBook:
     def trajectory(self, items: list[int], rng: np.random.Generator) -> Example:
         """Return a packed `seqrec` example."""
         return self._packed(items, int(rng.integers(len(self._phrasings["seqrec"]))))
+
+    def question(self, task: str, item: int) -> tuple[list[int], list[int]]:
+        """Return prompt and answer of `item2index` or `index2item`, in words that were never trained on.
+
+        Where no phrasing is held out, the first one is used. The text is the item's title, its
+        categories where it has none. Items held out may be asked about.
+        """
+        prompt, answer = (self._held_out[task] or self._phrasings[task])[0]
+        fields = {"item": self.item_tokens[item].tolist(), "title": self._titles[item], "text": self._titles[item]}
+        asked, said = (
+            [token for piece in pieces for token in (fields[piece] if isinstance(piece, str) else piece)]
+            for pieces in (prompt, answer)
+        )
+        return [*self._begin, *asked], said if task == "item2index" else [*said, *self._end]
 
     def epoch(self, trajectories: list[Trajectory], shares: TaskSettings, rng: np.random.Generator) -> list[Example]:
         """Draw one epoch: each task as often as its share of the trajectories says."""
@@ -184,12 +213,15 @@ class TaskBook:
             return self.item_tokens[item].tolist()
         if field == "history":
             return self.item_tokens[trajectory.items[:-1]].reshape(-1).tolist()
+        if field in ("title", "text") and item in self.unread:
+            return []
         if field == "title":
             return self._titles[item]
         if field == "titles":
             # Short titles of the last few items: the prompt stays about as long as a text.
             past = trajectory.items[:-1][-4:]
-            return [token for number in past for token in self._titles[number][: self.text_tokens // 3]]
+            read = [number for number in past if number not in self.unread]
+            return [token for number in read for token in self._titles[number][: self.text_tokens // 3]]
         if field == "text":
             texts = [texts[item] for texts in self._texts if texts[item]]
             return texts[int(rng.integers(len(texts)))] if texts else []
@@ -205,38 +237,14 @@ class TaskBook:
         encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [ids[: self.text_tokens] for ids in encoded]
 
-    def _compile(self, phrasing: dict[str, str]) -> tuple[list[Any], list[Any]]:
+    def _compile(self, phrasing: Phrasing) -> tuple[list[Any], list[Any]]:
         """Turn a phrasing into literals (token ids) and fields (names)."""
 
-        def pieces(text: str) -> list[Any]:
-            found = []
-            for piece in re.split(r"\$(\w+)\s?", text):
-                is_field = piece in FIELDS and f"${piece}" in text
-                if is_field:
-                    found.append(piece)
-                elif piece.strip():
-                    found.append(self.tokenizer(piece.strip(), add_special_tokens=False)["input_ids"])
-            return found
+        def compiled(pieces: list[tuple[bool, str]]) -> list[Any]:
+            return [
+                text if is_field else self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                for is_field, text in pieces
+            ]
 
-        return pieces(phrasing["prompt"]), pieces(phrasing["answer"])
-
-
-def read_tasks(file: Path) -> dict[str, list[dict[str, str]]]:
-    """Read and check a file of phrasings.
-
-    Raises:
-        UserError: a task is missing, a placeholder is unknown, or `seqrec` cannot be packed.
-    """
-    tasks = json.loads(file.read_text(encoding="utf-8"))
-    for name in vars(TaskSettings()):
-        for number, phrasing in enumerate(tasks.get(name) or [{}], start=1):
-            where = f"{file}: {name}, phrasing {number}"
-            if set(phrasing) != {"prompt", "answer"}:
-                raise UserError(f"{where}: needs a prompt and an answer")
-            for field in re.findall(r"\$(\w*)", phrasing["prompt"] + phrasing["answer"]):
-                if field not in FIELDS:
-                    raise UserError(f"{where}: unknown placeholder ${field}; known: {', '.join(FIELDS)}")
-            packable = phrasing["prompt"].count("$") == 1 and phrasing["prompt"].endswith("$history")
-            if name == "seqrec" and not (packable and phrasing["answer"] == "$item"):
-                raise UserError(f"{where}: must be text that ends with $history, answered by $item")
-    return tasks
+        prompt, answer = phrasing.pieces()
+        return compiled(prompt), compiled(answer)

@@ -1,8 +1,9 @@
-"""The training loop: resumable to the bit, the best validated epoch kept."""
+"""The training loop: resumable to the bit, the best validated epoch kept, alone or in a team."""
 
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from eager_llm.errors import UserError
 from eager_llm.files import whole_file
 from eager_llm.progress import progress, say
 from eager_llm.tuning.batches import Batch
+from eager_llm.tuning.events import Events
+from eager_llm.tuning.loss import Totals
+from eager_llm.tuning.tasks import Example
+from eager_llm.tuning.team import Team
 
 CHECKPOINT_STEPS = 200
 
@@ -23,18 +29,22 @@ class TrainingJob:
 
     Attributes:
         name: shown in the progress, and the name of the checkpoint.
-        module: everything with weights that training needs.
-        loss: batch, step -> scalar loss, with figures to log.
-        plan: epoch -> the epoch's batches as functions; the same for the same epoch, always.
+        module: everything with weights that training needs; (batch, totals, step) -> the batch's share of
+            the step's loss, with figures to log.
+        plan: epoch -> the epoch's batches; the same for the same epoch, always.
+        collate: turns examples into a batch.
         steps_an_epoch: an estimate is enough; it shapes the learning rate.
-        keep: state to keep as the best: the weights that validation judges.
+        keep: what is left with the best weights: the model that validation judges.
+        fingerprint: of the settings and data; a checkpoint of others is refused.
+        accumulate: batches a step, on each process.
         validate: () -> a figure that grows with quality, or None to keep the last epoch.
+        events: folder of TensorBoard's files, or None.
     """
 
     name: str
     module: nn.Module
-    loss: Callable[[Batch, int], tuple[torch.Tensor, dict[str, float]]]
-    plan: Callable[[int], list[Callable[[], Batch]]]
+    plan: Callable[[int], list[list[Example]]]
+    collate: Callable[[list[Example]], Batch]
     steps_an_epoch: int
     epochs: int
     learning_rate: float
@@ -42,8 +52,12 @@ class TrainingJob:
     warmup_share: float
     checkpoints: Path
     keep: nn.Module
+    fingerprint: str = ""
+    accumulate: int = 1
     validate: Callable[[], float] | None = None
     validate_every: int = 1
+    events: Path | None = None
+    team: Team = field(default_factory=Team)
 
 
 @dataclass
@@ -62,7 +76,11 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
 
     Returns:
         The curve: a row an epoch with its losses, tokens a second and validation figure.
+
+    Raises:
+        UserError: the checkpoint belongs to other settings or data.
     """
+    module = job.team.wrap(job.module)
     trained = [p for p in job.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=job.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(job))
@@ -70,43 +88,83 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
     state = _resume(file, job, optimizer, schedule)
     # A resumed bar starts where the job stopped.
     total = job.epochs * job.steps_an_epoch
-    with progress(total=total, initial=min(state.step, total), desc=job.name, unit="step") as bar:
+    bar = progress(total=total, initial=min(state.step, total), desc=job.name, unit="step", disable=not job.team.leads)
+    events = Events(job.events / job.name if job.events and job.team.leads else None, state.step)
+    with bar, events:
         while state.epoch < job.epochs:
-            _epoch(job, state, optimizer, schedule, file, bar)
-    _load_best(job, state)
+            _epoch(job, module, state, optimizer, schedule, file, bar, events)
+    _load_best(job, state, file)
     return state.curve
 
 
-def _epoch(job: TrainingJob, state: _State, optimizer: Any, schedule: Any, file: Path, bar: Any) -> None:
-    batches = job.plan(state.epoch)
+def _epoch(
+    job: TrainingJob,
+    module: nn.Module,
+    state: _State,
+    optimizer: Any,
+    schedule: Any,
+    file: Path,
+    bar: Any,
+    events: Events,
+) -> None:
+    batches, size = job.plan(state.epoch), job.accumulate * job.team.size
+    steps = [batches[start : start + size] for start in range(0, len(batches), size)]
     started, tokens = time.monotonic(), 0
-    while state.step_in_epoch < len(batches):
-        job.module.train()
-        batch = batches[state.step_in_epoch]()
-        loss, figures = job.loss(batch, state.step)
+    while state.step_in_epoch < len(steps):
+        step = steps[state.step_in_epoch]
         optimizer.zero_grad()
-        loss.backward()
+        figures = _backward(job, module, step, state.step)
         nn.utils.clip_grad_norm_((p for p in job.module.parameters() if p.requires_grad), 1.0)
+        events.write(state.step, {**figures, "learning_rate": schedule.get_last_lr()[0]})
         optimizer.step()
         schedule.step()
         state.step += 1
         state.step_in_epoch += 1
-        tokens += batch.ids.numel()
+        tokens += sum(len(example.ids) for batch in step for example in batch)
         for name, value in figures.items():
             state.sums[name] = state.sums.get(name, 0.0) + value
         bar.update(1)
-        bar.set_postfix_str(f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f}", refresh=False)
-        if state.step_in_epoch % CHECKPOINT_STEPS == 0 and state.step_in_epoch < len(batches):
+        pace = tokens / max(time.monotonic() - started, 1e-9)
+        text = f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f} {pace:,.0f} tokens/s"
+        bar.set_postfix_str(text, refresh=False)
+        if state.step_in_epoch % CHECKPOINT_STEPS == 0 and state.step_in_epoch < len(steps):
             _save(file, job, optimizer, schedule, state)
-    row = {"epoch": state.epoch + 1, **{name: value / len(batches) for name, value in state.sums.items()}}
+    row = {"epoch": state.epoch + 1, **{name: value / len(steps) for name, value in state.sums.items()}}
     row["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
     state.epoch, state.step_in_epoch, state.sums = state.epoch + 1, 0, {}
     _validate(job, state, row)
     state.curve.append(row)
+    events.write(state.step, {f"epoch/{name}": value for name, value in row.items()})
     _save(file, job, optimizer, schedule, state)
-    for old in job.checkpoints.glob(f"{job.name}-best-*.pt"):
+    for old in job.checkpoints.glob(f"{job.name}-best-*.pt") if job.team.leads else ():
         if old != _best_file(job, state):
             old.unlink()
+
+
+def _backward(job: TrainingJob, module: nn.Module, step: list[list[Example]], number: int) -> dict[str, float]:
+    """Leave the step's gradients, each process doing its share of the batches; returns the step's figures."""
+    team = job.team
+    learned = sum(sum(example.learn[1:]) for batch in step for example in batch)
+    answers = sum(len(example.closings) for batch in step for example in batch)
+    totals = Totals(max(1, learned), max(1, answers), team.size)
+    device = next(job.module.parameters()).device
+    mine, rounds = step[team.rank :: team.size], -(-len(step) // team.size)
+    figures: dict[str, float] = {}
+    job.module.train()
+    for turn in range(rounds):
+        # All take part in every exchange of gradients: whoever has no batch left adds nothing to it.
+        idle = turn >= len(mine)
+        with _quiet(module, turn + 1 < rounds):
+            loss, found = module(job.collate(step[0] if idle else mine[turn]).to(device), totals, number)
+            (loss * 0 if idle else loss).backward()
+        for name, value in found.items():
+            figures[name] = figures.get(name, 0.0) + (0.0 if idle else value)
+    return team.add(figures)
+
+
+def _quiet(module: nn.Module, waits: bool) -> AbstractContextManager:
+    """Keep the gradients here until the step's last batch."""
+    return module.no_sync() if waits and isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
@@ -114,10 +172,14 @@ def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
     if job.validate is None or not (last or state.epoch % job.validate_every == 0):
         return
     job.module.eval()
-    row["validation"] = job.validate()
-    say(f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}")
-    if row["validation"] > state.best:
+    row["validation"] = job.team.share(job.validate() if job.team.leads else None)
+    better = row["validation"] > state.best
+    if better:
         state.best, state.best_epoch = row["validation"], state.epoch
+    if not job.team.leads:
+        return
+    say(f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}")
+    if better:
         job.checkpoints.mkdir(parents=True, exist_ok=True)
         with whole_file(_best_file(job, state)) as draft:
             torch.save(job.keep.state_dict(), draft)
@@ -127,8 +189,14 @@ def _best_file(job: TrainingJob, state: _State) -> Path:
     return job.checkpoints / f"{job.name}-best-{state.best_epoch}.pt"
 
 
-def _load_best(job: TrainingJob, state: _State) -> None:
-    if state.best_epoch >= 0:
+def _load_best(job: TrainingJob, state: _State, file: Path) -> None:
+    job.team.share(None)
+    if job.team.sharded:  # the last checkpoint holds whole weights
+        saved = torch.load(file, weights_only=True, map_location="cpu")["module"]
+        job.keep.load_state_dict(
+            {name.removeprefix("model."): v for name, v in saved.items() if name.startswith("model.")}
+        )
+    elif state.best_epoch >= 0:
         job.keep.load_state_dict(torch.load(_best_file(job, state), weights_only=True))
 
 
@@ -146,14 +214,19 @@ def _cosine(job: TrainingJob) -> Callable[[int], float]:
 
 
 def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _State) -> None:
+    random = job.team.gather(_random_state())
+    weights, moments = job.team.states(job.module, optimizer)
+    if not job.team.leads:
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as draft:
         torch.save(
             {
-                "module": job.module.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "fingerprint": job.fingerprint,
+                "module": weights,
+                "optimizer": moments,
                 "schedule": schedule.state_dict(),
-                "random": torch.get_rng_state(),
+                "random": random,
                 "state": vars(state),
             },
             draft,
@@ -163,11 +236,20 @@ def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _S
 def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _State:
     if not file.is_file():
         return _State()
-    saved = torch.load(file, weights_only=True)
-    job.module.load_state_dict(saved["module"])
-    optimizer.load_state_dict(saved["optimizer"])
+    saved = torch.load(file, weights_only=True, map_location="cpu")
+    if saved["fingerprint"] != job.fingerprint:
+        raise UserError(f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it")
+    job.team.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
     schedule.load_state_dict(saved["schedule"])
-    torch.set_rng_state(saved["random"])
+    torch.set_rng_state(saved["random"][job.team.rank]["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["random"][job.team.rank]["cuda"])
     state = _State(**saved["state"])
-    say(f"{job.name}: going on from epoch {state.epoch + 1}, step {state.step} ({file})")
+    if job.team.leads:
+        say(f"{job.name}: going on from epoch {state.epoch + 1}, step {state.step} ({file})")
     return state
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    """Return what this process draws from: dropout's source on its device too."""
+    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
