@@ -1,6 +1,6 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import pandas as pd
 from eager_llm.catalogue.tables import item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.trie import Trie
+from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
+from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.errors import UserError
 from eager_llm.evaluation.baselines import Popularity
 from eager_llm.evaluation.evaluate import training_histories
@@ -37,7 +39,8 @@ def pack_bundle(
     """Write a bundle, whole or not at all, from a tuned model and all that it needs to answer.
 
     Args:
-        model: folder with `backbone`, `tokenizer`, the phrasings and, where there is one, `adapter`.
+        model: folder with `backbone`, `tokenizer`, the phrasings, the neighbours and, where there is one, `adapter`.
+        metrics: what `evaluate` wrote; `prior` has the weight of the neighbours that validation chose.
     """
     from transformers import AutoTokenizer
 
@@ -48,6 +51,8 @@ def pack_bundle(
     tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
     with whole_folder(target) as draft:
         copy_into(model, draft)
+        neighbours = Neighbours.load(draft / NEIGHBOURS, len(index.item_ids))
+        replace(neighbours, weight=metrics["prior"]["weight"]).save(draft / NEIGHBOURS)
         index.save(draft / "item_index.parquet")
         Trie.build(item_tokens(tokenizer, index)).save(draft / TRIE)
         # All columns: requests may filter by any of them.
@@ -114,9 +119,10 @@ class Bundle:
         book = TaskBook(tokenizer, index, items, generation["text_tokens"], folder / TASKS)
         decoding = DecodingSettings(**generation["decoding"])
         trie = Trie.load(folder / TRIE)
+        neighbours = Neighbours.load(folder / NEIGHBOURS, len(index.item_ids))
         ready = for_decoding(model, decoding.precision, decoding.adapter_strength)
         return cls(
-            Recommender(ready, book, index, decoding, generation["max_history"], trie),
+            Recommender(ready, book, index, decoding, generation["max_history"], trie, neighbours),
             items.set_index("item_id"),
             pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
             manifest,

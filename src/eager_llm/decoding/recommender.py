@@ -91,14 +91,21 @@ class Recommender:
         if trie is not None and trie.digest != paths_digest(book.item_tokens):
             raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
         self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
-        self.prior_of = PriorOf(self.trie, neighbours) if neighbours is not None else None
+        self.weigh(neighbours)
         self.columns = Columns(book.items, index.item_ids)
         self._lock = Lock()
         self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
 
     def again(self) -> "Recommender":
         """Return the same recommender with nothing remembered, for a model whose weights have changed."""
-        return Recommender(self.model, self.book, self.index, self.settings, self.max_history, self.trie)
+        return Recommender(
+            self.model, self.book, self.index, self.settings, self.max_history, self.trie, self.neighbours
+        )
+
+    def weigh(self, neighbours: Neighbours | None) -> None:
+        """Weigh this evidence beside the model from now on; None: none."""
+        self.neighbours = neighbours
+        self.prior_of = PriorOf(self.trie, neighbours) if neighbours is not None else None
 
     @cached_property
     def masks(self) -> MaskCache:

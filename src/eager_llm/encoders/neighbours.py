@@ -18,6 +18,7 @@ from eager_llm.progress import progress
 from eager_llm.settings import NeighbourSettings
 
 BLOCK = 1024
+FILE = "neighbours.safetensors"
 _TABLES = ("start", "item", "weight")
 _FACTS = ("decay", "floor", "weight")
 
@@ -84,9 +85,9 @@ class Neighbours:
 
 
 def build_neighbours(
-    histories: list[list[int]], items: int, semantic: np.ndarray | None, settings: NeighbourSettings
+    histories: list[list[int]] | None, items: int, semantic: np.ndarray | None, settings: NeighbourSettings
 ) -> Neighbours:
-    """Build the table from the training part and, where there is one, the semantic embedding.
+    """Build the table from the training part and the semantic embedding, or from one of them.
 
     Behaviour: counts of what followed at most `window` later, weighted by 1 / gap; what came before
     counts `backward` times; a row is divided by its sum to the power of `damping`, so that much-bought
@@ -94,13 +95,13 @@ def build_neighbours(
     `semantic_weight`. Each source keeps the `kept` strongest of an item.
 
     Args:
-        histories: the training part of each user as item rows, oldest first.
+        histories: the training part of each user as item rows, oldest first, or None.
         semantic: float [items, dim], rows of length 1, or None.
 
     Returns:
         The table, with the first of `weights`; which one is best is for validation to say.
     """
-    forward = co_occurrence_counts(histories, items, settings.window)
+    forward = co_occurrence_counts(histories or [], items, settings.window)
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
     counts = diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts

@@ -1,12 +1,12 @@
-"""Popularity and item co-occurrence: what a model must beat to be worth its cost.
+"""Popularity, item co-occurrence and the neighbours alone: what a model must beat to be worth its cost.
 
 Ties are broken at random (seeded), never by item number or file order.
 """
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from eager_llm.catalogue.counts import co_occurrence_counts
+from eager_llm.encoders.neighbours import Neighbours
 
 WINDOW = 3
 HISTORY_DECAY = 0.5
@@ -25,6 +25,13 @@ class Popularity:
         return np.tile(self.order[:k], (len(histories), 1))
 
 
+def popularity_fallback(order: np.ndarray) -> np.ndarray:
+    """Return what lets popularity decide where evidence does not, float [items]."""
+    place = np.empty(len(order))
+    place[order] = np.arange(len(order))
+    return -1e-9 * (place + 1) / len(order)
+
+
 class CoOccurrence:
     """Rank items by what followed the history's items in the training part.
 
@@ -34,19 +41,23 @@ class CoOccurrence:
 
     def __init__(self, histories: list[list[int]], items: int, seed: int) -> None:
         self.counts = co_occurrence_counts(histories, items, WINDOW)
-        place = np.empty(items)
-        place[Popularity(histories, items, seed).order] = np.arange(items)
-        self._fallback = -1e-9 * (place + 1) / items
+        self._fallback = popularity_fallback(Popularity(histories, items, seed).order)
 
-    def rank(self, histories: list[list[int]], k: int, batch: int = 512) -> np.ndarray:
+    def rank(self, histories: list[list[int]], k: int) -> np.ndarray:
         """Return the k first items for each history, int64 [histories, k]."""
-        found = []
-        for start in range(0, len(histories), batch):
-            part = histories[start : start + batch]
-            rows = [n for n, history in enumerate(part) for _ in history]
-            columns = [item for history in part for item in history]
-            decay = [HISTORY_DECAY**gap for history in part for gap in range(len(history) - 1, -1, -1)]
-            interest = csr_matrix((decay, (rows, columns)), shape=(len(part), self.counts.shape[0]))
-            scores = (interest @ self.counts).toarray() + self._fallback
-            found.append(np.argsort(-scores, axis=1, kind="stable")[:, :k])
-        return np.concatenate(found)
+        return rank_by_evidence(Neighbours(self.counts, HISTORY_DECAY, 0.0, 0.0), self._fallback, histories, k)
+
+
+def rank_by_evidence(
+    neighbours: Neighbours, fallback: np.ndarray, histories: list[list[int]], k: int, batch: int = 512
+) -> np.ndarray:
+    """Return the k items with the most evidence for each history, int64 [histories, k].
+
+    Args:
+        fallback: float [items], too small to matter but where there is no evidence; no two alike.
+    """
+    found = []
+    for start in range(0, len(histories), batch):
+        scores = neighbours.evidence(histories[start : start + batch]).toarray() + fallback
+        found.append(np.argsort(-scores, axis=1, kind="stable")[:, :k])
+    return np.concatenate(found)

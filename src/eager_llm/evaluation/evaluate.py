@@ -1,10 +1,13 @@
 """The model and its baselines on one part of one split, side by side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.evaluation.baselines import CoOccurrence, Popularity
+from eager_llm.encoders.neighbours import Neighbours
+from eager_llm.evaluation.baselines import CoOccurrence, Popularity, popularity_fallback, rank_by_evidence
 from eager_llm.evaluation.metrics import CUTOFFS, ranking_metrics
 
 Table = dict[str, dict[str, float]]
@@ -33,15 +36,39 @@ def evaluate_model(recommender: Recommender, examples: pd.DataFrame, part: str, 
     return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
 
 
-def evaluate_baselines(examples: pd.DataFrame, item_ids: list[str], part: str, seed: int) -> Table:
-    """Return the metrics of co-occurrence and popularity, counted on the training part."""
+def try_weights(
+    recommender: Recommender, neighbours: Neighbours, examples: pd.DataFrame, weights: list[float]
+) -> dict[float, float]:
+    """Return NDCG@10 on validation examples for each weight of the evidence beside the model."""
+    found = {}
+    for weight in weights:
+        recommender.weigh(replace(neighbours, weight=weight))
+        found[weight] = evaluate_model(recommender, examples, "validation", show=False)["ndcg@10"]
+    return found
+
+
+def evaluate_baselines(
+    examples: pd.DataFrame, item_ids: list[str], part: str, seed: int, neighbours: Neighbours | None = None
+) -> Table:
+    """Return the metrics of what needs no model, counted on the training part.
+
+    Args:
+        neighbours: the evidence that is weighed beside a model, to be measured alone; None: left out.
+    """
     rows = {item: row for row, item in enumerate(item_ids)}
     train = [[rows[item] for item in history] for history in training_histories(examples)]
     asked = examples[examples["part"] == part]
     histories = [[rows[item] for item in history] for history in asked["history"]]
     table = {}
-    for name, method in (("co-occurrence", CoOccurrence), ("popularity", Popularity)):
-        ranked = method(train, len(item_ids), seed).rank(histories, max(CUTOFFS))
+    popularity, k = Popularity(train, len(item_ids), seed), max(CUTOFFS)
+    rankings = {
+        "co-occurrence": CoOccurrence(train, len(item_ids), seed).rank(histories, k),
+        "popularity": popularity.rank(histories, k),
+    }
+    if neighbours is not None:
+        fallback = popularity_fallback(popularity.order)
+        rankings = {"neighbours alone": rank_by_evidence(neighbours, fallback, histories, k), **rankings}
+    for name, ranked in rankings.items():
         ids = np.asarray(item_ids, dtype=object)[ranked].tolist()
         table[name] = ranking_metrics(ids, asked["item_id"].tolist())
     return table
@@ -50,6 +77,6 @@ def evaluate_baselines(examples: pd.DataFrame, item_ids: list[str], part: str, s
 def table_text(table: Table, part: str = "test") -> str:
     """Return the table of one part as aligned text, a row a method."""
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    lines = [f"{part + ' part':<16}" + "".join(f"{name:>11}" for name in columns)]
-    lines += [f"{name:<16}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
+    lines = [f"{part + ' part':<24}" + "".join(f"{name:>11}" for name in columns)]
+    lines += [f"{name:<24}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from eager_llm.catalogue.features import Features
 from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
+from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
+from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import (
     evaluate_baselines,
     evaluate_model,
     table_text,
     training_histories,
+    try_weights,
 )
 from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
@@ -41,6 +45,7 @@ from eager_llm.tuning.team import Team
 from eager_llm.tuning.workers import on_workers
 
 MODEL_NAME = "EAGER-LLM"
+ALONE = f"{MODEL_NAME}, model alone"
 LANGUAGE = "language.json"
 SAMPLED_USERS = 3
 
@@ -137,6 +142,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
             save_tuned(model, tokenizer, built, draft, task_file(settings))
+            _neighbours(asked, built, sources, settings).save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
@@ -166,11 +172,20 @@ def evaluate(
     language, dial = _language(recommender, _drawn(asked, settings), model, settings)
     recommender.model = for_decoding(tuned, settings.decoding.precision, settings.decoding.adapter_strength)
     recommender = recommender.again()
+    neighbours = Neighbours.load(model / NEIGHBOURS, len(built.item_ids))
+    tried = try_weights(recommender, neighbours, _drawn(asked, settings), settings.neighbours.weights)
+    neighbours = replace(neighbours, weight=max(tried, key=tried.__getitem__))
+    say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
-        row = evaluate_model(recommender, asked, part)
-        result[part] = {MODEL_NAME: row, **evaluate_baselines(asked, built.item_ids, part, settings.seed)}
-    write_json(metrics, {**result, "language": language, "adapter": dial})
+        rows = {}
+        for name, evidence in ((MODEL_NAME, neighbours), (ALONE, None)):
+            recommender.weigh(evidence)
+            rows[name] = evaluate_model(recommender, asked, part)
+        result[part] = {**rows, **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours)}
+    recommender.weigh(neighbours)
+    prior = {"weight": neighbours.weight, "tried": {f"{weight:g}": ndcg for weight, ndcg in tried.items()}}
+    write_json(metrics, {**result, "prior": prior, "language": language, "adapter": dial})
     say(table_text(result["test"]))
     data = ReportData(
         title=f"{MODEL_NAME} on {loaded.facts['source']}",
@@ -242,6 +257,16 @@ def _language(
 
 def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
     return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
+
+
+def _neighbours(
+    examples: pd.DataFrame, index: ItemIndex, sources: dict[str, np.ndarray], settings: Settings
+) -> Neighbours:
+    """Build the evidence from the sources of the index: counts of the training part, texts that are alike."""
+    counted = None
+    if "behaviour" in sources:
+        counted = [[index.rows[item] for item in history] for history in training_histories(examples)]
+    return build_neighbours(counted, len(index.item_ids), sources.get("semantic"), settings.neighbours)
 
 
 def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:

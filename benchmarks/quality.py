@@ -1,0 +1,262 @@
+"""How good the recommendations are, beside what is obvious and what is published: from import to test metrics.
+
+    python benchmarks/quality.py --data scientific                     (a folder under $EAGER_LLM_DATA, three seeds)
+    python benchmarks/quality.py --data beauty --methods eager-llm sasrec --seeds 0
+    python benchmarks/quality.py --quick                               (the made-up demo shop, tiny models)
+
+Each data set has its committed settings in benchmarks/quality_settings. What was measured is kept, method by method and
+seed by seed, in runs/quality/, so that an interrupted run goes on; docs/results.json and the table of docs/results.md are
+written from it. Leave-one-out, the last 20 items read, item-level over the whole catalogue, ties broken at random, every
+choice made on validation; the test part is looked at once for each method and seed. Both conventions: the history kept in
+the ranking (as published figures have it) and left out. The steps are the pipeline's, without the engines around them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from index_ablation import examples_of
+from quality_rivals import Scores, co_occurrence, evidence_alone, next_item_counts, popularity, sasrec
+from quality_table import HISTORIES, write_results
+from reporting import finish, machine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from eager_llm.catalogue.demo import demo_shop
+from eager_llm.catalogue.importers import import_path
+from eager_llm.catalogue.prepare import prepare
+from eager_llm.catalogue.tables import Tables
+from eager_llm.decoding.recommender import Recommender, Request
+from eager_llm.encoders.behaviour import behaviour_embedding
+from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.encoders.semantic import semantic_embedding
+from eager_llm.evaluation.evaluate import evaluate_model, training_histories, try_weights
+from eager_llm.evaluation.metrics import ranking_metrics
+from eager_llm.files import whole_file
+from eager_llm.index.build import build_index
+from eager_llm.settings import Settings
+from eager_llm.tuning.backbone import for_decoding, load_backbone
+from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.tasks import TaskBook, trajectories
+
+ROOT = Path(__file__).resolve().parents[1]
+K, BATCH = 10, 512
+RIVALS = {
+    "popularity": popularity,
+    "next-item counts": next_item_counts,
+    "co-occurrence, tuned": co_occurrence,
+    "sasrec": sasrec,
+}
+OURS: dict[str, list[str]] = {
+    "eager-llm": [],
+    "eager-llm, semantic source only": ["index.sources=semantic"],
+    "eager-llm, behaviour source only": ["index.sources=behaviour"],
+    "eager-llm, no contrast": ["tuning.contrast_weight=0"],
+    "eager-llm, no text tasks": ["tuning.text_tasks=false"],
+    "eager-llm, no stage 2": ["annealing.epochs=0"],
+    "tiger-style": [
+        "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",
+        "annealing.epochs=0", "neighbours.weights=[0]",
+    ],
+}  # fmt: skip
+# Measured with the model of "eager-llm", which is not trained again for them.
+DERIVED = ("eager-llm, model alone", "neighbours alone")
+QUICK = [
+    "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
+    "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One log, its split, and one seed."""
+
+    tables: Tables
+    settings: Settings
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """Each target with the history before it."""
+        return examples_of(self.tables, self.settings)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Item ids in the order of the index."""
+        return self.tables.items["item_id"].tolist()
+
+    @cached_property
+    def train(self) -> list[list[int]]:
+        """The training part of each user, as item rows."""
+        rows = {item: row for row, item in enumerate(self.ids)}
+        return [[rows[item] for item in history] for history in training_histories(self.examples)]
+
+    def asked(self, part: str) -> tuple[list[list[int]], list[str]]:
+        """Return the histories of a part as item rows, and the targets."""
+        rows = {item: row for row, item in enumerate(self.ids)}
+        found = self.examples[self.examples["part"] == part]
+        return [[rows[item] for item in history] for history in found["history"]], found["item_id"].tolist()
+
+    def embedding(self, source: str) -> np.ndarray:
+        """Return a source's embedding."""
+        if source == "semantic":
+            return semantic_embedding(self.tables.items, self.settings.semantic, self.settings.seed, device())
+        return behaviour_embedding(self.train, len(self.ids), self.settings.behaviour, self.settings.seed, device())
+
+
+def device() -> str:
+    """Return where models are trained."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool) -> dict[str, float]:
+    """Return the metrics of a method that scores all items."""
+    histories, targets = case.asked(part)
+    lots, ranked = np.random.default_rng(case.settings.seed), []
+    for start in range(0, len(histories), BATCH):
+        group = histories[start : start + BATCH]
+        table = scores(group).astype(np.float64)
+        table += 1e-12 * lots.random(table.shape)
+        if leave_out:
+            for row, history in enumerate(group):
+                table[row, history] = -np.inf
+        best = np.argsort(-table, axis=1, kind="stable")[:, :K]
+        ranked += np.asarray(case.ids, dtype=object)[best].tolist()
+    return ranking_metrics(ranked, targets)
+
+
+def metrics_of_model(recommender: Recommender, case: Case, leave_out: bool) -> dict[str, float]:
+    """Return the test metrics of a model."""
+    found = case.examples[case.examples["part"] == "test"]
+    requests = [Request(list(history), K, exclude_history=leave_out) for history in found["history"]]
+    ranked = [[item for item, _ in answer.items] for answer in recommender.answer(requests, show=True)]
+    return ranking_metrics(ranked, found["item_id"].tolist())
+
+
+def tuned(case: Case, folder: Path) -> tuple[Recommender, Neighbours]:
+    """Train both stages as the settings say, and choose the weight of the neighbours on validation."""
+    settings, tables = case.settings, case.tables
+    embeddings: Any = {source: case.embedding(source) for source in settings.index.sources}
+    index = build_index(case.ids, embeddings, settings.index, settings.seed)
+    texts = [text for name in ("title", "description", "categories") for text in tables.items[name] if text]
+    model, tokenizer = load_backbone(settings.backbone, index, texts, settings.seed)
+    model.to(device())
+    book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    train = trajectories(case.examples, index, tables.intentions)
+    validation = case.examples[case.examples["part"] == "validation"]
+    drawn = validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
+    recommender = Recommender(model, book, index, settings.decoding, settings.data.max_history)
+    validate = partial(_ndcg, recommender, drawn)
+    stage_one(model, book, train, embeddings, settings, folder, validate)
+    if settings.annealing.epochs:
+        model, _ = stage_two(model, book, train, settings, folder)
+    recommender.model = for_decoding(model.eval())
+    recommender = recommender.again()
+    counted = case.train if "behaviour" in settings.index.sources else None
+    neighbours = build_neighbours(counted, len(case.ids), embeddings.get("semantic"), settings.neighbours)
+    tried = try_weights(recommender, neighbours, drawn, settings.neighbours.weights)
+    return recommender, replace(neighbours, weight=max(tried, key=tried.__getitem__))
+
+
+def _ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
+    return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
+
+
+def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
+    """Return a row a method that was measured: metrics by convention, seconds, and what validation chose."""
+    started = time.perf_counter()
+    if name in RIVALS:
+
+        def judge(scores: Scores) -> float:
+            return metrics_of(scores, case, "validation", False)["ndcg@10"]
+
+        scores = RIVALS[name](case.train, len(case.ids), case.settings.seed, judge)
+        rows = {name: {way: metrics_of(scores, case, "test", way == "left out") for way in HISTORIES}}
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            recommender, neighbours = tuned(case, Path(folder))
+        rows = {}
+        for row, evidence in ((name, neighbours), ("eager-llm, model alone", None)):
+            recommender.weigh(evidence)
+            if row == name or name == "eager-llm":
+                rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
+        rows[name]["prior_weight"] = neighbours.weight
+        if name == "eager-llm":
+            alone = evidence_alone(neighbours, case.train, case.settings.seed)
+            rows["neighbours alone"] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
+    return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
+
+
+def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argparse.Namespace) -> Path:
+    """Measure what is not measured yet, and return the file of everything measured."""
+    record = arguments.out / f"{dataset}.jsonl"
+    known = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+    plan = yaml.safe_load(file.read_text(encoding="utf-8"))
+    raw = load()
+    for seed in arguments.seeds:
+        for name in arguments.methods:
+            if name in plan.get("skip", []) or any((r["method"], r["seed"]) == (name, seed) for r in known):
+                continue
+            overrides = ["index.workers=0", f"seed={seed}", *OURS.get(name, []), *arguments.set]
+            values = [f"{key}={json.dumps(value)}" for key, value in plan.get("settings", {}).items()]
+            settings = Settings.read(None, [*values, *overrides])
+            case = Case(prepare(raw, settings.data.min_interactions), settings)
+            for row, found in measure(name, case).items():
+                known.append(
+                    {"dataset": dataset, "method": row, "seed": seed, "machine": machine(),
+                     "settings": [*values, *OURS.get(name, []), *arguments.set], **found}
+                )  # fmt: skip
+                print(json.dumps(known[-1]), flush=True)
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            with whole_file(record) as draft:
+                draft.write_text("".join(json.dumps(r) + "\n" for r in known))
+    return record
+
+
+def main() -> None:
+    """Measure one data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="demo", help="name of a folder in $EAGER_LLM_DATA with its settings; or demo")
+    parser.add_argument("--methods", nargs="+", default=[*RIVALS, *OURS], choices=[*RIVALS, *OURS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--set", action="append", default=[], help="such as tuning.epochs=6; repeatable; noted in the row"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quality", help="where the measured rows are kept")
+    parser.add_argument("--docs", type=Path, help="folder of results.md and results.json; none: only printed")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: every core")
+    parser.add_argument("--quick", action="store_true", help="the demo shop, one seed, tiny models; keeps nothing")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.quick:
+            arguments.data, arguments.seeds, arguments.out = "demo", [0], Path(scratch)
+            arguments.set = [*QUICK, *arguments.set]
+            RIVALS["sasrec"] = partial(sasrec, epochs=5, dropouts=(0.2,))
+        file = ROOT / "benchmarks" / "quality_settings" / f"{arguments.data}.yaml"
+        if not file.is_file():
+            parser.error(f"--data {arguments.data}: no {file.name} in benchmarks/quality_settings")
+        folder = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data")) / arguments.data
+        if arguments.data != "demo" and not folder.is_dir():
+            parser.error(f"{folder}: no such folder; EAGER_LLM_DATA names the one that holds {arguments.data}")
+        users = 300 if arguments.quick else 1200
+        load = partial(demo_shop, 0, users) if arguments.data == "demo" else partial(import_path, folder)
+        print(machine())
+        run(arguments.data, load, file, arguments)
+        finish({"rows": write_results(arguments.out, file.parent, arguments.docs)})
+
+
+if __name__ == "__main__":
+    main()
