@@ -52,7 +52,7 @@ def _print_recommendations(bundle: Bundle, features: Features, folder: Path) -> 
     history = features.online_history(user) or []
     print(f"\nuser {user} last chose: " + "; ".join(bundle.title(item) for item in history[-3:]))
     for place, (item, score) in enumerate(bundle.recommender.recommend([history], 5)[0], start=1):
-        print(f"  {place}. {bundle.title(item)[:80]}  ({item}, log p {score:.2f})")
+        print(f"  {place}. {bundle.title(item)[:80]}  ({item}, score {score:.2f})")
     print()
 
 

@@ -161,7 +161,8 @@ def evaluate(
     seed = loaded.manifest["settings"]["seed"]
     item_ids = loaded.recommender.index.item_ids
     table = {"EAGER-LLM": evaluate_model(loaded.recommender, asked, part)}
-    typer.echo(table_text({**table, **evaluate_baselines(asked, item_ids, part, seed)}, part))
+    neighbours = loaded.recommender.neighbours
+    typer.echo(table_text({**table, **evaluate_baselines(asked, item_ids, part, seed, neighbours)}, part))
 
 
 @app.command()

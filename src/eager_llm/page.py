@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 # One colour, one meaning: what is looked at, what it is compared with, what is only beside it.
-BLUE, ORANGE, GREY, GREEN = "#1f6feb", "#d9822b", "#8a8f98", "#167a3e"
+BLUE, LIGHT_BLUE, ORANGE, GREY, GREEN = "#1f6feb", "#9cc3ff", "#d9822b", "#8a8f98", "#167a3e"
 
 
 def render_page(template: Path, **values: Any) -> str:

@@ -16,13 +16,16 @@ from eager_llm.bundle import verify_bundle
 from eager_llm.catalogue.demo import demo_shop
 
 
+METHODS = ["EAGER-LLM", "EAGER-LLM, model alone", "neighbours alone", "co-occurrence", "popularity"]
+
+
 def start(command):
     return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
 def test_a_run_leaves_a_summary_a_report_and_a_bundle(run):
     summary = json.loads((run.folder / "summary.json").read_text())
-    assert set(summary["methods"]) == {"EAGER-LLM", "co-occurrence", "popularity"}
+    assert list(summary["methods"]) == METHODS
     for row in summary["methods"].values():
         assert set(row) == {f"{kind}@{k}" for kind in ("recall", "ndcg") for k in (1, 5, 10)}
         assert 0 <= row["recall@1"] <= row["recall@5"] <= row["recall@10"] <= 1
@@ -40,7 +43,7 @@ def test_a_run_leaves_a_summary_a_report_and_a_bundle(run):
 
 def test_a_run_prints_the_table_and_five_titles_for_a_user(run):
     tail = run.output[run.output.rindex("test part") :]
-    assert [line.split()[0] for line in tail.splitlines()[1:4]] == ["EAGER-LLM", "co-occurrence", "popularity"]
+    assert [line.split("  ")[0] for line in tail.splitlines()[1:6]] == METHODS
     assert all(f"  {place}. " in tail for place in range(1, 6))
     assert str(run.folder / "bundle") in tail
 

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from eager_llm.evaluation.metrics import CUTOFFS
-from eager_llm.page import BLUE, GREEN, GREY, ORANGE, new_figure, render_page, svg_of
+from eager_llm.page import BLUE, GREEN, GREY, LIGHT_BLUE, ORANGE, new_figure, render_page, svg_of
 
-# The three methods keep their colours in every plot.
-COLOURS = {"EAGER-LLM": BLUE, "co-occurrence": ORANGE, "popularity": GREY}
+# The methods keep their colours in every plot.
+COLOURS = {
+    "EAGER-LLM": BLUE, "EAGER-LLM, model alone": LIGHT_BLUE, "neighbours alone": GREEN, "co-occurrence": ORANGE,
+    "popularity": GREY,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class ReportData:
     settings: dict[str, Any]
     language: dict[str, dict[str, float]] = field(default_factory=dict)
     dial: list[dict[str, float]] = field(default_factory=list)
+    prior: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,9 +61,10 @@ def _dial_plot(dial: list[dict[str, float]]) -> str:
 def _quality_plot(table: dict[str, dict[str, float]]) -> str:
     figure, axes = new_figure(10, 3.4, columns=2)
     for axis, kind in zip(axes, ("recall", "ndcg"), strict=True):
+        step = 0.8 / len(table)
         for offset, (name, row) in enumerate(table.items()):
-            places = [n + 0.27 * (offset - 1) for n in range(len(CUTOFFS))]
-            axis.bar(places, [row[f"{kind}@{k}"] for k in CUTOFFS], 0.25, label=name, color=COLOURS.get(name))
+            places = [n + step * (offset - (len(table) - 1) / 2) for n in range(len(CUTOFFS))]
+            axis.bar(places, [row[f"{kind}@{k}"] for k in CUTOFFS], 0.92 * step, label=name, color=COLOURS.get(name))
         axis.set_xticks(range(len(CUTOFFS)), [f"{kind}@{k}" for k in CUTOFFS])
         axis.set_title(f"{kind} on the test part")
     axes[0].legend(frameon=False)

@@ -196,6 +196,7 @@ def evaluate(
         curves=read_json(model / "curves.json"),
         language=language,
         dial=dial,
+        prior=prior,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
         settings=settings.to_dict(),
         notes=_notes(loaded),
