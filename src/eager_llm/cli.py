@@ -103,7 +103,7 @@ def recommend(
     request = Request(history, k, filter=conditions, exclude_history=exclude_history)
     answer = loaded.recommender.answer([request])[0]
     for place, (item, score) in enumerate(answer.items, start=1):
-        typer.echo(f"{place:>3}. {loaded.title(item)}  ({item}, log p {score:.2f})")
+        typer.echo(f"{place:>3}. {loaded.title(item)}  ({item}, score {score:.2f})")
     if answer.reason:
         typer.echo(answer.reason)
 

@@ -15,7 +15,6 @@ from conftest import ROOT, run_command, seen_user, write_csv
 from eager_llm.bundle import verify_bundle
 from eager_llm.catalogue.demo import demo_shop
 
-
 METHODS = ["EAGER-LLM", "EAGER-LLM, model alone", "neighbours alone", "co-occurrence", "popularity"]
 
 
