@@ -1,4 +1,4 @@
-"""The command line: eager-llm import, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
+"""The command line: eager-llm import, features, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eager_llm.cli_data import erase_command, import_command
+from eager_llm.cli_data import erase_command, features_command, import_command
 from eager_llm.cli_index import index_app
 from eager_llm.cli_inspect import inspect_command
 from eager_llm.errors import UserError
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
 app.command("import")(import_command)
+app.command("features")(features_command)
 app.command("erase")(erase_command)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")

@@ -1,4 +1,4 @@
-"""The command line of data: eager-llm import, erase."""
+"""The command line of data: eager-llm import, features, erase."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,34 @@ def _queries(flags: list[str]) -> dict[str, str]:
             raise UserError(f"--query {flag!r}: write it as table=SELECT ...")
         queries[table] = sql
     return queries
+
+
+def features_command(
+    folder: Annotated[Path, typer.Argument(help="published features")] = Path("runs/demo/features"),
+    user: Annotated[str | None, typer.Option(help="a user, whose online features are shown")] = None,
+) -> None:
+    """List the feature services, one for each model version, or show what is online of a user.
+
+    Example: eager-llm features runs/demo/features --user customer-0007
+    """
+    import pandas as pd
+
+    from eager_llm.catalogue.features import Features
+    from eager_llm.project import project_home
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the published features of a run")
+    store = Features(project_home() / "feature_repo", folder)
+    if user is None:
+        for row in store.services():
+            typer.echo(f"{row['name']:<32} {row['published'][:19]:<20} {row['items']:>9} items  {row['features']}")
+        return
+    history = store.online_history(user)
+    if history is None:
+        raise UserError(f"user {user!r} is not in the online store {folder}")
+    typer.echo(f"{'items':<16} {', '.join(history)}")
+    for name, value in store.request_features(user, pd.Timestamp.now("UTC")).items():
+        typer.echo(f"{name:<16} {value}")
 
 
 def erase_command(

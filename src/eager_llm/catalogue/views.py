@@ -59,8 +59,9 @@ def view_queries(connection: duckdb.DuckDBPyConnection, max_history: int) -> dic
 
 
 def _history(keys: str, max_history: int) -> str:
-    """One row an event: the last items of the key up to and including it, oldest first."""
+    """One row an event: the last items of the key up to and including it, oldest first, and their moments."""
     return (
-        f"SELECT {keys}, list(item_id) OVER (PARTITION BY {keys} ORDER BY timestamp ROWS {max_history - 1} PRECEDING) AS items, "
-        "timestamp AS event_timestamp FROM events"
+        f"SELECT {keys}, list(item_id) OVER w AS items, list(epoch_us(timestamp)) OVER w AS moments, "
+        f"timestamp AS event_timestamp FROM events "
+        f"WINDOW w AS (PARTITION BY {keys} ORDER BY timestamp ROWS {max_history - 1} PRECEDING)"
     )

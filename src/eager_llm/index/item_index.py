@@ -109,6 +109,11 @@ class ItemIndex:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @property
+    def version_name(self) -> str:
+        """Names this version and no other, such as `v1-0123456789ab`."""
+        return f"v{self.version}-{self.checksum[:12]}"
+
     def successor(self, **changes: Any) -> "ItemIndex":
         """Return the next version, which names this one as its parent."""
         return replace(self, version=self.version + 1, parent=self.checksum, **changes)

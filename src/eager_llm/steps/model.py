@@ -60,7 +60,10 @@ def index(
     files = {source: embeddings / f"{source}.npy" for source in found}
     built = build_index(item_ids, files, settings.index, settings.seed)
     built.save(out)
-    Features(repository, features).publish_index(item_ids, [built.tokens(item) for item in item_ids])
+    service = Features(repository, features).publish_index(
+        item_ids, [built.tokens(item) for item in item_ids], built.version_name
+    )
+    say(f"feature service {service}")
     say(f"item index: {len(item_ids)} items, {built.levels} tokens an item, no collisions")
     purity = prefix_purity(built, loaded.items, "categories")
     return {"items": len(item_ids), "levels": built.levels, **{f"purity_{s}": v for s, v in purity.items()}}
