@@ -4,7 +4,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, RequestSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
@@ -32,8 +32,8 @@ user_history = FeatureView(
     entities=[user],
     ttl=FOR_EVER,
     schema=HISTORY,
-    # The batch table is the truth; the API pushes what has happened since.
-    source=PushSource(name="user_history_push", batch_source=table("user_history")),
+    # The published log is the truth; the API pushes online what has happened since.
+    source=table("user_history"),
 )
 
 user_type_history = FeatureView(
@@ -42,7 +42,7 @@ user_type_history = FeatureView(
     entities=[user, event_type],
     ttl=FOR_EVER,
     schema=HISTORY,
-    source=PushSource(name="user_type_history_push", batch_source=table("user_type_history")),
+    source=table("user_type_history"),
 )
 
 user_activity = FeatureView(

@@ -121,19 +121,18 @@ class Features:
         return history
 
     def _push(self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int) -> list[str]:
-        from feast.data_source import PushMode
+        from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
 
         items, moments = self._rows(view).read(key) or ([], [])
         if len(items or []) != len(moments or []):
             raise UserError(f"{self.folder}: {view} holds no times; publish the features again")
-        events = with_event(list(zip(moments or [], items or [], strict=True)), (us, item_id), max_history)
+        known = list(zip(moments or [], items or [], strict=True))
+        events = with_event(known, (us, item_id), max_history)
         kept = [item for _, item in events]
-        if events != list(zip(moments or [], items or [], strict=True)):
-            latest = pd.Timestamp(events[-1][0], unit="us", tz="UTC")
-            row = {**key, "items": kept, "moments": [m for m, _ in events], "event_timestamp": latest}
-            with _quiet():
-                forget_stamps(self.store, view, [key])
-                self.store.push(f"{view}_push", pd.DataFrame([row]), to=PushMode.ONLINE)
+        if events != known:
+            values = StringList(val=kept), Int64List(val=[moment for moment, _ in events])
+            row = [Value(string_list_val=values[0]), Value(int64_list_val=values[1])]
+            self._rows(view).write(key, row, pd.Timestamp(events[-1][0], unit="us", tz="UTC").to_pydatetime())
         return kept
 
     def erase(self, users: list[str]) -> int:
@@ -268,9 +267,9 @@ class Features:
 
     def _apply(self) -> None:
         """Register the definitions, read anew: they name this folder."""
-        from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView, PushSource
+        from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
-        kinds = (Entity, FeatureView, FeatureService, OnDemandFeatureView, PushSource)
+        kinds = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
         with self._environment(), _quiet():
             found = runpy.run_path(str(self.repository / "definitions.py"))
             self.store.apply([value for value in found.values() if isinstance(value, kinds)])

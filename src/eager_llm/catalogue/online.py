@@ -1,7 +1,7 @@
-"""Single rows of the online store: read by key, locked while one is changed, erased.
+"""Single rows of the online store: read and written by key, locked while one is changed, erased.
 
-Feast's own read looks definitions up and builds a response of every view and status anew each time;
-here it is the one keyed read of the store beneath. What is returned is the same, which is tested.
+Feast's own calls look definitions up anew each time, and its push decodes every feature service that
+there ever was. Here it is one keyed read or write of the store beneath; that they say the same is tested.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ LOCK_SECONDS = 10
 
 
 class OnlineRows:
-    """Rows of one view, read by their key; may be used by several threads.
+    """Rows of one view, read and written by their key; may be used by several threads.
 
     Args:
         features: the view's features, in the order that `read` returns them in.
@@ -38,6 +39,7 @@ class OnlineRows:
 
         self._serialize = partial(serialize_entity_key, entity_key_serialization_version=KEY_VERSION)
         self._key, self._value = EntityKey, Value
+        self._store, self._view = store, view
         self._features = list(features)
         self._project = store.project
         self._redis = _client(store) if store.config.online_store.type == "redis" else None
@@ -59,11 +61,25 @@ class OnlineRows:
         Raises:
             UserError: nothing has been published yet.
         """
-        names = sorted(key)
-        values = [self._value(string_val=key[name]) for name in names]
-        entity = self._serialize(self._key(join_keys=names, entity_values=values))
+        entity = self._serialize(self._entity(key))
         cells = self._from_sqlite(entity) if self._redis is None else self._from_redis(entity)
         return None if cells is None else [self._plain(cell) for cell in cells]
+
+    def write(self, key: dict[str, str], values: Sequence[Any], moment: datetime) -> None:
+        """Replace the row of a key, whatever the moment of the one that is there.
+
+        Args:
+            values: Feast values, one a feature, in the order of the features.
+        """
+        forget_stamps(self._store, self._view, [key])
+        view = self._store.get_feature_view(self._view)
+        row = self._entity(key), dict(zip(self._features, values, strict=True)), moment, datetime.now(UTC)
+        provider: Any = self._store._get_provider()
+        provider.online_write_batch(self._store.config, view, [row], None)
+
+    def _entity(self, key: dict[str, str]) -> Any:
+        names = sorted(key)
+        return self._key(join_keys=names, entity_values=[self._value(string_val=key[name]) for name in names])
 
     def _from_sqlite(self, entity: bytes) -> list[bytes | None] | None:
         try:
