@@ -105,19 +105,20 @@ def test_a_pushed_event_is_read_at_once_takes_its_place_and_counts_once(store, s
     user = shop.events["user_id"].iat[0]
     before = features.online_history(user)
     moment, second = shop.events["timestamp"].max() + pd.Timedelta(days=1), pd.Timedelta(seconds=1)
-    assert features.push(user, "new", moment, 5) == [*before, "new"][-5:]
+    assert features.push(user, "new", moment, 5) == ([*before, "new"][-5:], "added")
     assert features.online_history(user) == [*before, "new"][-5:]
     # Again, in between, and too old to be among the last five.
-    assert features.push(user, "new", moment, 5) == [*before, "new"][-5:]
-    assert features.push(user, "late", moment - second / 2, 5) == [*before, "late", "new"][-5:]
-    assert features.push(user, "late", moment - second / 2, 5) == [*before, "late", "new"][-5:]
-    assert features.push(user, "ancient", shop.events["timestamp"].min(), 5) == [*before, "late", "new"][-5:]
-    assert features.push(user, "new", moment + second / 2, 5) == [*before, "late", "new", "new"][-5:]
+    assert features.push(user, "new", moment, 5) == ([*before, "new"][-5:], "known")
+    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "added")
+    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "known")
+    assert features.push(user, "ancient", pd.Timestamp(1, tz="UTC"), 5) == ([*before, "between", "new"][-5:], "late")
+    now = [*before, "between", "new", "new"][-5:]
+    assert features.push(user, "new", moment + second / 2, 5) == (now, "added")
     # Another process, such as another worker of the service, sees the same.
-    assert Features(REPOSITORY, tmp_path).online_history(user) == [*before, "late", "new", "new"][-5:]
+    assert Features(REPOSITORY, tmp_path).online_histories([user, "nobody"]) == [now, None]
     naive = moment.tz_localize(None)
-    assert features.push("nobody yet", "first", naive, 5) == ["first"]
-    assert features.push("nobody yet", "first", naive.tz_localize("UTC").tz_convert("Asia/Tokyo"), 5) == ["first"]
+    assert features.push("nobody yet", "first", naive, 5) == (["first"], "added")
+    assert features.push("nobody yet", "first", naive.tz_localize("UTC").tz_convert("Asia/Tokyo"), 5)[1] == "known"
 
 
 def test_a_pushed_event_joins_the_history_of_its_type(store, shop, tmp_path):
@@ -126,7 +127,7 @@ def test_a_pushed_event_joins_the_history_of_its_type(store, shop, tmp_path):
     user, moment = shop.events["user_id"].iat[0], shop.events["timestamp"].max() + pd.Timedelta(days=1)
     asked = ["user_type_history:items"], [{"user_id": user, "event_type": "buy"}]
     before = features.store.get_online_features(*asked).to_dict()["items"][0]
-    assert features.push(user, "new", moment, 5, event_type="buy")[-1] == "new"
+    assert features.push(user, "new", moment, 5, event_type="buy")[0][-1] == "new"
     assert features.store.get_online_features(*asked).to_dict()["items"][0] == [*before, "new"][-5:]
 
 

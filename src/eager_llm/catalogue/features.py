@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import OnlineRows, changing, erase_online, forget_stamps
+from eager_llm.catalogue.online import OnlineRows, erase_online, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -97,10 +97,10 @@ class Features:
 
     def push(
         self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int, event_type: str | None = None
-    ) -> list[str]:
-        """Add one event to a user's online history, and return the history; the next read sees it.
+    ) -> tuple[list[str], str]:
+        """Add one event to a user's online history; the next read sees it.
 
-        The same event again changes nothing, a late one takes its place by its time, and only the
+        The same event again changes nothing, an earlier one takes its place by its time, and only the
         last `max_history` are kept. Processes may push at the same time. The published log stays the
         truth: a later publication in which the user's rows change replaces what was pushed.
 
@@ -108,32 +108,42 @@ class Features:
             moment: when it happened; without a zone it is UTC.
             event_type: adds the event to the user's history of that type, too.
 
+        Returns:
+            The history now, oldest first, and what became of the event: "added"; "known" where it is
+            there already; "late" where it is older than all that is kept.
+
         Raises:
             UserError: no user or item is named, the time is before 1970 or later than tomorrow, or
                 nothing has been published.
         """
         us = _pushed_at(user_id, item_id, moment)
-        with changing(self.store, user_id):
-            history = self._push("user_history", {"user_id": user_id}, item_id, us, max_history)
+        with user_lock(self.store, user_id):
+            result = self._push("user_history", {"user_id": user_id}, item_id, us, max_history)
             if event_type:
                 key = {"user_id": user_id, "event_type": event_type}
                 self._push("user_type_history", key, item_id, us, max_history)
-        return history
+        return result
 
-    def _push(self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int) -> list[str]:
+    def _push(
+        self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int
+    ) -> tuple[list[str], str]:
         from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
 
-        items, moments = self._rows(view).read(key) or ([], [])
+        items, moments = self._rows(view).read(key) or (None, None)
         if len(items or []) != len(moments or []):
             raise UserError(f"{self.folder}: {view} holds no times; publish the features again")
         known = list(zip(moments or [], items or [], strict=True))
-        events = with_event(known, (us, item_id), max_history)
+        if (us, item_id) in known:
+            return [item for _, item in known], "known"
+        # Of one moment, in the order of the pushes.
+        events = sorted([*known, (us, item_id)], key=lambda event: event[0])[-max_history:]
         kept = [item for _, item in events]
-        if events != known:
-            values = StringList(val=kept), Int64List(val=[moment for moment, _ in events])
-            row = [Value(string_list_val=values[0]), Value(int64_list_val=values[1])]
-            self._rows(view).write(key, row, pd.Timestamp(events[-1][0], unit="us", tz="UTC").to_pydatetime())
-        return kept
+        if (us, item_id) not in events:
+            return kept, "late"
+        values = StringList(val=kept), Int64List(val=[moment for moment, _ in events])
+        row = [Value(string_list_val=values[0]), Value(int64_list_val=values[1])]
+        self._rows(view).write(key, row, pd.Timestamp(events[-1][0], unit="us", tz="UTC").to_pydatetime())
+        return kept, "added"
 
     def erase(self, users: list[str]) -> int:
         """Remove every user's row from the online store; return how many keys were asked to go."""
@@ -212,6 +222,19 @@ class Features:
         """Return the user's latest items, oldest first, or None for a user nobody has seen."""
         found = self._rows("user_history").read({"user_id": user_id})
         return None if found is None else found[0] or []
+
+    def online_histories(self, user_ids: list[str]) -> list[list[str] | None]:
+        """Return the histories of several users; see `online_history`."""
+        return [self.online_history(user) for user in user_ids]
+
+    def some_users(self, n: int) -> list[str]:
+        """Return some users of the published table, in the order of their ids; none where it is elsewhere."""
+        table = self.folder / "user_history.parquet"
+        if not table.is_file():
+            return []
+        with engine() as connection:
+            query = f"SELECT DISTINCT user_id FROM read_parquet({literal(str(table))}) ORDER BY user_id LIMIT {n:d}"
+            return [str(user) for (user,) in connection.execute(query).fetchall()]
 
     def _rows(self, view: str) -> OnlineRows:
         """Return the reader of a history view, opened on first use."""
@@ -308,13 +331,6 @@ def service_name(version: str) -> str:
     return f"recommender_{version}"
 
 
-def with_event(events: list[tuple[int, str]], event: tuple[int, str], longest: int) -> list[tuple[int, str]]:
-    """Return the last `longest` of (microseconds, item), rising in time, with an event in its place, once."""
-    if event in events:
-        return events
-    return sorted([*events, event], key=lambda e: e[0])[-longest:]
-
-
 def microseconds_of(moment: pd.Timestamp) -> int:
     """Return microseconds since 1970; without a zone the moment is UTC."""
     aware = moment.tz_localize("UTC") if moment.tzinfo is None else moment
@@ -351,6 +367,8 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
     options = [f"{url.hostname}:{url.port or 6379}"]
     options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
     options += [f"password={url.password}"] if url.password else []
+    # A store that does not answer is an error soon, not a request that waits for ever.
+    options += ["socket_timeout=2", "socket_connect_timeout=2"]
     return {"type": "redis", "connection_string": ",".join(options)}
 
 

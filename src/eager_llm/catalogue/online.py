@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 KEY_VERSION = 3
-LOCK_SECONDS = 10
+LOCK_SECONDS, WAIT_SECONDS = 10, 2
 
 
 class OnlineRows:
@@ -111,14 +111,15 @@ class OnlineRows:
 
 
 @contextmanager
-def changing(store: "FeatureStore", user_id: str) -> Iterator[None]:
-    """Let nobody else, in any process, change the user's rows while the block runs.
+def user_lock(store: "FeatureStore", user_id: str) -> Iterator[None]:
+    """Let nobody else, in any process, read and write the user's rows while the block runs: no event is lost.
 
-    SQLite has one writer at a time, so one lock for all; Redis a lock a user.
+    SQLite has one writer at a time, so one lock for all; Redis a lock a user, for all replicas of a service.
     """
     if store.config.online_store.type == "redis":
         digest = hashlib.sha256(user_id.encode()).hexdigest()
-        with _client(store).lock(f"eager-llm:push:{digest}", timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS):
+        # Where a process died holding it, it is free again after its time.
+        with _client(store).lock(f"eager-llm:lock:{digest}", timeout=LOCK_SECONDS, blocking_timeout=WAIT_SECONDS):
             yield
         return
     with Path(f"{store.config.online_store.path}.lock").open("a") as handle:
