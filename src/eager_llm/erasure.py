@@ -77,8 +77,7 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         if run == bundle:
             run = root
         if any(run in file.parents for file in touched) or _recorded(run, users):
-            packed = datetime.fromtimestamp((bundle / MANIFEST).stat().st_mtime, UTC)
-            result.bundles[bundle] = packed.isoformat(timespec="seconds")
+            result.bundles[bundle] = read_json(bundle / MANIFEST).get("packed_at", "at an unknown time")
     for folder in folders:
         _record(folder, users, result)
     return result
@@ -154,5 +153,8 @@ def _record(folder: Path, users: list[str], result: Erased) -> None:
 
 
 def bundle_source(bundle: Path) -> str:
-    """Return what a bundle says it was trained on."""
-    return str(read_json(bundle / MANIFEST).get("data", {}).get("source", "an unnamed log"))
+    """Return what a bundle says it was trained on, and from when until when that goes."""
+    facts = read_json(bundle / MANIFEST).get("data", {})
+    source = str(facts.get("source", "an unnamed log"))
+    first, last = facts.get("first_event"), facts.get("last_event")
+    return f"{source} ({first} to {last})" if first and last else source

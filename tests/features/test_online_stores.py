@@ -18,10 +18,11 @@ from eager_llm.catalogue.features import JUST_BEFORE, ONLINE_VARIABLE, REGISTRY_
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
-from eager_llm.erasure import erase
+from eager_llm.erasure import bundle_source, erase
 from eager_llm.errors import UserError
 
 REPOSITORY = ROOT / "feature_repo"
+FACTS = {"source": "shop", "first_event": "2025-01-01", "last_event": "2025-12-31"}
 DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -175,10 +176,11 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     bundle = run / "bundle"
     bundle.mkdir()
     shop.items.to_parquet(bundle / "item_index.parquet")
-    (bundle / "manifest.json").write_text(json.dumps({"data": {"source": "shop"}}))
+    (bundle / "manifest.json").write_text(json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": FACTS}))
     kept = len(shop.events) - (shop.events["user_id"] == user).sum()
     done = erase([user], [tmp_path / "runs"], REPOSITORY)
-    assert list(done.bundles) == [bundle]
+    assert done.bundles == {bundle: "2026-01-02T03:04:05+00:00"}
+    assert bundle_source(bundle) == "shop (2025-01-01 to 2025-12-31)"
     assert done.online == {run / "features": done.online[run / "features"]}
     assert done.online[run / "features"] >= 1
     assert run / "artifacts" / "tables" / "events.parquet" in done.looked

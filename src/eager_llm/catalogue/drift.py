@@ -18,6 +18,9 @@ from eager_llm.settings import GateSettings
 
 PROFILE = "profile.json"
 SMALL = 1e-4
+DRIFT_GATES = (
+    "events-size", "users-size", "items-size", "catalogue-drift", "popularity-drift", "length-drift", "text-drift",
+)  # fmt: skip
 
 
 def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, float]:

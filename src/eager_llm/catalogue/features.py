@@ -124,9 +124,7 @@ class Features:
                 self._push("user_type_history", key, item_id, us, max_history)
         return result
 
-    def _push(
-        self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int
-    ) -> tuple[list[str], str]:
+    def _push(self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int) -> tuple[list[str], str]:
         from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
 
         items, moments = self._rows(view).read(key) or (None, None)

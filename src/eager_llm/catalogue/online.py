@@ -158,7 +158,9 @@ def forget_stamps(store: "FeatureStore", view: str, keys: list[dict[str, str]]) 
         for key in keys:
             names = sorted(key)
             entity = EntityKey(join_keys=names, entity_values=[Value(string_val=key[name]) for name in names])
-            pipeline.hdel(_redis_key(store.project, entity, entity_key_serialization_version=KEY_VERSION), f"_ts:{view}")
+            pipeline.hdel(
+                _redis_key(store.project, entity, entity_key_serialization_version=KEY_VERSION), f"_ts:{view}"
+            )
         pipeline.execute()
 
 
