@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from eager_llm.catalogue.drift import DRIFT_GATES, drift_gates
-from eager_llm.catalogue.engine import engine, literal, one
+from eager_llm.catalogue.engine import engine, literal, one, view_file
 from eager_llm.catalogue.rules import BUNDLE_GATES, Gate, history_gates, index_gates, item_gates, log_gates
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
@@ -94,8 +94,7 @@ def run_gates(
             connection.register("items", tables.items.reset_index(drop=True))
         else:
             for name in ("events", "items"):
-                file = literal(str(tables / f"{name}.parquet"))
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({file})")
+                view_file(connection, name, tables / f"{name}.parquet")
         # One rule is about the order of the rows.
         connection.execute("SET preserve_insertion_order = true")
         gates = [*log_gates(settings), *item_gates(settings, needs_text)]
@@ -109,7 +108,7 @@ def run_history_gates(
 ) -> list[GateResult]:
     """Check the targets with their point-in-time histories."""
     with engine(memory_gb) as connection:
-        connection.execute(f"CREATE VIEW examples AS SELECT * FROM read_parquet({literal(str(examples))})")
+        view_file(connection, "examples", examples)
         return judge(connection, history_gates(max_history), settings.continue_without, aside)
 
 

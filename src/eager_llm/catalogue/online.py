@@ -62,7 +62,11 @@ class OnlineRows:
             UserError: nothing has been published yet.
         """
         entity = self._serialize(self._entity(key))
-        cells = self._from_sqlite(entity) if self._redis is None else self._from_redis(entity)
+        if self._redis is None:
+            cells = self._from_sqlite(entity)
+        else:
+            cells = self._redis.hmget(entity + self._project.encode(), self._fields)
+            cells = None if all(cell is None for cell in cells) else cells
         return None if cells is None else [self._plain(cell) for cell in cells]
 
     def write(self, key: dict[str, str], values: Sequence[Any], moment: datetime) -> None:
@@ -90,23 +94,19 @@ class OnlineRows:
             raise UserError(f"{self._file}: nothing has been published there; run the pipeline first") from None
         return [rows.get(feature) for feature in self._features] if rows else None
 
-    def _from_redis(self, entity: bytes) -> list[bytes | None] | None:
-        assert self._redis is not None
-        cells: list[bytes | None] = self._redis.hmget(entity + self._project.encode(), self._fields)
-        return None if all(cell is None for cell in cells) else cells
-
     def _connection(self) -> sqlite3.Connection:
         """Open the file once a thread; reading only, so that a missing one is not made."""
         if not hasattr(self._open, "connection"):
             self._open.connection = sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True)
-        return self._open.connection  # type: ignore[no-any-return]
+        connection: sqlite3.Connection = self._open.connection
+        return connection
 
     def _plain(self, cell: bytes | None) -> Any:
         if cell is None:
             return None
         value = self._value.FromString(cell)
         kind = value.WhichOneof("val")
-        found = None if kind is None else getattr(value, kind)
+        found: Any = None if kind is None else getattr(value, kind)
         return list(found.val) if hasattr(found, "val") else found
 
 

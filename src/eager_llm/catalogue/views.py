@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from eager_llm.catalogue.engine import literal
+from eager_llm.catalogue.engine import view_file
 from eager_llm.catalogue.tables import ITEM_COLUMNS, Tables, require_tables
 
 
@@ -20,9 +20,7 @@ def view_tables(connection: duckdb.DuckDBPyConnection, tables: Tables | Path) ->
         return
     require_tables(tables)
     for name in ("events", "items"):
-        connection.execute(
-            f"CREATE VIEW {name} AS SELECT * FROM read_parquet({literal(str(tables / f'{name}.parquet'))})"
-        )
+        view_file(connection, name, tables / f"{name}.parquet")
 
 
 def view_queries(connection: duckdb.DuckDBPyConnection, max_history: int) -> dict[str, str]:

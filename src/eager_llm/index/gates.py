@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eager_llm.catalogue.engine import engine, literal
+from eager_llm.catalogue.engine import engine, view_file
 from eager_llm.catalogue.gates import GateResult, judge
 from eager_llm.catalogue.rules import index_gates
 from eager_llm.index.item_index import index_facts
@@ -36,10 +36,8 @@ def run_index_gates(
     """
     facts = index_facts(file)
     with engine(memory_gb) as connection:
-        connection.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet({literal(str(items))})")
-        connection.execute(
-            f"CREATE VIEW paths AS SELECT item_id, codes FROM read_parquet({literal(str(file))}) WHERE item_id IS NOT NULL"
-        )
+        view_file(connection, "items", items)
+        view_file(connection, "paths", file, "item_id IS NOT NULL")
         ids = pd.read_parquet(items, columns=["item_id"])["item_id"].tolist()
         vectors, broken = _vectors(ids, embeddings)
         connection.register("vectors", vectors)
