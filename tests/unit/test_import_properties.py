@@ -21,6 +21,9 @@ def bring(base, name, rows, k, append=False):
     folder.mkdir(exist_ok=True)
     text = "".join(f"{user},{item},{second}\n" for user, item, second in rows)
     (folder / "events.csv").write_text("user_id,item_id,timestamp\n" + text)
+    wishes = sorted({(user, item) for user, item, _ in rows})
+    text = "".join(f"{user},{item},wants {item},likes {user}\n" for user, item in wishes)
+    (folder / "intentions.csv").write_text("user_id,item_id,intention,preference\n" + text)
     ingest(str(folder), Settings.read(None, [f"data.min_interactions={k}"]), Path(base) / "tables", append=append)
     return Tables.load(Path(base) / "tables")
 
@@ -28,6 +31,7 @@ def bring(base, name, rows, k, append=False):
 def same(first, second):
     pd.testing.assert_frame_equal(first.events, second.events)
     pd.testing.assert_frame_equal(first.items, second.items)
+    pd.testing.assert_frame_equal(first.intentions, second.intentions)
 
 
 @FEW

@@ -105,6 +105,9 @@ def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, A
     }
     if one(connection, "SELECT count(*) FROM intentions_out"):
         queries[folder / "intentions.parquet"] = "SELECT * FROM intentions_out ORDER BY ALL"
+    lost = "SELECT DISTINCT w.* FROM intentions_in w ANTI JOIN events_out USING (user_id, item_id)"
+    if one(connection, f"SELECT count(*) FROM ({lost})"):
+        queries[aside / "intentions.parquet"] = f"{lost} ORDER BY ALL"
     for file, query in queries.items():
         run(
             connection,

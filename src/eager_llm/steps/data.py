@@ -34,6 +34,7 @@ def ingest(
         mapping: what the source's columns and files are called; None: its import.yaml, or its form.
         append: add to the tables in `out`, and to what they had set aside.
     """
+    _require_replaceable(out, source)
     with engine(settings.data.memory_gb, out.parent) as connection:
         if source == DEMO:
             shop = demo_shop(settings.seed)
@@ -54,6 +55,20 @@ def ingest(
             save(connection, draft, facts)
     say(f"{facts['source']}: {facts['events']} events, {facts['users']} users, {facts['items']} items")
     return facts
+
+
+def _require_replaceable(out: Path, source: str) -> None:
+    """Refuse to put tables in the place of what an import has not made, the log itself above all.
+
+    Raises:
+        UserError: `out` holds the source, or other files.
+    """
+    if source != DEMO and Path(source).resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{out}: the log lies there; name another folder for the tables")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder for the tables")
+    if out.is_dir() and any(out.iterdir()) and not (out / "facts.json").is_file():
+        raise UserError(f"{out}: holds other files, which an import would replace; name a folder of its own")
 
 
 @timed
