@@ -1,5 +1,6 @@
 """The command line of data: eager-llm import, features, erase."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -106,4 +107,11 @@ def erase_command(
     for bundle, packed in done.bundles.items():
         typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
     total = sum(done.looked.values()) + sum(done.online.values())
+    kinds = Counter(file.suffix or file.name for file in done.other)
+    if kinds:
+        typer.echo("not looked into: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     typer.echo(f"looked at {len(done.looked)} files and {len(done.online)} online stores; removed {total}")
+    for file, reason in done.unread.items():
+        typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
+    if done.unread:
+        raise typer.Exit(1)

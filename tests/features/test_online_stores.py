@@ -202,6 +202,22 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     assert user not in (tmp_path / "runs" / "erasures.jsonl").read_text()
 
 
+def test_erasing_goes_on_where_a_file_cannot_be_read_and_names_it(shop, tmp_path):
+    user = shop.events["user_id"].iat[0]
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "b.html").write_bytes(b"user_id=\xff")
+    (tmp_path / "c.csv.gz").write_bytes(b"")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "manifest.json").write_text("{broken")
+    shop.items.to_parquet(tmp_path / "d" / "item_index.parquet")
+    shop.events.to_parquet(tmp_path / "z.parquet")
+    done = erase([user], [tmp_path], REPOSITORY)
+    assert set(done.unread) == {tmp_path / "a.parquet", tmp_path / "b.html"}
+    assert done.other == [tmp_path / "c.csv.gz"]
+    assert done.looked == {tmp_path / "z.parquet": (shop.events["user_id"] == user).sum()}
+    assert done.bundles == {tmp_path / "d": "at an unknown time"}
+
+
 def test_the_registry_may_be_a_database(shop, tmp_path, monkeypatch):
     monkeypatch.setenv(REGISTRY_VARIABLE, f"sqlite:///{tmp_path / 'registry.sqlite'}")
     features = Features(REPOSITORY, tmp_path / "features")
