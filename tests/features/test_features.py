@@ -116,6 +116,19 @@ def test_every_model_version_has_a_feature_service_and_the_tokens_of_its_time(fe
     assert now["items"][0] == features.online_history(user) == list(then["items"][0])
 
 
+def test_what_has_outlived_its_view_is_gone_offline_and_online(features, shop):
+    last = shop.events["timestamp"].max()
+    items = sorted(shop.events["item_id"].unique())[::8]
+    for moment in (last, last + pd.Timedelta(days=45), last + pd.Timedelta(days=91)):
+        asked = pd.DataFrame({"item_id": items, "event_timestamp": moment})
+        offline = features.store.get_historical_features(asked, features=["item_activity:events"]).to_df()
+        offline = offline.set_index("item_id")["events"]
+        online = {item: features.online_item(item, moment)["events"] for item in items}
+        assert {item: None if pd.isna(offline[item]) else int(offline[item]) for item in items} == online
+    assert set(online.values()) == {None}
+    assert features.online_item(items[0])["title"]
+
+
 def test_an_older_publication_gets_the_features_it_lacks(shop, tmp_path):
     """A folder from before a view had a feature is brought up by publishing again."""
     features = Features(REPOSITORY, tmp_path)

@@ -240,11 +240,25 @@ class Features:
             self._readers[view] = OnlineRows(self.store, view, ["items", "moments"])
         return self._readers[view]
 
-    def online_item(self, item_id: str) -> dict[str, object]:
-        """Return the online catalogue and index features of one item; None where unknown."""
+    def online_item(self, item_id: str, moment: pd.Timestamp | None = None) -> dict[str, object]:
+        """Return the online catalogue, index and activity features of one item; None where unknown.
+
+        What has outlived its view's time to live is None, as it is offline: Feast's online read returns
+        it all the same.
+
+        Args:
+            moment: when the request is; default: now.
+        """
         service = self.store.get_feature_service("items")
-        answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict()
-        return {name: values[0] for name, values in answer.items()}
+        answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict(include_event_timestamps=True)
+        asked = (moment or pd.Timestamp.now("UTC")).timestamp()
+        found: dict[str, object] = {"item_id": item_id}
+        for projection in service.feature_view_projections:
+            lifetime = self.store.get_feature_view(projection.name).ttl
+            for name in (feature.name for feature in projection.features):
+                age = asked - int(answer[f"{name}__ts"][0] or 0)
+                found[name] = None if lifetime and age > lifetime.total_seconds() else answer[name][0]
+        return found
 
     def _replace(self, connection: "duckdb.DuckDBPyConnection", view: str, query: str) -> "Change | None":
         """Write a view's table anew, and return how it differs from the one before."""
