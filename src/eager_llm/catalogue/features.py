@@ -384,6 +384,6 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
     return {"type": "redis", "connection_string": ",".join(options)}
 
 
-def _as_list(value: object) -> list[str]:
-    """Return a list feature's value; a user without a row has None or NaN."""
-    return [] if value is None or isinstance(value, float) else [str(item) for item in value]  # type: ignore[attr-defined]
+def _as_list(value: Any) -> list[str]:
+    """Return a list feature's array as a list; a user without a row has None or NaN."""
+    return [] if value is None or isinstance(value, float) else value.tolist()
