@@ -78,3 +78,14 @@ def test_cleaning_equals_the_obvious_reconstruction(rows):
         assert own["timestamp"].is_monotonic_increasing
         assert own["timestamp"].is_unique
         assert own["recorded"].is_monotonic_increasing
+
+
+def test_an_intention_that_was_set_aside_with_its_event_comes_back(tmp_path):
+    anchor = [(user, item, 9) for user in ("x", "y") for item in ("p", "q")]
+    first, second = [("u", "a", 1)], [("u", "b", 2), ("v", "a", 3), ("v", "b", 4)]
+    (tmp_path / "halves").mkdir()
+    (tmp_path / "whole").mkdir()
+    assert "u" not in set(bring(tmp_path / "halves", "first", anchor + first, 2).intentions["user_id"])
+    halves = bring(tmp_path / "halves", "second", second, 2, append=True)
+    assert ("u", "a") in set(zip(halves.intentions["user_id"], halves.intentions["item_id"], strict=True))
+    same(halves, bring(tmp_path / "whole", "log", anchor + first + second, 2))
