@@ -96,6 +96,8 @@ def test_walking_the_trie_equals_looking_paths_up(seed):
     levels = int(rng.integers(2, 6))
     paths = np.unique(rng.integers(0, 5, (120, levels)), axis=0)
     rng.shuffle(paths)
+    # Two more levels, on which nothing branches: the trie keeps them as tails.
+    paths, levels = np.hstack([paths, rng.integers(0, 5, (len(paths), 2))]), levels + 2
     tokens = paths * 2 + 100 + 50 * np.arange(levels)
     ids = [f"i{n}" for n in range(len(tokens))]
     trie = Trie.build(tokens)
