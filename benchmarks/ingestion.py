@@ -2,7 +2,7 @@
 
 python benchmarks/ingestion.py [--quick]
 
-Every measured part is a process of its own; its peak memory is VmHWM, with its largest child's added.
+Online reads and pushes are single calls, one after the other. Every measured part is a process of its own; its peak memory is VmHWM, with its largest child's added.
 Event logs are CSV: a tenth as many users as events, ids drawn so that few are popular.
 """
 
@@ -77,14 +77,16 @@ def measure(folder: Path, events: int, largest: int) -> dict[str, list[Any]]:
     """Run every part over one log; return seconds, rows a second, peak GB and a note for each."""
     make_log(folder / "log", events)
     parts = ["import", "pandas import", "validate", "pandas validate", "views", "histories", "pandas histories"]
-    parts += ["materialise", "online sqlite"] if events <= largest else []
+    online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
+    parts += online if events <= largest else []
     found = {}
     for name in parts:
         found[name] = child(name, folder, {})
     if events <= largest and shutil.which("redis-server"):
         with redis() as url:
             found["materialise redis"] = child("materialise", folder, {"EAGER_LLM_ONLINE_STORE": url})
-            found["online redis"] = child("online redis", folder, {"EAGER_LLM_ONLINE_STORE": url})
+            for name in ("online redis", "online redis, Feast's read", "push redis"):
+                found[name] = child(name, folder, {"EAGER_LLM_ONLINE_STORE": url})
     return {name: [f["seconds"], round(f["rows"] / f["seconds"]), f["peak_gb"], f["note"]] for name, f in found.items()}
 
 
@@ -261,16 +263,51 @@ def do_materialise(folder: Path) -> tuple[float, int, Any]:
     return time.perf_counter() - started, len(users), "users"
 
 
+def do_pandas_materialise(folder: Path) -> tuple[float, int, Any]:
+    """The same by pandas and sqlite3: the last row of each user, as JSON under the user's key."""
+    import sqlite3
+
+    import pandas as pd
+
+    started = time.perf_counter()
+    rows = pd.read_parquet(folder / "features" / "user_history.parquet")
+    last = rows.sort_values("event_timestamp").drop_duplicates("user_id", keep="last")
+    values = ((user, json.dumps(list(items))) for user, items in zip(last["user_id"], last["items"], strict=True))
+    with sqlite3.connect(folder / "pandas.db") as database:
+        database.execute("CREATE TABLE history (user TEXT PRIMARY KEY, items TEXT)")
+        database.executemany("INSERT INTO history VALUES (?, ?)", values)
+    return time.perf_counter() - started, len(last), "users"
+
+
 def do_online(folder: Path) -> tuple[float, int, Any]:
     """Read single users' histories online; the percentiles of the calls."""
     features = _features(folder)
-    users = _asked(folder)["user_id"].sample(READS, random_state=0, replace=True).tolist()
+    return _timed_calls(folder, features.online_history)
+
+
+def do_feast_online(folder: Path) -> tuple[float, int, Any]:
+    """The same by Feast's own read."""
+    store = _features(folder).store
+    asked = ["user_history:items"]
+    return _timed_calls(folder, lambda u: store.get_online_features(asked, [{"user_id": u}]).to_dict()["items"][0])
+
+
+def do_push(folder: Path) -> tuple[float, int, Any]:
+    """Add an event to single users' histories online, as the API does."""
+    import pandas as pd
+
+    features, moment = _features(folder), pd.Timestamp.now("UTC")
+    return _timed_calls(folder, lambda u: features.push(u, "item-0", moment, MAX_HISTORY)[0], READS // 10)
+
+
+def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, Any]:
+    users = _asked(folder)["user_id"].sample(n + 50, random_state=0, replace=True).tolist()
     for user in users[:50]:
-        features.online_history(user)
+        call(user)
     times = []
-    for user in users:
+    for user in users[50:]:
         started = time.perf_counter()
-        found = features.online_history(user)
+        found = call(user)
         times.append(time.perf_counter() - started)
         if not found:
             raise RuntimeError(f"{user} is not online")
@@ -281,7 +318,9 @@ def do_online(folder: Path) -> tuple[float, int, Any]:
 PARTS = {
     "import": do_import, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
     "views": do_views, "histories": do_histories, "pandas histories": do_pandas_histories,
-    "materialise": do_materialise, "online sqlite": do_online, "online redis": do_online,
+    "materialise": do_materialise, "pandas materialise": do_pandas_materialise,
+    "online sqlite": do_online, "online sqlite, Feast's read": do_feast_online, "push sqlite": do_push,
+    "online redis": do_online, "online redis, Feast's read": do_feast_online, "push redis": do_push,
 }  # fmt: skip
 
 

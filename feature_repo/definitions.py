@@ -1,15 +1,20 @@
-"""Feast definitions: a user's history as of any moment, the item catalogue, the item index."""
+"""Feast definitions: a user's history as of any moment, activity, the item catalogue, the item index."""
 
 import os
 from datetime import timedelta
+from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
 TABLES = os.environ["EAGER_LLM_FEATURES"]
 FOR_EVER = timedelta(0)
 # Counts of what somebody did lose their meaning; a history does not.
 YEAR, QUARTER = timedelta(days=365), timedelta(days=90)
+
+# The moments are microseconds since 1970, one an item.
+HISTORY = [Field(name="items", dtype=Array(String)), Field(name="moments", dtype=Array(Int64))]
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
 event_type = Entity(name="event_type", join_keys=["event_type"], value_type=ValueType.STRING)
@@ -26,9 +31,9 @@ user_history = FeatureView(
     description="The user's last items, oldest first, including the event of the row's moment.",
     entities=[user],
     ttl=FOR_EVER,
-    schema=[Field(name="items", dtype=Array(String))],
-    # The batch table is the truth; the API pushes what has happened since.
-    source=PushSource(name="user_history_push", batch_source=table("user_history")),
+    schema=HISTORY,
+    # The published log is the truth; the API pushes online what has happened since.
+    source=table("user_history"),
 )
 
 user_type_history = FeatureView(
@@ -36,7 +41,7 @@ user_type_history = FeatureView(
     description="The user's last items by events of one type, oldest first.",
     entities=[user, event_type],
     ttl=FOR_EVER,
-    schema=[Field(name="items", dtype=Array(String))],
+    schema=HISTORY,
     source=table("user_type_history"),
 )
 
@@ -73,12 +78,41 @@ item_catalogue = FeatureView(
 
 item_index = FeatureView(
     name="item_index",
-    description="The tokens of an item in the current item index.",
+    description="The tokens of an item in the item index in use at the row's moment.",
     entities=[item],
     ttl=FOR_EVER,
-    schema=[Field(name="tokens", dtype=Array(String))],
+    schema=[Field(name="tokens", dtype=Array(String)), Field(name="index_version", dtype=String)],
     source=table("item_index"),
 )
 
+request = RequestSource(name="request", schema=[Field(name="asked_at", dtype=Int64)])
+
+
+@on_demand_feature_view(
+    sources=[user_history, request],
+    schema=[
+        Field(name="history_length", dtype=Int64),
+        Field(name="recency_days", dtype=Float64),
+        Field(name="repeat_share", dtype=Float64),
+    ],
+    mode="python",
+    description="How long a history is, how old its last event is at the request's moment (microseconds since "
+    "1970), and the share of its items that it holds more than once; no age for a user nobody has seen.",
+)
+def user_request(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Compute the features of every row at once; the same code offline and online."""
+    histories = [[] if items is None else list(items) for items in inputs["items"]]
+    moments = [[] if found is None else list(found) for found in inputs["moments"]]
+    return {
+        "history_length": [len(items) for items in histories],
+        "recency_days": [
+            (asked - found[-1]) / 86400e6 if found else None
+            for asked, found in zip(inputs["asked_at"], moments, strict=True)
+        ],
+        "repeat_share": [1 - len(set(items)) / len(items) if items else 0.0 for items in histories],
+    }
+
+
+# Feature services of model versions, `recommender_VERSION`, are made when an item index is published.
 recommender = FeatureService(name="recommender", features=[user_history])
 items = FeatureService(name="items", features=[item_catalogue, item_index, item_activity])

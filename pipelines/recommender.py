@@ -1,5 +1,6 @@
 """The pipeline: from a log to a bundle, in seven steps."""
 
+from dataclasses import fields
 from typing import NamedTuple
 
 from kfp import dsl
@@ -11,12 +12,15 @@ from components.pack_bundle.component import pack_bundle
 from components.publish_features.component import publish_features
 from components.tune_model.component import tune_model
 from components.validate_data.component import validate_data
+from eager_llm.settings import Settings
 
 # What each step reads, so that a changed setting runs again only what it touches.
 SECTIONS = {
     "data_settings": ("seed", "data"),
     "gate_settings": ("gates", "index"),
-    "index_settings": ("seed", "threads", "behaviour", "semantic", "index"),
+    "feature_settings": ("data", "gates"),
+    "index_settings": ("seed", "threads", "data", "gates", "behaviour", "semantic", "index"),
+    "model_settings": tuple(f.name for f in fields(Settings) if f.name != "acceptance"),
 }
 
 
@@ -40,7 +44,9 @@ def recommender(
     checkpoints: str,
     data_settings: dict,
     gate_settings: dict,
+    feature_settings: dict,
     index_settings: dict,
+    model_settings: dict,
     settings: dict,
 ) -> Outputs:
     """Turn a log into a bundle.
@@ -51,16 +57,18 @@ def recommender(
         feature_repo: folder of the Feast definitions.
         feature_store: folder that the features are published to.
         checkpoints: folder that the tuning checkpoints outlive a step in.
-        data_settings: the sections that ingestion and features read.
+        data_settings: the sections that ingestion reads.
         gate_settings: the sections that validation reads.
-        index_settings: the sections that the item index reads.
+        feature_settings: the sections that features and their gates read.
+        index_settings: the sections that the item index and its gates read.
+        model_settings: the sections that tuning reads: all but those of the bundle's gates.
         settings: all sections.
     """
     ingested = ingest_data(source=source, fingerprint=fingerprint, settings=data_settings)
     gated = validate_data(tables=ingested.outputs["tables"], settings=gate_settings)
     tables = gated.outputs["validated"]
     published = publish_features(
-        tables=tables, settings=data_settings, feature_repo=feature_repo, feature_store=feature_store
+        tables=tables, settings=feature_settings, feature_repo=feature_repo, feature_store=feature_store
     )
     examples = published.outputs["examples"]
     indexed = build_index(
@@ -76,11 +84,11 @@ def recommender(
         examples=examples,
         item_index=item_index,
         embeddings=indexed.outputs["embeddings"],
-        settings=settings,
+        settings=model_settings,
         checkpoints=checkpoints,
     )
     evaluated = evaluate_model(
-        tables=tables, examples=examples, item_index=item_index, model=tuned.outputs["model"], settings=settings
+        tables=tables, examples=examples, item_index=item_index, model=tuned.outputs["model"], settings=model_settings
     )
     packed = pack_bundle(
         tables=tables,

@@ -14,6 +14,7 @@ def build_index(
     feature_store: str,
     item_index: dsl.Output[dsl.Artifact],
     embeddings: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Build the dual-source item index, and publish it as features.
@@ -21,28 +22,35 @@ def build_index(
     Args:
         tables: from validate_data.
         examples: from publish_features; only the training part is read.
-        settings: sections `seed`, `threads`, `behaviour`, `semantic`, `index`.
+        settings: sections `seed`, `threads`, `data`, `gates`, `behaviour`, `semantic`, `index`.
         feature_repo: folder of the Feast definitions.
         feature_store: folder of the published features.
         item_index: one Parquet, every item with its tokens.
         embeddings: the frozen embedding of each source.
+        report: every gate with its outcome; written in any case.
         metrics: items, levels, and how alike the items under one node are.
     """
     from pathlib import Path
 
+    from eager_llm.errors import UserError
     from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import index
 
-    figures = index(
-        Path(tables.path),
-        Path(examples.path),
-        Settings.from_dict(settings),
-        Path(feature_repo),
-        Path(feature_store),
-        Path(item_index.path),
-        Path(embeddings.path),
-    )
+    try:
+        figures = index(
+            Path(tables.path),
+            Path(examples.path),
+            Settings.from_dict(settings),
+            Path(feature_repo),
+            Path(feature_store),
+            Path(item_index.path),
+            Path(embeddings.path),
+            Path(report.path),
+        )
+    except UserError as error:
+        # The message says it all; a traceback above it would only hide it.
+        raise SystemExit(f"error: {error}") from None
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # kfp.local re-uses a step only if all its artifacts are files.

@@ -14,6 +14,7 @@ def pack_bundle(
     table: dsl.Input[dsl.Artifact],
     settings: dict,
     bundle: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
 ) -> None:
     """Write the bundle with its manifest and checksums.
 
@@ -24,19 +25,26 @@ def pack_bundle(
         model: from tune_model.
         table: from evaluate_model.
         settings: all sections.
-        bundle: the directory.
+        bundle: the directory, once it passed its gates.
+        report: every gate with its outcome; written in any case.
     """
     from pathlib import Path
 
+    from eager_llm.errors import UserError
     from eager_llm.settings import Settings
     from eager_llm.steps.model import pack
 
-    pack(
-        Path(tables.path),
-        Path(examples.path),
-        Path(item_index.path),
-        Path(model.path),
-        Path(table.path),
-        Settings.from_dict(settings),
-        Path(bundle.path),
-    )
+    try:
+        pack(
+            Path(tables.path),
+            Path(examples.path),
+            Path(item_index.path),
+            Path(model.path),
+            Path(table.path),
+            Settings.from_dict(settings),
+            Path(bundle.path),
+            Path(report.path),
+        )
+    except UserError as error:
+        # The message says it all; a traceback above it would only hide it.
+        raise SystemExit(f"error: {error}") from None

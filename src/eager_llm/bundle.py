@@ -1,12 +1,15 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from eager_llm.catalogue.features import service_name
 from eager_llm.catalogue.tables import item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.trie import Trie
@@ -35,12 +38,15 @@ def pack_bundle(
     settings: Settings,
     metrics: dict[str, Any],
     facts: dict[str, Any],
+    check: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Write a bundle, whole or not at all, from a tuned model and all that it needs to answer.
 
     Args:
         model: folder with `backbone`, `tokenizer`, the phrasings, the neighbours and, where there is one, `adapter`.
         metrics: what `evaluate` wrote; `prior` has the weight of the neighbours that validation chose.
+        check: looks at the bundle before it is there for anybody else, raises where it is not to be, and returns
+            what its manifest is to say besides.
     """
     from transformers import AutoTokenizer
 
@@ -66,7 +72,10 @@ def pack_bundle(
         }
         write_json(draft / "generation.json", generation)
         write_json(draft / "metrics.json", metrics)
-        write_json(draft / MANIFEST, _manifest(draft, settings, facts))
+        manifest = _manifest(draft, settings, facts, index)
+        write_json(draft / MANIFEST, manifest)
+        if check is not None:
+            write_json(draft / MANIFEST, {**manifest, **check(draft)})
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
@@ -81,15 +90,22 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         raise UserError(f"{folder}: bundle schema version {version!r}; this release reads {SCHEMA_VERSION}")
-    named, there = set(manifest["files"]), set(_files(folder))
-    faults = [f"{name} is missing" for name in sorted(named - there)]
-    faults += [f"{name} is not in the manifest" for name in sorted(there - named)]
-    for name in sorted(named & there):
-        if sha256_file(folder / name) != manifest["files"][name]["sha256"]:
-            faults.append(f"{name} has changed since it was packed")
+    faults = bundle_faults(folder)
     if faults:
         raise UserError(f"{folder}: the bundle is refused:\n  " + "\n  ".join(faults))
     return manifest
+
+
+def bundle_faults(folder: Path) -> list[str]:
+    """Return every file of a bundle that is missing, changed or added, by its manifest."""
+    files = read_json(folder / MANIFEST)["files"]
+    named, there = set(files), set(_files(folder))
+    faults = [f"{name} is missing" for name in sorted(named - there)]
+    faults += [f"{name} is not in the manifest" for name in sorted(there - named)]
+    for name in sorted(named & there):
+        if sha256_file(folder / name) != files[name]["sha256"]:
+            faults.append(f"{name} has changed since it was packed")
+    return faults
 
 
 @dataclass(frozen=True)
@@ -137,11 +153,18 @@ class Bundle:
         return item_titles(self.items.reset_index())
 
 
-def _manifest(folder: Path, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
+def _manifest(folder: Path, settings: Settings, facts: dict[str, Any], index: ItemIndex) -> dict[str, Any]:
     files = {
         name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in _files(folder)
     }
-    return {"schema_version": SCHEMA_VERSION, "data": facts, "settings": settings.to_dict(), "files": files}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "packed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "feature_service": service_name(index.version_name),
+        "data": facts,
+        "settings": settings.to_dict(),
+        "files": files,
+    }
 
 
 def _files(folder: Path) -> list[str]:

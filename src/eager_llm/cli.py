@@ -1,4 +1,4 @@
-"""The command line: eager-llm import, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
+"""The command line: eager-llm import, features, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eager_llm.cli_data import erase_command, import_command
+from eager_llm.cli_data import erase_command, features_command, import_command
 from eager_llm.cli_index import index_app
 from eager_llm.cli_inspect import inspect_command
 from eager_llm.errors import UserError
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Look after bundles.", no_args_is_help=True)
 app.command("import")(import_command)
+app.command("features")(features_command)
 app.command("erase")(erase_command)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")
@@ -43,7 +44,7 @@ def run(
     settings: SettingsOption = None,
     overrides: SetOption = None,
     continue_without: Annotated[
-        str, typer.Option(help="data gates that may fail, separated by commas; the decision stands in the report")
+        str, typer.Option(help="gates that may fail, separated by commas; the decision stands in the report")
     ] = "",
 ) -> None:
     """Run the whole pipeline here: ingest, validate, publish features, index, tune, evaluate, pack.
@@ -58,9 +59,19 @@ def run(
     command += ["--settings", str(settings.resolve())] if settings else []
     for override in overrides or []:
         command += ["--set", override]
-    if continue_without:
-        command += ["--set", f"gates.continue_without={continue_without}"]
+    for section, names in _excused(continue_without).items():
+        command += ["--set", f"{section}.continue_without={','.join(names)}"]
     raise typer.Exit(_in_project(command))
+
+
+def _excused(continue_without: str) -> dict[str, list[str]]:
+    """Return the names of the gates by the section of the settings that they belong to."""
+    from eager_llm.catalogue.rules import BUNDLE_GATES
+
+    sections: dict[str, list[str]] = {}
+    for name in filter(None, map(str.strip, continue_without.split(","))):
+        sections.setdefault("acceptance" if name in BUNDLE_GATES else "gates", []).append(name)
+    return sections
 
 
 @app.command()

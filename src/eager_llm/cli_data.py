@@ -1,5 +1,6 @@
-"""The command line of data: eager-llm import, erase."""
+"""The command line of data: eager-llm import, features, erase."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,34 @@ def _queries(flags: list[str]) -> dict[str, str]:
     return queries
 
 
+def features_command(
+    folder: Annotated[Path, typer.Argument(help="published features")] = Path("runs/demo/features"),
+    user: Annotated[str | None, typer.Option(help="a user, whose online features are shown")] = None,
+) -> None:
+    """List the feature services, one for each model version, or show what is online of a user.
+
+    Example: eager-llm features runs/demo/features --user customer-0007
+    """
+    import pandas as pd
+
+    from eager_llm.catalogue.features import Features
+    from eager_llm.project import project_home
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the published features of a run")
+    store = Features(project_home() / "feature_repo", folder)
+    if user is None:
+        for row in store.services():
+            typer.echo(f"{row['name']:<32} {row['published'][:19]:<20} {row['items']:>9} items  {row['features']}")
+        return
+    history = store.online_history(user)
+    if history is None:
+        raise UserError(f"user {user!r} is not in the online store {folder}")
+    typer.echo(f"{'items':<16} {', '.join(history)}")
+    for name, value in store.request_features(user, pd.Timestamp.now("UTC")).items():
+        typer.echo(f"{name:<16} {value}")
+
+
 def erase_command(
     users: Annotated[list[str], typer.Argument(help="ids of the users")],
     folders: Annotated[list[Path], typer.Option("--in", help="runs, tables or features to look through; repeatable")],
@@ -78,4 +107,11 @@ def erase_command(
     for bundle, packed in done.bundles.items():
         typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
     total = sum(done.looked.values()) + sum(done.online.values())
+    kinds = Counter(file.suffix or file.name for file in done.other)
+    if kinds:
+        typer.echo("not looked into: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     typer.echo(f"looked at {len(done.looked)} files and {len(done.online)} online stores; removed {total}")
+    for file, reason in done.unread.items():
+        typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
+    if done.unread:
+        raise typer.Exit(1)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -18,6 +19,8 @@ MANIFEST = "manifest.json"
 RECORD = "erasures.jsonl"
 TEXTS = (".html", ".json", ".jsonl", ".txt", ".log", ".csv")
 LARGEST_TEXT = 256 << 20
+# The feature store's own files, which are erased through it.
+STORES = ("online.db", "registry.db")
 
 
 @dataclass
@@ -27,12 +30,16 @@ class Erased:
     Attributes:
         looked: every file that was opened, with the rows or places removed.
         online: for each feature store, the keys removed online.
-        bundles: each bundle whose training data held a user, with its date.
+        bundles: each bundle whose training data held a user, with when it was packed.
+        unread: files that may hold a user and could not be looked into, with the reason.
+        other: files of other forms, such as weights, that were not looked into.
     """
 
     looked: dict[Path, int] = field(default_factory=dict)
     online: dict[Path, int] = field(default_factory=dict)
     bundles: dict[Path, str] = field(default_factory=dict)
+    unread: dict[Path, str] = field(default_factory=dict)
+    other: list[Path] = field(default_factory=list)
 
 
 def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
@@ -63,10 +70,17 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         for file in files:
             if any(bundle in file.parents for bundle in bundles):
                 continue
-            if _is_parquet(file):
-                result.looked[file] = _from_parquet(connection, file, users)
-            elif file.suffix in TEXTS and file.stat().st_size <= LARGEST_TEXT and file.name != RECORD:
-                result.looked[file] = _from_text(file, users)
+            if file.name == RECORD or file.name.startswith(STORES):
+                continue
+            try:
+                if file.suffix == ".parquet" or _is_parquet(file):
+                    result.looked[file] = _from_parquet(connection, file, users)
+                elif file.suffix in TEXTS:
+                    result.looked[file] = _from_text(file, users)
+                else:
+                    result.other.append(file)
+            except (OSError, ValueError, duckdb.Error) as error:
+                result.unread[file] = str(error).splitlines()[0]
     for store in sorted({file.parent for file in files if file.name == "user_history.parquet"}):
         result.online[store] = Features(repository, store).erase(users)
     touched = [file for file, count in result.looked.items() if count]
@@ -77,8 +91,7 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         if run == bundle:
             run = root
         if any(run in file.parents for file in touched) or _recorded(run, users):
-            packed = datetime.fromtimestamp((bundle / MANIFEST).stat().st_mtime, UTC)
-            result.bundles[bundle] = packed.isoformat(timespec="seconds")
+            result.bundles[bundle] = str(_manifest(bundle).get("packed_at", "at an unknown time"))
     for folder in folders:
         _record(folder, users, result)
     return result
@@ -109,10 +122,9 @@ def _from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users: list
 
 def _from_text(file: Path, users: list[str]) -> int:
     """Blank the users out of reports: where they stand as `user_id=USER`, `user USER` or as a whole JSON string."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return 0
+    if file.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"over {LARGEST_TEXT >> 20} MB of text")
+    text = file.read_text(encoding="utf-8")
     count = 0
     for user in users:
         plain, quoted = re.escape(user), re.escape(json.dumps(user, ensure_ascii=False))
@@ -154,5 +166,16 @@ def _record(folder: Path, users: list[str], result: Erased) -> None:
 
 
 def bundle_source(bundle: Path) -> str:
-    """Return what a bundle says it was trained on."""
-    return str(read_json(bundle / MANIFEST).get("data", {}).get("source", "an unnamed log"))
+    """Return what a bundle says it was trained on, and from when until when that goes."""
+    facts = _manifest(bundle).get("data", {})
+    source = str(facts.get("source", "an unnamed log"))
+    first, last = facts.get("first_event"), facts.get("last_event")
+    return f"{source} ({first} to {last})" if first and last else source
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    """Return what a bundle says of itself; a broken one is named all the same."""
+    try:
+        return dict(read_json(bundle / MANIFEST))
+    except (UserError, TypeError, ValueError):
+        return {}

@@ -81,6 +81,19 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
+class AcceptanceSettings:
+    """Thresholds of the bundle's gates; they apply when it is packed, so that changing them tunes nothing anew."""
+
+    baseline: str = option("", "bundle of an accepted run, whose metrics are held against; none: no such gate")
+    max_metric_drop: float = option(
+        0.1, "share of the accepted bundle's test metrics that may be lost", least=0.0, most=1.0
+    )
+    continue_without: list[str] = option(
+        [], "gates of the bundle that may fail: a person's decision, kept in the report and the manifest"
+    )
+
+
+@dataclass(frozen=True)
 class BehaviourSettings:
     """The Deep Interest Network whose item table is the behaviour embedding."""
 
@@ -256,6 +269,7 @@ class Settings:
     threads: int = option(0, "torch threads; 0 uses every core", least=0)
     data: DataSettings = field(default_factory=DataSettings)
     gates: GateSettings = field(default_factory=GateSettings)
+    acceptance: AcceptanceSettings = field(default_factory=AcceptanceSettings)
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
     semantic: SemanticSettings = field(default_factory=SemanticSettings)
     neighbours: NeighbourSettings = field(default_factory=NeighbourSettings)

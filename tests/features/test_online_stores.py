@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,11 @@ from eager_llm.catalogue.features import JUST_BEFORE, ONLINE_VARIABLE, REGISTRY_
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
-from eager_llm.erasure import erase
+from eager_llm.erasure import bundle_source, erase
 from eager_llm.errors import UserError
 
 REPOSITORY = ROOT / "feature_repo"
+FACTS = {"source": "shop", "first_event": "2025-01-01", "last_event": "2025-12-31"}
 DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -66,8 +68,11 @@ def test_every_user_of_scientific_agrees(store, tmp_path):
     offline = latest(features, tables)
     obvious = tables.events.groupby("user_id")["item_id"].agg(list)
     assert len(offline) == tables.events["user_id"].nunique() == len(obvious)
-    for user, history in zip(offline["user_id"], offline["history"], strict=True):
-        assert features.online_history(user) == history == obvious[user][-20:]
+    users = offline["user_id"].tolist()
+    # Feast's own read, which the keyed one stands in for.
+    feasts = features.store.get_online_features(["user_history:items"], [{"user_id": u} for u in users]).to_dict()
+    for user, history, feast in zip(users, offline["history"], feasts["items"], strict=True):
+        assert features.online_history(user) == history == feast == obvious[user][-20:]
 
 
 def typed(shop):
@@ -95,17 +100,70 @@ def test_a_log_that_grows_brings_only_what_is_new_online(store, shop, tmp_path):
     assert list(answer["items"][0] or []) == bought["item_id"].tolist()[-5:]
 
 
-def test_a_pushed_event_is_read_at_once_and_an_older_one_is_refused(store, shop, tmp_path):
+def test_a_pushed_event_is_read_at_once_takes_its_place_and_counts_once(store, shop, tmp_path):
     features = Features(REPOSITORY, tmp_path)
     features.publish(shop, 5)
     user = shop.events["user_id"].iat[0]
     before = features.online_history(user)
-    moment = shop.events["timestamp"].max() + pd.Timedelta(days=1)
-    assert features.push(user, "new", moment, 5) == [*before, "new"][-5:]
+    moment, second = shop.events["timestamp"].max() + pd.Timedelta(days=1), pd.Timedelta(seconds=1)
+    assert features.push(user, "new", moment, 5) == ([*before, "new"][-5:], "added")
     assert features.online_history(user) == [*before, "new"][-5:]
-    with pytest.raises(UserError, match="not later than the last one known"):
-        features.push(user, "old", moment - pd.Timedelta(days=2), 5)
-    assert features.push("nobody yet", "first", moment, 5) == ["first"]
+    # Again, in between, and too old to be among the last five.
+    assert features.push(user, "new", moment, 5) == ([*before, "new"][-5:], "known")
+    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "added")
+    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "known")
+    assert features.push(user, "ancient", pd.Timestamp(1, tz="UTC"), 5) == ([*before, "between", "new"][-5:], "late")
+    now = [*before, "between", "new", "new"][-5:]
+    assert features.push(user, "new", moment + second / 2, 5) == (now, "added")
+    # Another process, such as another worker of the service, sees the same.
+    assert Features(REPOSITORY, tmp_path).online_histories([user, "nobody"]) == [now, None]
+    naive = moment.tz_localize(None)
+    assert features.push("nobody yet", "first", naive, 5) == (["first"], "added")
+    assert features.push("nobody yet", "first", naive.tz_localize("UTC").tz_convert("Asia/Tokyo"), 5)[1] == "known"
+
+
+def test_a_pushed_event_joins_the_history_of_its_type(store, shop, tmp_path):
+    features = Features(REPOSITORY, tmp_path)
+    features.publish(typed(shop), 5)
+    user, moment = shop.events["user_id"].iat[0], shop.events["timestamp"].max() + pd.Timedelta(days=1)
+    asked = ["user_type_history:items"], [{"user_id": user, "event_type": "buy"}]
+    before = features.store.get_online_features(*asked).to_dict()["items"][0]
+    assert features.push(user, "new", moment, 5, event_type="buy")[0][-1] == "new"
+    assert features.store.get_online_features(*asked).to_dict()["items"][0] == [*before, "new"][-5:]
+
+
+def test_pushes_at_the_same_time_all_count(store, shop, tmp_path):
+    first = Features(REPOSITORY, tmp_path)
+    first.publish(shop, 20)
+    moment = shop.events["timestamp"].max() + pd.Timedelta(days=1)
+
+    def push(number):
+        mine = Features(REPOSITORY, tmp_path)
+        return [mine.push("busy", f"{number}-{n}", moment + pd.Timedelta(seconds=n), 20) for n in range(4)]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(push, range(4)))
+    assert sorted(first.online_history("busy")) == sorted(f"{number}-{n}" for number in range(4) for n in range(4))
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "moment", "said"),
+    [
+        ("", "i", "2025-01-01", "needs a user and an item"), ("u", "", "2025-01-01", "needs a user and an item"),
+        ("u", "i", "1969-12-31", "before 1970 or later than tomorrow"), ("u", "i", "2200-01-01", "later than tomorrow"),
+    ],
+)  # fmt: skip
+def test_a_wrong_event_is_refused(shop, tmp_path, user, item, moment, said):
+    with pytest.raises(UserError, match=said):
+        Features(REPOSITORY, tmp_path).push(user, item, pd.Timestamp(moment), 5)
+
+
+def test_reading_and_pushing_before_anything_is_published_is_refused(store, tmp_path):
+    features = Features(REPOSITORY, tmp_path)
+    if store == "sqlite":
+        with pytest.raises(UserError, match="nothing has been published"):
+            features.online_history("u")
+    assert not (tmp_path / "online.db").exists()
 
 
 def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop, tmp_path):
@@ -118,10 +176,11 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     bundle = run / "bundle"
     bundle.mkdir()
     shop.items.to_parquet(bundle / "item_index.parquet")
-    (bundle / "manifest.json").write_text(json.dumps({"data": {"source": "shop"}}))
+    (bundle / "manifest.json").write_text(json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": FACTS}))
     kept = len(shop.events) - (shop.events["user_id"] == user).sum()
     done = erase([user], [tmp_path / "runs"], REPOSITORY)
-    assert list(done.bundles) == [bundle]
+    assert done.bundles == {bundle: "2026-01-02T03:04:05+00:00"}
+    assert bundle_source(bundle) == "shop (2025-01-01 to 2025-12-31)"
     assert done.online == {run / "features": done.online[run / "features"]}
     assert done.online[run / "features"] >= 1
     assert run / "artifacts" / "tables" / "events.parquet" in done.looked
@@ -130,6 +189,8 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
         assert "user_id" not in table or user not in set(table["user_id"])
     assert len(pd.read_parquet(run / "artifacts" / "tables" / "events.parquet")) == kept
     assert (run / "gates.html").read_text() == f"<td>user_id=erased, item_id=a</td><td>user_id={user}0</td>"
+    if store == "sqlite":
+        assert user.encode() not in (run / "features" / "online.db").read_bytes()
     fresh = Features(REPOSITORY, run / "features")
     assert fresh.online_history(user) is None
     assert fresh.online_history(other)
@@ -139,6 +200,22 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     assert sum(again.looked.values()) + sum(again.online.values()) == 0
     assert list(again.bundles) == [bundle]
     assert user not in (tmp_path / "runs" / "erasures.jsonl").read_text()
+
+
+def test_erasing_goes_on_where_a_file_cannot_be_read_and_names_it(shop, tmp_path):
+    user = shop.events["user_id"].iat[0]
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "b.html").write_bytes(b"user_id=\xff")
+    (tmp_path / "c.csv.gz").write_bytes(b"")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "manifest.json").write_text("{broken")
+    shop.items.to_parquet(tmp_path / "d" / "item_index.parquet")
+    shop.events.to_parquet(tmp_path / "z.parquet")
+    done = erase([user], [tmp_path], REPOSITORY)
+    assert set(done.unread) == {tmp_path / "a.parquet", tmp_path / "b.html"}
+    assert done.other == [tmp_path / "c.csv.gz"]
+    assert done.looked == {tmp_path / "z.parquet": (shop.events["user_id"] == user).sum()}
+    assert done.bundles == {tmp_path / "d": "at an unknown time"}
 
 
 def test_the_registry_may_be_a_database(shop, tmp_path, monkeypatch):

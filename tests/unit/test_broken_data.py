@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eager_llm.catalogue.mapping import Mapping
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
 from eager_llm.settings import Settings
@@ -144,6 +145,42 @@ def test_a_failed_import_leaves_the_earlier_tables(tmp_path):
         bring(tmp_path)
     assert (tmp_path / "out" / "events.parquet").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_tables_never_take_the_place_of_the_log_or_of_other_files(tmp_path):
+    write(tmp_path / "log", [])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    settings = Settings.read(None, ["data.min_interactions=1"])
+    for out, said in (("log", "the log lies there"), (".", "the log lies there"), ("mine", "holds other files")):
+        with pytest.raises(UserError, match=said):
+            ingest(str(tmp_path / "log"), settings, tmp_path / out)
+    assert (tmp_path / "log" / "events.csv").exists()
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    ingest(str(tmp_path / "log"), settings, tmp_path / "log" / "tables")
+    ingest(str(tmp_path / "log"), settings, tmp_path / "log" / "tables")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("delimiter: abcde", "at most 4 bytes"), ("delimiter: ab", "column user_id, item_id, timestamp is missing"),
+        ("encoding: klingon", "klingon"), ("time_format: '%Q'", "%Q"),
+        ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mapping_is_named(tmp_path, entry, said):
+    write(tmp_path, [])
+    (tmp_path / "import.yaml").write_text(entry + "\n")
+    with pytest.raises(UserError, match=said):
+        bring(tmp_path)
+
+
+def test_a_database_file_that_is_missing_is_named_and_not_made(tmp_path):
+    mapping = Mapping(queries={"events": "SELECT 1"})
+    with pytest.raises(UserError, match=r"none\.db: no such database"):
+        ingest(f"sqlite:///{tmp_path / 'none.db'}", Settings(), tmp_path / "out", mapping)
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_markup_rules_types_bots_and_sessions(tmp_path):

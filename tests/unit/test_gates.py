@@ -1,13 +1,16 @@
 import pandas as pd
 import pytest
+from conftest import ROOT
 
+from eager_llm.catalogue.drift import drift_gates, keep_profile
 from eager_llm.catalogue.engine import engine
-from eager_llm.catalogue.gates import GateError, Suite, require, run_gates
-from eager_llm.catalogue.rules import history_gates
+from eager_llm.catalogue.features import Features
+from eager_llm.catalogue.gates import GateError, Suite, gate_names, require, run_gates
+from eager_llm.catalogue.rules import bundle_gates, history_gates, index_gates, item_gates, log_gates
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
-from eager_llm.settings import GateSettings, Settings
-from eager_llm.steps.data import validate
+from eager_llm.settings import AcceptanceSettings, GateSettings, Settings
+from eager_llm.steps.data import publish, validate
 
 
 def failed(tables, tmp_path, settings=GateSettings(), needs_text=True):
@@ -120,3 +123,52 @@ def test_the_history_suite(shop, examples):
     assert not results["history-length"].passed
     assert results["history-length"].broken == 1
     assert results["history-items"].passed
+
+
+def test_publishing_refuses_histories_that_break_a_gate(shop, tmp_path, monkeypatch):
+    source = folder_of(shop, tmp_path / "tables")
+    whole = Features.histories
+    longer = lambda store, asked: whole(store, asked).assign(history=lambda t: t["history"].map(lambda h: h * 9))  # noqa: E731
+    monkeypatch.setattr(Features, "histories", longer)
+
+    def published(settings):
+        files = tmp_path / "features", tmp_path / "examples.parquet", tmp_path / "gates.html"
+        return publish(source, Settings.from_dict(settings), ROOT / "feature_repo", *files)
+
+    with pytest.raises(GateError, match=r"no history is longer than 5: \d+ break it \[history-length\]"):
+        published({"data": {"max_history": 5}})
+    assert not (tmp_path / "examples.parquet").exists()
+    rows = pd.read_parquet(tmp_path / "gates.html-rows" / "history-length.parquet")
+    assert set(rows.columns) == {"user_id", "item_id", "moment", "part"}
+    published({"data": {"max_history": 5}, "gates": {"continue_without": ["history-length"]}})
+    assert (tmp_path / "examples.parquet").exists()
+    assert "FAILED, gone on without" in (tmp_path / "gates.html").read_text()
+
+
+def test_the_report_reads_offline_and_is_safe(shop, tmp_path):
+    events = shop.events.copy()
+    events.loc[events.index[:12], "item_id"] = "<script>alert(1)</script>"
+    failed(Tables(events, shop.items), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page
+    assert "<script" not in page
+    assert "item_id=&lt;script&gt;" in page
+    assert "12 rows break it" in page
+    assert "And 2 more, in the folder beside this page." in page
+
+
+def test_every_gate_has_a_name_of_its_own(shop, tmp_path):
+    gates = [
+        *log_gates(GateSettings()),
+        *item_gates(GateSettings(), True),
+        *history_gates(5),
+        *index_gates(["a"], 2, True),
+    ]
+    gates += bundle_gates(AcceptanceSettings(baseline="any"))
+    with engine() as connection:
+        for name in ("events", "items"):
+            connection.register(name, getattr(shop, name))
+        keep_profile(folder_of(shop, tmp_path / "tables"), {"events": 1, "users": 1, "items": 1})
+        gates += drift_gates(connection, tmp_path / "tables", GateSettings())
+    names = [gate.name for gate in gates]
+    assert sorted(names) == sorted(gate_names())

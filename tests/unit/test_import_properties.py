@@ -21,6 +21,9 @@ def bring(base, name, rows, k, append=False):
     folder.mkdir(exist_ok=True)
     text = "".join(f"{user},{item},{second}\n" for user, item, second in rows)
     (folder / "events.csv").write_text("user_id,item_id,timestamp\n" + text)
+    wishes = sorted({(user, item) for user, item, _ in rows})
+    text = "".join(f"{user},{item},wants {item},likes {user}\n" for user, item in wishes)
+    (folder / "intentions.csv").write_text("user_id,item_id,intention,preference\n" + text)
     ingest(str(folder), Settings.read(None, [f"data.min_interactions={k}"]), Path(base) / "tables", append=append)
     return Tables.load(Path(base) / "tables")
 
@@ -28,6 +31,7 @@ def bring(base, name, rows, k, append=False):
 def same(first, second):
     pd.testing.assert_frame_equal(first.events, second.events)
     pd.testing.assert_frame_equal(first.items, second.items)
+    pd.testing.assert_frame_equal(first.intentions, second.intentions)
 
 
 @FEW
@@ -74,3 +78,14 @@ def test_cleaning_equals_the_obvious_reconstruction(rows):
         assert own["timestamp"].is_monotonic_increasing
         assert own["timestamp"].is_unique
         assert own["recorded"].is_monotonic_increasing
+
+
+def test_an_intention_that_was_set_aside_with_its_event_comes_back(tmp_path):
+    anchor = [(user, item, 9) for user in ("x", "y") for item in ("p", "q")]
+    first, second = [("u", "a", 1)], [("u", "b", 2), ("v", "a", 3), ("v", "b", 4)]
+    (tmp_path / "halves").mkdir()
+    (tmp_path / "whole").mkdir()
+    assert "u" not in set(bring(tmp_path / "halves", "first", anchor + first, 2).intentions["user_id"])
+    halves = bring(tmp_path / "halves", "second", second, 2, append=True)
+    assert ("u", "a") in set(zip(halves.intentions["user_id"], halves.intentions["item_id"], strict=True))
+    same(halves, bring(tmp_path / "whole", "log", anchor + first + second, 2))

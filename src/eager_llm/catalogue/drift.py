@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.catalogue.engine import engine, literal, one
+from eager_llm.catalogue.engine import engine, one, view_file
 from eager_llm.catalogue.rules import Gate
 from eager_llm.catalogue.tables import TEXT_COLUMNS
 from eager_llm.errors import UserError
@@ -18,6 +18,9 @@ from eager_llm.settings import GateSettings
 
 PROFILE = "profile.json"
 SMALL = 1e-4
+DRIFT_GATES = (
+    "events-size", "users-size", "items-size", "catalogue-drift", "popularity-drift", "length-drift", "text-drift",
+)  # fmt: skip
 
 
 def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, float]:
@@ -35,9 +38,7 @@ def accepted_profile(folder: Path, memory_gb: float) -> dict[str, float]:
     """Return the profile of the tables in a folder."""
     with engine(memory_gb) as connection:
         for name in ("events", "items"):
-            connection.execute(
-                f"CREATE VIEW {name} AS SELECT * FROM read_parquet({literal(str(folder / f'{name}.parquet'))})"
-            )
+            view_file(connection, name, folder / f"{name}.parquet")
         return profile(connection)
 
 
@@ -60,9 +61,7 @@ def drift_gates(connection: duckdb.DuckDBPyConnection, accepted: Path, settings:
         raise UserError(f"gates.baseline: {accepted} holds no {PROFILE}; name the validated tables of an accepted run")
     known = read_json(accepted / PROFILE)
     for name in ("events", "items"):
-        connection.execute(
-            f"CREATE OR REPLACE VIEW old_{name} AS SELECT * FROM read_parquet({literal(str(accepted / f'{name}.parquet'))})"
-        )
+        view_file(connection, f"old_{name}", accepted / f"{name}.parquet")
     gates = []
     for table in ("events", "users", "items"):
         least, most = known[table] * (1 - settings.size_tolerance), known[table] * (1 + settings.size_tolerance)

@@ -65,6 +65,13 @@ def one(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     return None if row is None else row[0]
 
 
+def view_file(connection: duckdb.DuckDBPyConnection, name: str, file: Path, where: str = "true") -> None:
+    """Make a Parquet file known under a name."""
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet({literal(str(file))}) WHERE {where}"
+    )
+
+
 def literal(text: str) -> str:
     """Quote text as a SQL string."""
     return "'" + text.replace("'", "''") + "'"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import erase_online, forget_stamps
+from eager_llm.catalogue.online import OnlineRows, erase_online, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -60,6 +60,7 @@ class Features:
         self.repository = repository.resolve()
         self.folder = folder.resolve()
         self._store: FeatureStore | None = None
+        self._readers: dict[str, OnlineRows] = {}
 
     @property
     def store(self) -> "FeatureStore":
@@ -94,37 +95,112 @@ class Features:
             self._materialize([view], pd.Series([change.first, change.last]))
         return {view: change.rows for view, change in changed.items()}
 
-    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> list[str]:
-        """Add one event to a user's online history, and return it.
+    def push(
+        self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int, event_type: str | None = None
+    ) -> tuple[list[str], str]:
+        """Add one event to a user's online history; the next read sees it.
 
-        The batch table stays the truth: the next publication from the log replaces what was pushed.
+        The same event again changes nothing, an earlier one takes its place by its time, and only the
+        last `max_history` are kept. Processes may push at the same time. The published log stays the
+        truth: a later publication in which the user's rows change replaces what was pushed.
+
+        Args:
+            moment: when it happened; without a zone it is UTC.
+            event_type: adds the event to the user's history of that type, too.
+
+        Returns:
+            The history now, oldest first, and what became of the event: "added"; "known" where it is
+            there already; "late" where it is older than all that is kept.
 
         Raises:
-            UserError: the event is not later than the last one that the store knows.
+            UserError: no user or item is named, the time is before 1970 or later than tomorrow, or
+                nothing has been published.
         """
-        from feast.data_source import PushMode
+        us = _pushed_at(user_id, item_id, moment)
+        with user_lock(self.store, user_id):
+            result = self._push("user_history", {"user_id": user_id}, item_id, us, max_history)
+            if event_type:
+                key = {"user_id": user_id, "event_type": event_type}
+                self._push("user_type_history", key, item_id, us, max_history)
+        return result
 
-        answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}])
-        known = answer.to_dict(include_event_timestamps=True)
-        history = _as_list(known["items"][0])
-        latest = known["items__ts"][0]
-        if history and latest and moment.timestamp() <= int(latest):
-            raise UserError(f"user {user_id!r}: the event at {moment} is not later than the last one known")
-        history = [*history, item_id][-max_history:]
-        row = pd.DataFrame({"user_id": [user_id], "items": [history], "event_timestamp": [moment]})
-        with _quiet():
-            self.store.push("user_history_push", row, to=PushMode.ONLINE)
-        return history
+    def _push(self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int) -> tuple[list[str], str]:
+        from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
+
+        items, moments = self._rows(view).read(key) or (None, None)
+        if len(items or []) != len(moments or []):
+            raise UserError(f"{self.folder}: {view} holds no times; publish the features again")
+        known = list(zip(moments or [], items or [], strict=True))
+        if (us, item_id) in known:
+            return [item for _, item in known], "known"
+        # Of one moment, in the order of the pushes.
+        events = sorted([*known, (us, item_id)], key=lambda event: event[0])[-max_history:]
+        kept = [item for _, item in events]
+        if (us, item_id) not in events:
+            return kept, "late"
+        values = StringList(val=kept), Int64List(val=[moment for moment, _ in events])
+        row = [Value(string_list_val=values[0]), Value(int64_list_val=values[1])]
+        self._rows(view).write(key, row, pd.Timestamp(events[-1][0], unit="us", tz="UTC").to_pydatetime())
+        return kept, "added"
 
     def erase(self, users: list[str]) -> int:
         """Remove every user's row from the online store; return how many keys were asked to go."""
         return erase_online(self.store, users)
 
-    def publish_index(self, item_ids: list[str], tokens: list[list[str]]) -> None:
-        """Write the item index as features, and bring it online."""
-        moment = pd.Series([pd.Timestamp.now("UTC").floor("s")] * len(item_ids)).dt.as_unit("us")
-        self._write("item_index", pd.DataFrame({"item_id": item_ids, "tokens": tokens, "event_timestamp": moment}))
+    def publish_index(self, item_ids: list[str], tokens: list[list[str]], version: str) -> str:
+        """Write an item index as features, bring it online, and make the feature service of its model version.
+
+        Rows of earlier versions stay: as of a moment, an item has the tokens of the version then in
+        use. Services of earlier versions stay, too.
+
+        Returns:
+            The feature service's name.
+        """
+        from feast import FeatureService
+
+        now = pd.Timestamp.now("UTC").floor("us")
+        moment = pd.Series([now] * len(item_ids)).dt.as_unit("us")
+        rows = pd.DataFrame(
+            {"item_id": item_ids, "tokens": tokens, "index_version": version, "event_timestamp": moment}
+        )
+        self._write("item_index", pd.concat([*self._earlier_index(version), rows], ignore_index=True))
         self._materialize(["item_index"], moment)
+        views = [self.store.get_feature_view(name) for name in ("user_history", "item_index")]
+        service = FeatureService(
+            name=service_name(version),
+            features=[*views, self.store.get_on_demand_feature_view("user_request")],
+            description=f"What models of the item index {version} read.",
+            tags={"index_version": version, "published": now.isoformat(), "items": str(len(item_ids))},
+        )
+        with self._environment(), _quiet():
+            self.store.apply([service])
+        return service.name
+
+    def _earlier_index(self, version: str) -> list[pd.DataFrame]:
+        """Return the rows of other versions than this one that is published anew."""
+        file = self.folder / "item_index.parquet"
+        if not file.is_file():
+            return []
+        earlier = pd.read_parquet(file)
+        return [earlier[earlier["index_version"] != version]] if "index_version" in earlier else []
+
+    def services(self) -> list[dict[str, str]]:
+        """Return the feature services, oldest first: `name`, `index_version`, `published`, `items`, `features`."""
+        rows = [
+            {
+                "name": service.name, "index_version": "", "published": "", "items": "", **service.tags,
+                "features": ", ".join(f"{p.name}:{f.name}" for p in service.feature_view_projections for f in p.features),
+            }
+            for service in self.store.list_feature_services()
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: (row["published"], row["name"]))
+
+    def request_features(self, user_id: str, moment: pd.Timestamp) -> dict[str, Any]:
+        """Return what is computed of a user's online history at a request: see `user_request` in the definitions."""
+        names = ["history_length", "recency_days", "repeat_share"]
+        asked = {"user_id": user_id, "asked_at": microseconds_of(moment)}
+        answer = self.store.get_online_features([f"user_request:{name}" for name in names], [asked]).to_dict()
+        return {name: answer[name][0] for name in names}
 
     def histories(self, targets: pd.DataFrame) -> pd.DataFrame:
         """Return `targets` with a column `history`: the items before each moment, oldest first.
@@ -142,15 +218,47 @@ class Features:
 
     def online_history(self, user_id: str) -> list[str] | None:
         """Return the user's latest items, oldest first, or None for a user nobody has seen."""
-        answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}]).to_dict()
-        value = answer["items"][0]
-        return None if value is None else _as_list(value)
+        found = self._rows("user_history").read({"user_id": user_id})
+        return None if found is None else found[0] or []
 
-    def online_item(self, item_id: str) -> dict[str, object]:
-        """Return the online catalogue and index features of one item; None where unknown."""
+    def online_histories(self, user_ids: list[str]) -> list[list[str] | None]:
+        """Return the histories of several users; see `online_history`."""
+        return [self.online_history(user) for user in user_ids]
+
+    def some_users(self, n: int) -> list[str]:
+        """Return some users of the published table, in the order of their ids; none where it is elsewhere."""
+        table = self.folder / "user_history.parquet"
+        if not table.is_file():
+            return []
+        with engine() as connection:
+            query = f"SELECT DISTINCT user_id FROM read_parquet({literal(str(table))}) ORDER BY user_id LIMIT {n:d}"
+            return [str(user) for (user,) in connection.execute(query).fetchall()]
+
+    def _rows(self, view: str) -> OnlineRows:
+        """Return the reader of a history view, opened on first use."""
+        if view not in self._readers:
+            self._readers[view] = OnlineRows(self.store, view, ["items", "moments"])
+        return self._readers[view]
+
+    def online_item(self, item_id: str, moment: pd.Timestamp | None = None) -> dict[str, object]:
+        """Return the online catalogue, index and activity features of one item; None where unknown.
+
+        What has outlived its view's time to live is None, as it is offline: Feast's online read returns
+        it all the same.
+
+        Args:
+            moment: when the request is; default: now.
+        """
         service = self.store.get_feature_service("items")
-        answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict()
-        return {name: values[0] for name, values in answer.items()}
+        answer = self.store.get_online_features(service, [{"item_id": item_id}]).to_dict(include_event_timestamps=True)
+        asked = (moment or pd.Timestamp.now("UTC")).timestamp()
+        found: dict[str, object] = {"item_id": item_id}
+        for projection in service.feature_view_projections:
+            lifetime = self.store.get_feature_view(projection.name).ttl
+            for name in (feature.name for feature in projection.features):
+                age = asked - int(answer[f"{name}__ts"][0] or 0)
+                found[name] = None if lifetime and age > lifetime.total_seconds() else answer[name][0]
+        return found
 
     def _replace(self, connection: "duckdb.DuckDBPyConnection", view: str, query: str) -> "Change | None":
         """Write a view's table anew, and return how it differs from the one before."""
@@ -163,7 +271,11 @@ class Features:
             grown = target.is_file()
             if grown:
                 # A late event changes rows in the past: what is new is told by content, not by time.
-                same = " AND ".join(f"n.{name} IS NOT DISTINCT FROM o.{name}" for name in columns)
+                # Where a view has got a new feature, every row is.
+                known = pq.read_schema(target).names
+                same = " AND ".join(
+                    f"n.{name} IS NOT DISTINCT FROM o.{name}" if name in known else "false" for name in columns
+                )
                 connection.execute(
                     f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT n.* FROM {now} n ANTI JOIN "
                     f"read_parquet({literal(str(target))}) o ON {same}"
@@ -190,9 +302,9 @@ class Features:
 
     def _apply(self) -> None:
         """Register the definitions, read anew: they name this folder."""
-        from feast import Entity, FeatureService, FeatureView, PushSource
+        from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
-        kinds = (Entity, FeatureView, FeatureService, PushSource)
+        kinds = (Entity, FeatureView, FeatureService, OnDemandFeatureView)
         with self._environment(), _quiet():
             found = runpy.run_path(str(self.repository / "definitions.py"))
             self.store.apply([value for value in found.values() if isinstance(value, kinds)])
@@ -226,11 +338,34 @@ class Features:
         }
 
 
+def service_name(version: str) -> str:
+    """Return the name of the feature service of a model version: that of its item index."""
+    return f"recommender_{version}"
+
+
+def microseconds_of(moment: pd.Timestamp) -> int:
+    """Return microseconds since 1970; without a zone the moment is UTC."""
+    aware = moment.tz_localize("UTC") if moment.tzinfo is None else moment
+    return (aware - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(microseconds=1)
+
+
+def _pushed_at(user_id: str, item_id: str, moment: pd.Timestamp) -> int:
+    if not user_id or not item_id:
+        raise UserError("an event needs a user and an item")
+    us = microseconds_of(moment)
+    # The same bounds as in an import.
+    if us < 0 or us > microseconds_of(pd.Timestamp.now("UTC") + pd.Timedelta(days=1)):
+        raise UserError(f"user {user_id!r}: the event's time {moment} is before 1970 or later than tomorrow")
+    return us
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the deprecations between Feast's own dependencies from people's logs."""
+    """Keep Feast's warnings to its own developers from people's logs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        # Of on-demand views: computing them offline is row by row.
+        warnings.filterwarnings("ignore", message="On demand feature view", category=RuntimeWarning)
         yield
 
 
@@ -244,9 +379,11 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
     options = [f"{url.hostname}:{url.port or 6379}"]
     options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
     options += [f"password={url.password}"] if url.password else []
+    # A store that does not answer is an error soon, not a request that waits for ever.
+    options += ["socket_timeout=2", "socket_connect_timeout=2"]
     return {"type": "redis", "connection_string": ",".join(options)}
 
 
-def _as_list(value: object) -> list[str]:
-    """Return a list feature's value; a user without a row has None or NaN."""
-    return [] if value is None or isinstance(value, float) else [str(item) for item in value]  # type: ignore[attr-defined]
+def _as_list(value: Any) -> list[str]:
+    """Return a list feature's array as a list; a user without a row has None or NaN."""
+    return [] if value is None or isinstance(value, float) else value.tolist()

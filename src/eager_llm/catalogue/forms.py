@@ -73,6 +73,8 @@ def recognise(source: str, mapping: Mapping | None = None) -> Form:
     if mapping.form == "sql" or mapping.url:
         return _sql(source, mapping)
     folder = Path(source)
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name the folder that holds the log, in which it is called events.*")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the folder that holds the log")
     finders = {

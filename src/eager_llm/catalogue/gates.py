@@ -4,7 +4,6 @@ Every gate is a SQL query for the rows that break it, and a figure with its boun
 the rows, in bounded memory; the expectation decides.
 """
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.catalogue.drift import drift_gates
-from eager_llm.catalogue.engine import engine, literal, one
-from eager_llm.catalogue.rules import Gate, item_gates, log_gates
+from eager_llm.catalogue.drift import DRIFT_GATES, drift_gates
+from eager_llm.catalogue.engine import engine, literal, one, view_file
+from eager_llm.catalogue.rules import BUNDLE_GATES, Gate, history_gates, index_gates, item_gates, log_gates
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
 from eager_llm.files import whole_file, whole_folder
+from eager_llm.page import render_page
+from eager_llm.progress import say
 from eager_llm.settings import GateSettings
 
 NAMED_ROWS = 10
@@ -40,6 +41,7 @@ class GateResult:
     rows: list[dict[str, Any]]
     name: str = ""
     figure: float = 0.0
+    bounds: str = ""
     excused: bool = False
 
 
@@ -72,7 +74,9 @@ class Suite:
             if self.aside is not None:
                 target = literal(str(self.aside / f"{gate.name}.parquet"))
                 self.connection.execute(f"COPY ({gate.broken} LIMIT {KEPT_ROWS}) TO {target} (FORMAT parquet)")
-        return GateResult(gate.table, gate.rule, passed, 0 if passed else broken or 1, rows, gate.name, figure)
+        return GateResult(
+            gate.table, gate.rule, passed, 0 if passed else broken or 1, rows, gate.name, figure, gate.bounds
+        )
 
 
 def run_gates(
@@ -90,32 +94,54 @@ def run_gates(
             connection.register("items", tables.items.reset_index(drop=True))
         else:
             for name in ("events", "items"):
-                file = literal(str(tables / f"{name}.parquet"))
-                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({file})")
+                view_file(connection, name, tables / f"{name}.parquet")
         # One rule is about the order of the rows.
         connection.execute("SET preserve_insertion_order = true")
         gates = [*log_gates(settings), *item_gates(settings, needs_text)]
         if settings.baseline:
             gates += drift_gates(connection, Path(settings.baseline), settings)
-        if aside is None:
-            return _excuse(Suite(connection, gates).run(), settings)
-        with whole_folder(aside) as draft:
-            return _excuse(Suite(connection, gates, draft).run(), settings)
+        return judge(connection, gates, settings.continue_without, aside)
 
 
-def _excuse(results: list[GateResult], settings: GateSettings) -> list[GateResult]:
-    """Mark the failures that a person decided to go on with.
+def run_history_gates(
+    examples: Path, settings: GateSettings, max_history: int, memory_gb: float, aside: Path
+) -> list[GateResult]:
+    """Check the targets with their point-in-time histories."""
+    with engine(memory_gb) as connection:
+        view_file(connection, "examples", examples)
+        return judge(connection, history_gates(max_history), settings.continue_without, aside)
+
+
+def judge(
+    connection: duckdb.DuckDBPyConnection, gates: Sequence[Gate], excused: Sequence[str], aside: Path | None = None
+) -> list[GateResult]:
+    """Run a suite, and mark the failures that a person decided to go on with.
+
+    Args:
+        excused: names of gates, of this suite or another.
+        aside: folder for the rows that break a gate, where one fails; None: they are only named.
 
     Raises:
         UserError: the decision names no gate.
     """
-    names = {result.name for result in results}
-    unknown = [name for name in settings.continue_without if name not in names]
+    unknown = [name for name in excused if name not in gate_names()]
     if unknown:
         raise UserError(
-            f"gates.continue_without: no gate is called {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+            f"continue_without: no gate is called {', '.join(unknown)}; there are {', '.join(sorted(gate_names()))}"
         )
-    return [replace(r, excused=not r.passed and r.name in settings.continue_without) for r in results]
+    if aside is None:
+        results = Suite(connection, gates).run()
+    else:
+        with whole_folder(aside) as draft:
+            results = Suite(connection, gates, draft).run()
+    return [replace(r, excused=not r.passed and r.name in excused) for r in results]
+
+
+def gate_names() -> set[str]:
+    """Return what the gates of all suites are called."""
+    settings = GateSettings()
+    gates = [*log_gates(settings), *item_gates(settings, True), *history_gates(1), *index_gates(["any"], 2, False)]
+    return {gate.name for gate in gates} | set(DRIFT_GATES) | set(BUNDLE_GATES)
 
 
 def _judge(figures: list[tuple[Gate, float]]) -> dict[str, bool]:
@@ -139,39 +165,28 @@ def _judge(figures: list[tuple[Gate, float]]) -> dict[str, bool]:
     return {o.expectation_config.kwargs["column"]: bool(o.success) for o in outcomes}
 
 
-def require(results: list[GateResult], report: Path) -> None:
+def require(results: list[GateResult], report: Path, title: str = "Data gates") -> None:
     """Write the report, then raise if a gate failed that nobody excused.
 
     Raises:
         GateError: names the rules, up to `NAMED_ROWS` rows each, and the report.
     """
     with whole_file(report) as draft:
-        draft.write_text(gate_report(results), encoding="utf-8")
+        draft.write_text(gate_report(results, title), encoding="utf-8")
     failed = [result for result in results if not result.passed and not result.excused]
     if failed:
         lines = [f"{r.table}: {r.rule}: {r.broken} break it [{r.name}]" + _named(r.rows) for r in failed]
         raise GateError(
-            "the data did not pass its gates:\n  " + "\n  ".join(lines) + "\n  to go on all the same: "
+            f"{title.lower()} did not pass:\n  " + "\n  ".join(lines) + "\n  to go on all the same: "
             f"--continue-without {','.join(r.name for r in failed)}\n  report: {report}"
         )
+    excused = [result.name for result in results if result.excused]
+    say(f"{len(results) - len(excused)} gates passed" + (f"; gone on without {', '.join(excused)}" if excused else ""))
 
 
-def gate_report(results: list[GateResult]) -> str:
-    """Return a page that reads offline: each rule, its outcome and the rows that broke it."""
-    words = {True: "passed", False: "FAILED"}
-    rows = "".join(
-        f"<tr class={'ok' if r.passed else 'bad'}><td>{'FAILED, gone on without' if r.excused else words[r.passed]}</td>"
-        f"<td>{r.table}</td><td>{html.escape(r.rule)}</td><td>{r.figure:g}</td><td>{r.broken}</td>"
-        f"<td>{html.escape(_named(r.rows).lstrip(': '))}</td></tr>"
-        for r in results
-    )
-    return (
-        "<!doctype html><meta charset=utf-8><title>Data gates</title><style>body{font:15px system-ui;margin:2rem}"
-        "td,th{padding:.4rem .8rem;text-align:left;border-bottom:1px solid #ddd}.ok td:first-child{color:#167a3e}"
-        ".bad{background:#fdecea}.bad td:first-child{color:#b3261e;font-weight:600}</style><h1>Data gates</h1>"
-        "<table><tr><th>Outcome<th>Table<th>Rule<th>Figure<th>Rows that break it<th>The first of them</tr>"
-        f"{rows}</table>\n"
-    )
+def gate_report(results: list[GateResult], title: str) -> str:
+    """Return a page that reads offline: each rule, its outcome, its bounds and the rows that broke it."""
+    return render_page(Path(__file__).with_name("gates.html"), title=title, results=results, named_rows=NAMED_ROWS)
 
 
 def _named(rows: list[dict[str, Any]]) -> str:

@@ -103,9 +103,9 @@ def stage_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     for file in (folder / "items.parquet", folder / "dropped" / "items.parquet"):
         if file.is_file():
             _add_known_items(connection, f"read_parquet({literal(str(file))})")
-    wishes = folder / "intentions.parquet"
-    if wishes.is_file():
-        connection.execute(f"INSERT INTO intentions_in SELECT * FROM read_parquet({literal(str(wishes))})")
+    for file in (folder / "intentions.parquet", folder / "dropped" / "intentions.parquet"):
+        if file.is_file():
+            connection.execute(f"INSERT INTO intentions_in SELECT * FROM read_parquet({literal(str(file))})")
 
 
 def _add_known_items(connection: duckdb.DuckDBPyConnection, source: str) -> None:

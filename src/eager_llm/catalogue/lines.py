@@ -149,10 +149,15 @@ def query_rows(url: str, query: str) -> tuple[Stream, list[str]]:
 
     try:
         database = sqlalchemy.create_engine(database_url(url))
+        file = database.url.database if database.dialect.name == "sqlite" else None
+        if file and file != ":memory:" and not Path(file).is_file():  # SQLite would make one
+            raise UserError(f"{file}: no such database")
         connection = database.connect().execution_options(stream_results=True, yield_per=ROWS)
         result = connection.execute(sqlalchemy.text(query))
         columns = list(result.keys())
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except ImportError as error:
+        raise UserError(f"the database's driver is not installed: {error}") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
         raise UserError(f"the database does not answer: {str(error).splitlines()[0]}\n  query: {query}") from None
     schema = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in columns)])
 

@@ -81,6 +81,8 @@ class Mapping:
             mistakes.append(f"form = {values['form']!r}: choose from {', '.join(FORMS)}")
         if values.get("time_unit", "") not in ("", "s", "ms", "us", "ns"):
             mistakes.append(f"time_unit = {values['time_unit']!r}: choose from s, ms, us, ns")
+        if len(str(values.get("delimiter", "")).encode()) > 4:
+            mistakes.append(f"delimiter = {values['delimiter']!r}: expected at most 4 bytes")
         if mistakes:
             raise UserError(f"{origin}: the mapping has mistakes:\n  " + "\n  ".join(mistakes))
         return cls(**values)

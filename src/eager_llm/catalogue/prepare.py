@@ -4,6 +4,7 @@ The log in the engine is numbers (`u`, `i`, microseconds), so that its size is b
 by how long people's ids are. What a rule drops is kept in `set_aside` with the rule's name.
 """
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def prepare(tables: Tables, min_interactions: int) -> Tables:
     """Clean tables in memory: `clean` for logs that fit there."""
     with engine() as connection:
         stage_tables(connection, tables)
-        facts = clean(connection, DataSettings(min_interactions=min_interactions))
+        dated = not tables.facts.get("ordinal_time")
+        facts = clean(connection, DataSettings(min_interactions=min_interactions), dated)
         events = connection.execute(f"SELECT {_columns(connection)} FROM events_out ORDER BY user_id, timestamp").df()
         items = connection.execute("SELECT * FROM items_out ORDER BY ALL").df()
         wishes = connection.execute("SELECT * FROM intentions_out ORDER BY ALL").df()
@@ -34,11 +36,14 @@ def prepare(tables: Tables, min_interactions: int) -> Tables:
     return Tables(events, items, wishes if len(wishes) else None, {**tables.facts, **facts})
 
 
-def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> dict[str, Any]:
+def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings, dated: bool = True) -> dict[str, Any]:
     """Turn `events_in`, `items_in` and `intentions_in` into `events_out`, `items_out` and `intentions_out`.
 
     Events of items that the catalogue lacks are carried along untouched, whatever their number, so
     that the validation gate sees and names them.
+
+    Args:
+        dated: times are dates, not positions.
 
     Returns:
         What was read, dropped and kept.
@@ -72,8 +77,15 @@ def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> dict
         "events": kept, "users": kept_users, "items": items,
         "items_without_events_dropped": catalogue - rows,
     }  # fmt: skip
+    if kept and dated:
+        first, last = (one(connection, f"SELECT {which}(stamp) FROM ordered") for which in ("min", "max"))
+        facts |= {"first_event": _date(first), "last_event": _date(last)}
     optional = {"items_merged": merged, "events_of_other_types_dropped": types, "events_of_bots_dropped": bots}
     return {**facts, **{key: value for key, value in optional.items() if value}}
+
+
+def _date(us: int) -> str:
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
 
 
 def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, Any]) -> None:
@@ -93,6 +105,9 @@ def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, A
     }
     if one(connection, "SELECT count(*) FROM intentions_out"):
         queries[folder / "intentions.parquet"] = "SELECT * FROM intentions_out ORDER BY ALL"
+    lost = "SELECT DISTINCT w.* FROM intentions_in w ANTI JOIN events_out USING (user_id, item_id)"
+    if one(connection, f"SELECT count(*) FROM ({lost})"):
+        queries[aside / "intentions.parquet"] = f"{lost} ORDER BY ALL"
     for file, query in queries.items():
         run(
             connection,

@@ -151,7 +151,7 @@ class Reader:
                 raise UserError(
                     f"{self.file}: line 1: the header is not UTF-8; save the file as UTF-8, or name its encoding"
                 )
-            quoted = bool(self.part.quote)
+            quoted = self.part.quote and len(delimiter) == 1
             cells = next(csv.reader([head], delimiter=delimiter)) if quoted else head.split(delimiter)
             header = [cell.strip() for cell in cells]
         if len(set(header)) != len(header):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from eager_llm.catalogue.engine import literal
+from eager_llm.catalogue.engine import view_file
 from eager_llm.catalogue.tables import ITEM_COLUMNS, Tables, require_tables
 
 
@@ -20,9 +20,7 @@ def view_tables(connection: duckdb.DuckDBPyConnection, tables: Tables | Path) ->
         return
     require_tables(tables)
     for name in ("events", "items"):
-        connection.execute(
-            f"CREATE VIEW {name} AS SELECT * FROM read_parquet({literal(str(tables / f'{name}.parquet'))})"
-        )
+        view_file(connection, name, tables / f"{name}.parquet")
 
 
 def view_queries(connection: duckdb.DuckDBPyConnection, max_history: int) -> dict[str, str]:
@@ -59,8 +57,9 @@ def view_queries(connection: duckdb.DuckDBPyConnection, max_history: int) -> dic
 
 
 def _history(keys: str, max_history: int) -> str:
-    """One row an event: the last items of the key up to and including it, oldest first."""
+    """One row an event: the last items of the key up to and including it, oldest first, and their moments."""
     return (
-        f"SELECT {keys}, list(item_id) OVER (PARTITION BY {keys} ORDER BY timestamp ROWS {max_history - 1} PRECEDING) AS items, "
-        "timestamp AS event_timestamp FROM events"
+        f"SELECT {keys}, list(item_id) OVER w AS items, list(epoch_us(timestamp)) OVER w AS moments, "
+        f"timestamp AS event_timestamp FROM events "
+        f"WINDOW w AS (PARTITION BY {keys} ORDER BY timestamp ROWS {max_history - 1} PRECEDING)"
     )

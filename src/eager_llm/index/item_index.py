@@ -109,6 +109,11 @@ class ItemIndex:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    @property
+    def version_name(self) -> str:
+        """Names this version and no other, such as `v1-0123456789ab`."""
+        return f"v{self.version}-{self.checksum[:12]}"
+
     def successor(self, **changes: Any) -> "ItemIndex":
         """Return the next version, which names this one as its parent."""
         return replace(self, version=self.version + 1, parent=self.checksum, **changes)
@@ -129,10 +134,8 @@ class ItemIndex:
             UserError: the file is missing, no item index, of another version, inconsistent, or not
                 what its checksum says.
         """
+        facts = index_facts(path)
         try:
-            facts = json.loads((pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}"))
-            if facts.get("schema_version") != SCHEMA_VERSION:
-                raise UserError(f"{path}: item index version {facts.get('schema_version')}; expected {SCHEMA_VERSION}")
             table = pq.read_table(path, columns=["item_id", "codes", "errors", "level", "vector"])
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{path}: not readable as an item index: {error}") from None
@@ -183,6 +186,21 @@ class ItemIndex:
         types = [("level", pa.int32()), ("source", pa.string()), ("label", pa.int32())]
         empty = pa.schema([*types, ("vector", pa.list_(pa.float32()))]).empty_table()
         return pa.concat_tables([empty, *parts])
+
+
+def index_facts(path: Path) -> dict[str, Any]:
+    """Return what an index file says of itself: sources, branching, version and so on.
+
+    Raises:
+        UserError: the file is missing, no item index, or of another version.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}"))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: not readable as an item index: {error}") from None
+    if facts.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: item index version {facts.get('schema_version')}; expected {SCHEMA_VERSION}")
+    return facts
 
 
 def path_keys(codes: np.ndarray, branching: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.drift import accepted_profile, keep_profile
 from eager_llm.catalogue.engine import engine
 from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.gates import require, run_gates
+from eager_llm.catalogue.gates import require, run_gates, run_history_gates
 from eager_llm.catalogue.importers import stage, stage_folder, stage_tables
 from eager_llm.catalogue.mapping import Mapping
 from eager_llm.catalogue.prepare import clean, save
@@ -34,6 +34,7 @@ def ingest(
         mapping: what the source's columns and files are called; None: its import.yaml, or its form.
         append: add to the tables in `out`, and to what they had set aside.
     """
+    _require_replaceable(out, source)
     with engine(settings.data.memory_gb, out.parent) as connection:
         if source == DEMO:
             shop = demo_shop(settings.seed)
@@ -43,7 +44,7 @@ def ingest(
             origin = stage(connection, source, settings.data, mapping)
         if append:
             stage_folder(connection, out)
-        facts = {**origin, **clean(connection, settings.data)}
+        facts = {**origin, **clean(connection, settings.data, not origin.get("ordinal_time"))}
         if not facts["events"]:
             raise UserError(
                 f"{source}: no event is left after the {settings.data.min_interactions}-core of "
@@ -56,6 +57,20 @@ def ingest(
     return facts
 
 
+def _require_replaceable(out: Path, source: str) -> None:
+    """Refuse to put tables in the place of what an import has not made, the log itself above all.
+
+    Raises:
+        UserError: `out` holds the source, or other files.
+    """
+    if source != DEMO and Path(source).resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{out}: the log lies there; name another folder for the tables")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder for the tables")
+    if out.is_dir() and any(out.iterdir()) and not (out / "facts.json").is_file():
+        raise UserError(f"{out}: holds other files, which an import would replace; name a folder of its own")
+
+
 @timed
 def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[str, float]:
     """Run the gates; pass the tables on only if all hold, or a person excused those that do not.
@@ -63,7 +78,7 @@ def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[
     The report is kept either way, and beside it, in a folder named after it, the rows that broke a gate.
     """
     require_tables(tables)
-    aside = report.with_name(f"{report.name}-rows")
+    aside = rows_of(report)
     results = run_gates(tables, settings.gates, "semantic" in settings.index.sources, settings.data.memory_gb, aside)
     require(results, report)
     copy_into(tables, out)
@@ -72,14 +87,14 @@ def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[
     if excused:
         facts = read_json(out / "facts.json")
         write_json(out / "facts.json", {**facts, "gates_gone_on_without": excused})
-        say(f"gone on without: {', '.join(excused)}")
-    say(f"{len(results) - len(excused)} gates passed")
     return {"gates": len(results), "gates_passed": sum(result.passed for result in results)}
 
 
 @timed
-def publish(tables: Path, settings: Settings, repository: Path, features: Path, out: Path) -> dict[str, float]:
-    """Publish the features, and write the examples: each target with its point-in-time history."""
+def publish(
+    tables: Path, settings: Settings, repository: Path, features: Path, out: Path, report: Path
+) -> dict[str, float]:
+    """Publish the features, and write the examples, each target with its point-in-time history, if their gates hold."""
     loaded = Tables.load(tables)
     store = Features(repository, features)
     parted = assign_parts(loaded, settings.data)
@@ -87,9 +102,17 @@ def publish(tables: Path, settings: Settings, repository: Path, features: Path, 
     examples = store.histories(targets(parted, settings.data.max_history))
     with whole_file(out) as draft:
         examples.to_parquet(draft, index=False)
+        data = settings.data
+        results = run_history_gates(draft, settings.gates, data.max_history, data.memory_gb, rows_of(report))
+        require(results, report, "History gates")
     counts = examples["part"].value_counts()
     say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in PARTS))
     return {f"{part}_examples": int(counts.get(part, 0)) for part in PARTS}
+
+
+def rows_of(report: Path) -> Path:
+    """Return the folder beside a report for the rows that broke a gate."""
+    return report.with_name(f"{report.name}-rows")
 
 
 def read_examples(path: Path) -> pd.DataFrame:

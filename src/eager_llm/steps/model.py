@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from eager_llm.acceptance import run_bundle_gates
 from eager_llm.bundle import pack_bundle
 from eager_llm.catalogue.features import Features
+from eager_llm.catalogue.gates import require
 from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
@@ -32,10 +34,11 @@ from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
 from eager_llm.files import content_digest, read_json, whole_file, whole_folder, write_json
 from eager_llm.index.build import build_index
+from eager_llm.index.gates import run_index_gates
 from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.progress import say
 from eager_llm.settings import Settings
-from eager_llm.steps.data import read_examples
+from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import TASKS, for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.phrasings import task_file
@@ -52,9 +55,16 @@ SAMPLED_USERS = 3
 
 @timed
 def index(
-    tables: Path, examples: Path, settings: Settings, repository: Path, features: Path, out: Path, embeddings: Path
+    tables: Path,
+    examples: Path,
+    settings: Settings,
+    repository: Path,
+    features: Path,
+    out: Path,
+    embeddings: Path,
+    report: Path,
 ) -> dict[str, float]:
-    """Encode the items by both sources, build the item index, and publish it as features."""
+    """Encode the items by both sources, build the item index, and publish it as features if its gates hold."""
     device = _prepare_torch(settings)
     loaded = Tables.load(tables)
     item_ids = loaded.items["item_id"].tolist()
@@ -70,8 +80,16 @@ def index(
             np.save(draft / f"{source}.npy", embedding, allow_pickle=False)
     files = {source: embeddings / f"{source}.npy" for source in found}
     built = build_index(item_ids, files, settings.index, settings.seed)
-    built.save(out)
-    Features(repository, features).publish_index(item_ids, [built.tokens(item) for item in item_ids])
+    with whole_file(out) as draft_file:
+        built.save(draft_file)
+        even, memory = settings.index.builder == "balanced", settings.data.memory_gb
+        found_items = tables / "items.parquet"
+        results = run_index_gates(draft_file, found_items, files, even, settings.gates, memory, rows_of(report))
+        require(results, report, "Index gates")
+    service = Features(repository, features).publish_index(
+        item_ids, [built.tokens(item) for item in item_ids], built.version_name
+    )
+    say(f"feature service {service}")
     say(f"item index: {len(item_ids)} items, {built.levels} tokens an item, no collisions")
     purity = prefix_purity(built, loaded.items, "categories")
     return {"items": len(item_ids), "levels": built.levels, **{f"purity_{s}": v for s, v in purity.items()}}
@@ -198,7 +216,8 @@ def evaluate(
         dial=dial,
         prior=prior,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
-        settings=settings.to_dict(),
+        # The bundle's gates come after, with settings of their own.
+        settings={name: section for name, section in settings.to_dict().items() if name != "acceptance"},
         notes=_notes(loaded),
     )
     with whole_file(report) as draft:
@@ -208,12 +227,25 @@ def evaluate(
 
 @timed
 def pack(
-    tables: Path, examples: Path, item_index: Path, model: Path, metrics: Path, settings: Settings, out: Path
+    tables: Path,
+    examples: Path,
+    item_index: Path,
+    model: Path,
+    metrics: Path,
+    settings: Settings,
+    out: Path,
+    report: Path,
 ) -> None:
-    """Pack the bundle that serving loads."""
-    loaded = Tables.load(tables)
-    found = read_json(metrics)
-    pack_bundle(out, model, item_index, loaded.items, read_examples(examples), settings, found, loaded.facts)
+    """Pack the bundle that serving loads, if its gates hold."""
+
+    def check(bundle: Path) -> dict[str, Any]:
+        results = run_bundle_gates(bundle, settings.acceptance, rows_of(report))
+        require(results, report, "Bundle gates")
+        excused = [result.name for result in results if result.excused]
+        return {"gates_gone_on_without": excused} if excused else {}
+
+    loaded, found = Tables.load(tables), read_json(metrics)
+    pack_bundle(out, model, item_index, loaded.items, read_examples(examples), settings, found, loaded.facts, check)
 
 
 def _prepare_torch(settings: Settings) -> str:
