@@ -19,6 +19,7 @@ from eager_llm.settings import AcceptanceSettings
 from eager_llm.tuning.tasks import item_tokens
 
 METRICS = "metrics.json"
+PARTS = ("validation", "test")
 
 
 def run_bundle_gates(folder: Path, settings: AcceptanceSettings, aside: Path | None = None) -> list[GateResult]:
@@ -96,13 +97,13 @@ def _labels(tokens: np.ndarray, trie: Trie) -> np.ndarray:
 
 
 def _metrics(folder: Path, what: str) -> list[tuple[str, str, str, float]]:
-    """Return part, method, metric and value of everything that was measured."""
+    """Return part, method, metric and value of the recommendations that were measured."""
     if not (folder / METRICS).is_file():
         raise UserError(f"{what}: {folder} holds no {METRICS}; name a bundle")
     table: dict[str, Any] = read_json(folder / METRICS)
     return [
         (part, method, metric, math.nan if value is None else float(value))
-        for part, methods in table.items() for method, row in methods.items() for metric, value in row.items()
+        for part in PARTS for method, row in table.get(part, {}).items() for metric, value in row.items()
     ]  # fmt: skip
 
 
