@@ -71,4 +71,4 @@ def test_a_bundle_moves_and_still_answers(bundle):
 
 def test_a_bundle_holds_no_pickle(bundle):
     files = verify_bundle(bundle)["files"]
-    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja"}
+    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja", "yaml"}
