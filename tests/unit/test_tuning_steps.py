@@ -11,7 +11,7 @@ from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import Settings
 from eager_llm.steps.model import evaluate, tune
 from eager_llm.tuning.backbone import load_tuned
-from eager_llm.tuning.phrasings import DEFAULT_FILE
+from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
 
 FEW = {"tuning": {"epochs": 1, "language_items": 10, "validation_users": 20}}
 NOTHING = {
@@ -45,7 +45,7 @@ def test_language_is_measured_before_and_after_each_stage_and_along_the_dial(sho
     assert metrics["language"][moments[1]] == pytest.approx(metrics["language"][moments[2]], rel=1e-5)
     assert [row["strength"] for row in metrics["adapter"]] == list(STRENGTHS)
     assert all(moment in page for moment in moments)
-    assert (tmp_path / "model" / "tasks.yaml").read_text() == DEFAULT_FILE.read_text()
+    assert read_tasks(tmp_path / "model" / "tasks.json") == read_tasks(DEFAULT_FILE)
 
 
 def test_with_every_part_switched_off_a_plain_model_is_left(shop, examples, settings, tmp_path):
@@ -67,7 +67,9 @@ def test_ones_own_phrasings_are_used_and_kept_with_the_model(shop, examples, set
     changes = {"tuning": {**FEW["tuning"], "task_file": str(mine)}, "annealing": {"epochs": 0}}
     places = {"checkpoints": tmp_path / "checkpoints", "out": tmp_path / "model"}
     tune(**paths, settings=with_changes(settings, changes), **places)
-    assert (tmp_path / "model" / "tasks.yaml").read_text() == mine.read_text()
+    kept = read_tasks(tmp_path / "model" / "tasks.json")
+    assert kept == read_tasks(mine)
+    assert kept["seqrec"][0].prompt.startswith("Bought so far")
     mine.write_text(mine.read_text().replace("$title", "$titel", 1))
     with pytest.raises(UserError, match=r"mine\.json, line 14: .*\$titel"):
         tune(**paths, settings=with_changes(settings, changes), **places)

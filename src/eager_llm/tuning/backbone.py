@@ -1,7 +1,7 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
-import shutil
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from eager_llm.errors import UserError
 from eager_llm.files import read_json, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import BackboneSettings
-from eager_llm.tuning.phrasings import DEFAULT_FILE
+from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
 
 SMALL = "small-llama"
 TUNED_ON = "tuned_on.json"
-TASKS = "tasks.yaml"
+TASKS = "tasks.json"
 
 
 def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
@@ -129,7 +129,8 @@ def reset_generation(model: Any) -> None:
 
 def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path, tasks: Path = DEFAULT_FILE) -> None:
     """Write the backbone, its tokenizer and phrasings, and which item index they were tuned on."""
-    shutil.copyfile(tasks, folder / TASKS)
+    phrasings = {task: [asdict(phrasing) for phrasing in found] for task, found in read_tasks(tasks).items()}
+    write_json(folder / TASKS, phrasings)
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
     write_json(folder / TUNED_ON, {"item_index": index.checksum})
