@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import erase_online, forget_stamps
+from eager_llm.catalogue.online import erase_online, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -94,27 +94,37 @@ class Features:
             self._materialize([view], pd.Series([change.first, change.last]))
         return {view: change.rows for view, change in changed.items()}
 
-    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> list[str]:
-        """Add one event to a user's online history, and return it.
+    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> tuple[list[str], str]:
+        """Add one event to a user's online history; the same event again changes nothing.
 
         The batch table stays the truth: the next publication from the log replaces what was pushed.
+        Online stores keep moments by the second; of one second, events come in the order of their pushes.
 
-        Raises:
-            UserError: the event is not later than the last one that the store knows.
+        Returns:
+            The history now, oldest first, and what became of the event: "added"; "known" where it is
+            there already; "late" where it is older than the last event of the user, and waits for the
+            next publication.
         """
         from feast.data_source import PushMode
 
-        answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}])
-        known = answer.to_dict(include_event_timestamps=True)
-        history = _as_list(known["items"][0])
-        latest = known["items__ts"][0]
-        if history and latest and moment.timestamp() <= int(latest):
-            raise UserError(f"user {user_id!r}: the event at {moment} is not later than the last one known")
-        history = [*history, item_id][-max_history:]
-        row = pd.DataFrame({"user_id": [user_id], "items": [history], "event_timestamp": [moment]})
-        with _quiet():
-            self.store.push("user_history_push", row, to=PushMode.ONLINE)
-        return history
+        moment = moment.floor("s")
+        with user_lock(self.store, user_id):
+            answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}])
+            known = answer.to_dict(include_event_timestamps=True)
+            history, latest = _as_list(known["items"][0]), int(known["items__ts"][0] or 0)
+            second = int(moment.timestamp())
+            if history and second <= latest:
+                # Which of the items an event of the past left there cannot be told from the history.
+                if second < latest:
+                    return history, "late"
+                if item_id in history:
+                    return history, "known"
+                forget_stamps(self.store, "user_history", [{"user_id": user_id}])
+            history = [*history, item_id][-max_history:]
+            row = pd.DataFrame({"user_id": [user_id], "items": [history], "event_timestamp": [moment]})
+            with _quiet():
+                self.store.push("user_history_push", row, to=PushMode.ONLINE)
+            return history, "added"
 
     def erase(self, users: list[str]) -> int:
         """Remove every user's row from the online store; return how many keys were asked to go."""
@@ -142,9 +152,22 @@ class Features:
 
     def online_history(self, user_id: str) -> list[str] | None:
         """Return the user's latest items, oldest first, or None for a user nobody has seen."""
-        answer = self.store.get_online_features(["user_history:items"], [{"user_id": user_id}]).to_dict()
-        value = answer["items"][0]
-        return None if value is None else _as_list(value)
+        return self.online_histories([user_id])[0]
+
+    def online_histories(self, user_ids: list[str]) -> list[list[str] | None]:
+        """Return the histories of several users by one look-up; see `online_history`."""
+        rows = [{"user_id": user} for user in user_ids]
+        answer = self.store.get_online_features(["user_history:items"], rows).to_dict()
+        return [None if value is None else _as_list(value) for value in answer["items"]]
+
+    def some_users(self, n: int) -> list[str]:
+        """Return some users of the published table, in the order of their ids; none where it is elsewhere."""
+        table = self.folder / "user_history.parquet"
+        if not table.is_file():
+            return []
+        with engine() as connection:
+            query = f"SELECT DISTINCT user_id FROM read_parquet({literal(str(table))}) ORDER BY user_id LIMIT {n:d}"
+            return [str(user) for (user,) in connection.execute(query).fetchall()]
 
     def online_item(self, item_id: str) -> dict[str, object]:
         """Return the online catalogue and index features of one item; None where unknown."""
@@ -244,6 +267,8 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
     options = [f"{url.hostname}:{url.port or 6379}"]
     options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
     options += [f"password={url.password}"] if url.password else []
+    # A store that does not answer is an error soon, not a request that waits for ever.
+    options += ["socket_timeout=2", "socket_connect_timeout=2"]
     return {"type": "redis", "connection_string": ",".join(options)}
 
 

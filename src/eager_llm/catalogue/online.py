@@ -1,5 +1,8 @@
 """Removing single users from the online store, which Feast has no call for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +39,26 @@ def forget_stamps(store: "FeatureStore", view: str, keys: list[dict[str, str]]) 
             entity = EntityKey(join_keys=names, entity_values=[Value(string_val=key[name]) for name in names])
             pipeline.hdel(_redis_key(store.project, entity, entity_key_serialization_version=3), f"_ts:{view}")
         pipeline.execute()
+
+
+@contextmanager
+def user_lock(store: "FeatureStore", user_id: str) -> Iterator[None]:
+    """Let one process at a time read and write a user's row, so that no event of two at once is lost.
+
+    Redis locks for all replicas of a service; SQLite is one machine's file, and one process writes it.
+    """
+    if store.config.online_store.type != "redis":
+        with _SQLITE_WRITES:
+            yield
+        return
+    provider: Any = store._get_provider()
+    client = provider.online_store._get_client(store.config.online_store)
+    # Held for milliseconds; where a process died holding it, it is free again after ten seconds.
+    with client.lock(f"{store.project}:{user_id}:lock", timeout=10, blocking_timeout=2):
+        yield
+
+
+_SQLITE_WRITES = Lock()
 
 
 def _holds(key: bytes, users: set[str]) -> bool:

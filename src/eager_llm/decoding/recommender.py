@@ -1,13 +1,14 @@
 """From histories of item ids to recommended item ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.explain import path_scores
 from eager_llm.decoding.filters import Columns, Filter
 from eager_llm.decoding.prefill import PrefixCache
 from eager_llm.decoding.prompts import Prompts, reader_of
@@ -29,6 +30,8 @@ class Request:
         beams: how many prefixes are kept at each level, at least k; None: as the settings say.
         filter: conditions that every answered item meets.
         exclude_history: whether items of the history may not come.
+        words: what is looked for; empty: what comes next is.
+        explain: whether each item's tokens are wanted with their probabilities.
     """
 
     history: Sequence[str]
@@ -36,6 +39,8 @@ class Request:
     beams: int | None = None
     filter: Filter = frozenset()
     exclude_history: bool = False
+    words: str = ""
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1 or (self.beams is not None and self.beams < 1):
@@ -49,10 +54,12 @@ class Answer:
     Attributes:
         items: item ids and their scores, best first: k of them, or every one that may come.
         reason: why fewer than k came, or None.
+        levels: where it was asked for, the log-probability of every token of each item.
     """
 
     items: list[tuple[str, float]]
     reason: str | None = None
+    levels: list[list[float]] | None = None
 
 
 class Recommender:
@@ -127,7 +134,8 @@ class Recommender:
             for start in progress(starts, desc="recommending", unit="batch", disable=not show):
                 batch = order[start : start + self.settings.batch]
                 for number, items in zip(batch, self._decode([asked[n] for n in batch]), strict=True):
-                    answers[number].items.extend(items)
+                    levels = self._levels(asked[number], items) if asked[number].request.explain else None
+                    answers[number] = replace(answers[number], items=items, levels=levels)
         return answers
 
     def _decode(self, batch: list["_Asked"]) -> list[list[tuple[str, float]]]:
@@ -148,12 +156,19 @@ class Recommender:
             found.append([(self.index.item_ids[row], score) for row, score in pairs])
         return found
 
+    def _levels(self, asked: "_Asked", items: list[tuple[str, float]]) -> list[list[float]]:
+        rows = [self.index.rows[item] for item, _ in items]
+        return path_scores(
+            self.model, self.trie, asked.prompt, rows, self.settings.normalise, self.reader, self.prefixes
+        )
+
     def _ask(self, request: Request) -> "_Asked":
         unknown = [item for item in request.history if item not in self.index.rows]
         if unknown:
             raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
         rows = [self.index.rows[item] for item in request.history]
-        prompt = self.book.prompt(rows[-self.max_history :])
+        read = rows[-self.max_history :]
+        prompt = self.book.search_prompt(read, request.words) if request.words else self.book.prompt(read)
         return _Asked(request, prompt, request.filter or None, rows if request.exclude_history else [])
 
     def _reason(self, asked: "_Asked") -> str | None:
