@@ -27,6 +27,7 @@ from eager_llm.tuning.tasks import TaskBook, item_tokens
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TRIE = "trie.safetensors"
+METRICS = "metrics.json"
 
 
 def pack_bundle(
@@ -65,7 +66,7 @@ def pack_bundle(
             "text_tokens": settings.tuning.text_tokens,
         }
         write_json(draft / "generation.json", generation)
-        write_json(draft / "metrics.json", metrics)
+        write_json(draft / METRICS, metrics)
         write_json(draft / MANIFEST, _manifest(draft, settings, facts))
 
 
@@ -131,7 +132,12 @@ class Bundle:
             folder,
         )
 
-    @property
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured when it was packed."""
+        return read_json(self.folder / METRICS)
+
+    @cached_property
     def version(self) -> str:
         """Names the bundle: the beginning of its manifest's SHA-256."""
         return sha256_file(self.folder / MANIFEST)[:12]

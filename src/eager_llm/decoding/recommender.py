@@ -138,6 +138,16 @@ class Recommender:
                     answers[number] = replace(answers[number], items=items, levels=levels)
         return answers
 
+    def mistake(self, request: Request) -> UserError | None:
+        """Return what `answer` would refuse a request for, or None."""
+        try:
+            asked = self._ask(request)
+            with self._lock:
+                self.masks.allowed(asked.filter)
+        except UserError as error:
+            return error
+        return None
+
     def _decode(self, batch: list["_Asked"]) -> list[list[tuple[str, float]]]:
         items, scores = beam_search(
             self.model,
