@@ -53,9 +53,7 @@ class Answers:
         conditions = frozenset(one.condition() for one in asked.filters)
         reason = read.reason
         if read.known:
-            request = Request(
-                read.known, asked.k, None, conditions, asked.exclude_history, explain=asked.explain
-            )
+            request = Request(read.known, asked.k, None, conditions, asked.exclude_history, explain=asked.explain)
             answer, reason = await self._decoded("recommend", decoder, request, deadline)
             if answer is not None:
                 return self._ranked(decoder.bundle, answer, asked, read)

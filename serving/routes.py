@@ -94,9 +94,7 @@ def _add_facts(app: FastAPI) -> None:
         """Find items of the catalogue by the words of their titles, without the model; none: the popular ones."""
         bundle = _answers(request).decoders["first"].bundle
         found = bundle.finder.find(words, limit)
-        return schemas.ItemList(
-            items=[schemas.ItemSummary(item_id=item, title=bundle.title(item)) for item in found]
-        )
+        return schemas.ItemList(items=[schemas.ItemSummary(item_id=item, title=bundle.title(item)) for item in found])
 
     @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["facts"])
     async def item(item_id: str, request: Request) -> schemas.ItemFacts:

@@ -152,7 +152,18 @@ class ItemsAnswer(BaseModel):
 
     items: list[RankedItem]
     source: Literal["model", "fallback"] = Field(description="what answered")
-    reason: Literal["unknown_user", "empty_history", "no_known_items", "features_unavailable", "features_slow", "deadline", "decoder_failed"] | None = Field(default=None, description="why the fallback answered")
+    reason: (
+        Literal[
+            "unknown_user",
+            "empty_history",
+            "no_known_items",
+            "features_unavailable",
+            "features_slow",
+            "deadline",
+            "decoder_failed",
+        ]
+        | None
+    ) = Field(default=None, description="why the fallback answered")
     shortfall: str | None = Field(default=None, description="why fewer than k items came")
     ignored_items: list[str] = Field(default_factory=list, description="items of the history that the bundle lacks")
     history: list[str] = Field(default_factory=list, description="the items that were read, oldest first")

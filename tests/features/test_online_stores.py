@@ -95,17 +95,20 @@ def test_a_log_that_grows_brings_only_what_is_new_online(store, shop, tmp_path):
     assert list(answer["items"][0] or []) == bought["item_id"].tolist()[-5:]
 
 
-def test_a_pushed_event_is_read_at_once_and_an_older_one_is_refused(store, shop, tmp_path):
+def test_a_pushed_event_is_read_at_once_counts_once_and_an_older_one_waits(store, shop, tmp_path):
     features = Features(REPOSITORY, tmp_path)
     features.publish(shop, 5)
     user = shop.events["user_id"].iat[0]
     before = features.online_history(user)
     moment = shop.events["timestamp"].max() + pd.Timedelta(days=1)
-    assert features.push(user, "new", moment, 5) == [*before, "new"][-5:]
-    assert features.online_history(user) == [*before, "new"][-5:]
-    with pytest.raises(UserError, match="not later than the last one known"):
-        features.push(user, "old", moment - pd.Timedelta(days=2), 5)
-    assert features.push("nobody yet", "first", moment, 5) == ["first"]
+    after = [*before, "new"][-5:]
+    assert features.push(user, "new", moment, 5) == (after, "added")
+    assert features.online_history(user) == after
+    assert features.push(user, "new", moment, 5) == (after, "known")
+    assert features.push(user, "old", moment - pd.Timedelta(days=2), 5) == (after, "late")
+    assert features.push(user, "newer", moment, 5) == ([*after, "newer"][-5:], "added")
+    assert features.online_histories([user, "nobody", user]) == [[*after, "newer"][-5:], None, [*after, "newer"][-5:]]
+    assert features.push("nobody yet", "first", moment, 5) == (["first"], "added")
 
 
 def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop, tmp_path):

@@ -121,13 +121,9 @@ class TaskBook:
         return self._packed(history, 0).ids
 
     def search_prompt(self, history: list[int], words: str) -> list[int]:
-        """Return the prompt that items are decoded from for words: `itemsearch`, without a history `item2index`."""
-        asked = self._encode_all([words])[0]
-        if not history:
-            return self._question("item2index", {"text": asked})
-        return self._question(
-            "itemsearch", {"history": self.item_tokens[history].reshape(-1).tolist(), "intention": asked}
-        )
+        """Return the `itemsearch` prompt that items are decoded from for words; the history may be empty."""
+        past = self.item_tokens[history].reshape(-1).tolist() if history else []
+        return self._question("itemsearch", {"history": past, "intention": self._encode_all([words])[0]})
 
     def title_prompt(self, item: int) -> list[int]:
         """Return the `index2item` prompt that an item's text is written from."""
