@@ -73,15 +73,14 @@ class Decoder:
 
     def _work(self, jobs: Sequence[Request | Description]) -> list[Any]:
         results: dict[int, Any] = {}
-        texts = [n for n, job in enumerate(jobs) if isinstance(job, Description)]
+        texts = {n: job for n, job in enumerate(jobs) if isinstance(job, Description)}
         words = [n for n, job in enumerate(jobs) if isinstance(job, Request) and job.words]
         plain = [n for n, job in enumerate(jobs) if isinstance(job, Request) and not job.words]
         for numbers, recommender in ((plain, "recommender"), (words, "plain")):
             if numbers:
                 asked = [jobs[n] for n in numbers]
                 results |= zip(numbers, _answer(getattr(self.bundle, recommender), asked), strict=True)
-        for n in texts:
-            job = jobs[n]
+        for n, job in texts.items():
             results[n] = self.bundle.writer.describe(job.row, job.most)
         self._count(jobs)
         return [results[n] for n in range(len(jobs))]

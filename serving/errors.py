@@ -36,7 +36,7 @@ class Fault(BaseModel):
 
     code: str = Field(description="stable, one for each cause", json_schema_extra={"enum": list(CODES)})
     message: str = Field(description="for people")
-    field: str | None = Field(None, description="of the request, such as filters.0.column")
+    field: str | None = Field(default=None, description="of the request, such as filters.0.column")
     request_id: str = Field(description="also in the header X-Request-Id and in the log")
 
 

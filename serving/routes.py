@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent / "page"
 FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
 # Nothing is loaded from elsewhere, and nobody may frame the page.
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",

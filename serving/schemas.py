@@ -23,10 +23,10 @@ class ColumnFilter(Asked):
 
     column: Annotated[str, Field(min_length=1, max_length=256)]
     any_of: Annotated[list[bool | float | str], Field(min_length=1, max_length=1000)] | None = Field(
-        None, description="the cell is one of these; of categories, one of the cell's labels is"
+        default=None, description="the cell is one of these; of categories, one of the cell's labels is"
     )
-    least: float | None = Field(None, description="the number is at least this")
-    most: float | None = Field(None, description="the number is at most this")
+    least: float | None = Field(default=None, description="the number is at least this")
+    most: float | None = Field(default=None, description="the number is at most this")
     deny: bool = Field(False, strict=True, description="leave out what meets the condition, instead of only keeping it")
 
     @model_validator(mode="after")
@@ -55,9 +55,9 @@ class ItemsRequest(Asked):
 class HistoryRequest(ItemsRequest):
     """A request for items that may speak of a user."""
 
-    user_id: UserId | None = Field(None, description="a user whose history is in the online store")
+    user_id: UserId | None = Field(default=None, description="a user whose history is in the online store")
     items: Annotated[list[ItemId], Field(max_length=1000)] | None = Field(
-        None, description="item ids that were chosen, oldest first"
+        default=None, description="item ids that were chosen, oldest first"
     )
     exclude_history: bool = Field(False, strict=True, description="answer with nothing that the history holds")
     explain: bool = Field(False, strict=True, description="say of each item why it came")
@@ -100,7 +100,7 @@ class SimilarRequest(ItemsRequest):
 
     item_id: ItemId
     source: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
-        None, description="a source of the index, such as behaviour or semantic; none: all"
+        default=None, description="a source of the index, such as behaviour or semantic; none: all"
     )
 
 
@@ -144,7 +144,7 @@ class RankedItem(BaseModel):
     item_id: str
     title: str
     score: float | None = Field(description="log-probability of the item; null where the fallback answered")
-    why: Why | None = Field(None, description="where it was asked for and the model answered")
+    why: Why | None = Field(default=None, description="where it was asked for and the model answered")
 
 
 class ItemsAnswer(BaseModel):
@@ -176,7 +176,7 @@ class DescribeAnswer(BaseModel):
     item_id: str
     text: str
     source: Literal["model", "catalogue"] = Field(description="what answered; the catalogue where the model could not")
-    reason: Literal["deadline", "decoder_failed"] | None = Field(None, description="why the catalogue answered")
+    reason: Literal["deadline", "decoder_failed"] | None = Field(default=None, description="why the catalogue answered")
 
 
 class SimilarItem(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eager_llm.catalogue.features import Features
+from eager_llm.catalogue.features import Features, Pushed
 from serving.batching import Batcher
 from serving.metrics import stage
 from serving.settings import ServiceSettings
@@ -60,7 +60,7 @@ class Store:
         with stage(endpoint, "features"):
             return (await self._batches.submit(user_id, self.settings.features_ms / 1000)).value
 
-    async def push(self, event: Event, timeout: float) -> tuple[list[str], str]:
+    async def push(self, event: Event, timeout: float) -> tuple[list[str], Pushed]:
         """Add an event; see `Features.push`, and `history` for what it raises."""
         with stage("events", "features"):
             return (await self._batches.submit(event, timeout)).value

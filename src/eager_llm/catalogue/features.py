@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -32,6 +32,7 @@ ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
 REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
 SQLITE = "sqlite"
 KEYS = ("user_id", "item_id", "event_type")
+Pushed = Literal["added", "known", "late"]
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
 
@@ -94,7 +95,7 @@ class Features:
             self._materialize([view], pd.Series([change.first, change.last]))
         return {view: change.rows for view, change in changed.items()}
 
-    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> tuple[list[str], str]:
+    def push(self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int) -> tuple[list[str], Pushed]:
         """Add one event to a user's online history; the same event again changes nothing.
 
         The batch table stays the truth: the next publication from the log replaces what was pushed.
