@@ -6,7 +6,6 @@ import shutil
 import pytest
 from browser import chromium
 from conftest import seen_user
-from running import serving
 
 from eager_llm.bundle import Bundle
 
@@ -15,13 +14,6 @@ if shutil.which("chromium") is None:
 
 READY = "document.querySelectorAll('.item').length > 0"
 TITLES = "[...document.querySelectorAll('.column:first-child .title')].map(e => e.firstChild.textContent)"
-
-
-@pytest.fixture(scope="module")
-def service(run, tmp_path_factory):
-    """The same bundle on both sides: what the page says of their difference is then known."""
-    with serving(run, "--second", str(run.folder / "bundle")) as client:
-        yield client
 
 
 @pytest.fixture

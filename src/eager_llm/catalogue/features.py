@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import erase_online, forget_stamps, user_lock
+from eager_llm.catalogue.online import erase_online, fail_soon, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -70,6 +70,7 @@ class Features:
 
             with self._environment():
                 self._store = FeatureStore(repo_path=str(self.repository))
+                fail_soon(self._store)
         return self._store
 
     def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:

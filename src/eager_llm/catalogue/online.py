@@ -41,6 +41,20 @@ def forget_stamps(store: "FeatureStore", view: str, keys: list[dict[str, str]]) 
         pipeline.execute()
 
 
+def fail_soon(store: "FeatureStore") -> None:
+    """Let a store that cannot be reached be an error at once: who asks has better to do than to wait for it.
+
+    Redis's client by itself tries again for many seconds.
+    """
+    if store.config.online_store.type != "redis":
+        return
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    provider: Any = store._get_provider()
+    provider.online_store._get_client(store.config.online_store).set_retry(Retry(NoBackoff(), 1))
+
+
 @contextmanager
 def user_lock(store: "FeatureStore", user_id: str) -> Iterator[None]:
     """Let one process at a time read and write a user's row, so that no event of two at once is lost.
