@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +15,7 @@ log = logging.getLogger("eager_llm.serving")
 
 
 class QueueFull(Exception):
-    """As many jobs wait as may."""
+    """As many jobs wait as may, or as can be done in time."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,15 @@ class Batcher(Generic[Job]):
         self._waiting: deque[_Waiting[Job]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._runner: asyncio.Task[None] | None = None
-        self._pace = 0.0  # seconds a job, a moving average
+        self._paces: deque[float] = deque(maxlen=9)  # seconds a job, of the last batches
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def wait_estimate(self) -> float:
-        """How long a job that came now would wait, in seconds."""
-        return len(self._waiting) * self._pace
+        """How long a job that came now would wait, in seconds; one batch that stalled says little."""
+        return len(self._waiting) * median(self._paces or [0.0])
 
     async def submit(self, job: Job, timeout: float) -> Done:
         """Have a job done.
@@ -84,11 +85,11 @@ class Batcher(Generic[Job]):
             timeout: seconds.
 
         Raises:
-            QueueFull: as many jobs wait as may.
+            QueueFull: as many jobs wait as may, or more than can be done in time.
             TimeoutError: it was not done in time.
             Exception: what the work raised for this job.
         """
-        if len(self._waiting) >= self.queue:
+        if len(self._waiting) >= self.queue or self.wait_estimate > timeout:
             raise QueueFull(f"{len(self._waiting)} jobs wait for the {self.name}")
         waiting = _Waiting(job, asyncio.get_running_loop().create_future(), perf_counter())
         self._waiting.append(waiting)
@@ -120,7 +121,7 @@ class Batcher(Generic[Job]):
             loop = asyncio.get_running_loop()
             results = await loop.run_in_executor(self._thread, self._results, [one.job for one in batch])
             took = perf_counter() - begun
-            self._pace = took / size if not self._pace else 0.8 * self._pace + 0.2 * took / size
+            self._paces.append(took / size)
             for one, value in zip(batch, results, strict=True):
                 if one.future.done():
                     continue

@@ -203,8 +203,11 @@ def fetch_bundle(place: str, folder: Path) -> Path:
 
     try:
         system, path = fsspec.core.url_to_fs(place)
+        files = system.find(path)
+        if not files:
+            raise FileNotFoundError("nothing is there")
         with whole_folder(folder) as draft:
-            for file in system.find(path):
+            for file in files:
                 target = draft / file[len(system._strip_protocol(path)) :].lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 system.get_file(file, str(target))

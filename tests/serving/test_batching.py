@@ -63,6 +63,24 @@ def test_a_queue_has_a_bound_and_who_gives_up_makes_room():
     assert begun == ["first", "second", "fifth"]  # what nobody waits for is never begun
 
 
+def test_what_could_not_be_done_in_time_is_refused_at_once():
+    def work(jobs):
+        time.sleep(0.1 * len(jobs))
+        return jobs
+
+    async def scene():
+        batcher = Batcher("test", work, most=1, queue=1000)
+        tasks = [asyncio.create_task(batcher.submit(n, 10)) for n in range(6)]
+        await asyncio.sleep(0.25)
+        with pytest.raises(QueueFull):
+            await batcher.submit("in vain", 0.05)
+        await asyncio.gather(*tasks)
+        assert (await batcher.submit("nobody waits", 5)).value == "nobody waits"
+        batcher.close()
+
+    run(scene())
+
+
 def test_a_job_that_fails_takes_no_other_down():
     def work(jobs):
         if "bad" in jobs:
