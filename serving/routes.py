@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import bentoml
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
@@ -33,7 +34,14 @@ DESCRIPTION = (
 def new_app() -> FastAPI:
     """Return the application; `app.state.answers` is to be set before it is asked."""
     app = FastAPI(
-        title="EAGER-LLM", description=DESCRIPTION, version="1", openapi_url="/docs.json", docs_url=None, redoc_url=None
+        title="EAGER-LLM",
+        description=DESCRIPTION,
+        version="1",
+        openapi_url="/docs.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="where the service has an API key"))],
     )
     app.router.redirect_slashes = False
     app.add_exception_handler(RequestValidationError, _on_validation)

@@ -150,7 +150,10 @@ async function ask() {
   const body = { k: Number($("k").value) || 8, filters: filters(), exclude_history: $("exclude").checked, explain: true };
   if (words) body.words = words;
   if (forUser()) {
-    if (!$("user").value) return say("Name a user.");
+    if (!$("user").value) {
+      $("columns").replaceChildren();
+      return say("Name a user.");
+    }
     body.user_id = $("user").value;
   } else body.items = state.history.map((item) => item.item_id);
   const places = state.info.second ? ["first", "second"] : ["first"];

@@ -82,8 +82,9 @@ def test_no_made_up_request_ends_in_a_fault(service, run):
     for operation in operations:
         statuses = seen.setdefault(operation.path, [])
         for mode in (RIGHT, WRONG):
-            ask(service, known, operation, mode, max(1, REQUESTS // (2 * len(operations))), statuses)
+            # Some operations have not so many different requests: the others get more.
+            ask(service, known, operation, mode, max(1, int(1.4 * REQUESTS / (2 * len(operations)))), statuses)
     print({path: Counter(statuses) for path, statuses in seen.items()})
-    assert sum(map(len, seen.values())) >= 0.6 * REQUESTS
+    assert sum(map(len, seen.values())) >= REQUESTS
     for path in ("/recommend", "/search", "/similar", "/describe", "/events"):
         assert {200, 400} <= set(seen[path]), path

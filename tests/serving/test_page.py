@@ -35,7 +35,7 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(page, se
         page.wait(f"document.getElementById('found-0').textContent === {title!r}")
         page.press("Enter")
         page.wait(f"document.querySelectorAll('#history li').length === {count}")
-    page.wait("document.querySelector('.badge').textContent === 'model'")
+    page.wait("document.querySelector('.badge')?.textContent === 'model'")
     page.wait("document.getElementById('status').textContent.includes('8 items')")
     items = bundle.recommender.index.item_ids[:2]
     expected = service.post("/recommend", json={"items": items, "k": 8, "exclude_history": True}).json()["items"]
@@ -57,7 +57,7 @@ def test_filters_words_and_a_user(page, service, run, tmp_path):
     page.value("document.getElementById('user').focus()")
     page.type(seen_user(run))
     page.press("Enter")
-    page.wait("document.querySelector('.badge').textContent === 'model'")
+    page.wait("document.querySelector('.badge')?.textContent === 'model'")
     page.value(
         "const most = document.querySelector('[data-column=price][data-bound=most]'); most.value = '20';"
         "most.dispatchEvent(new Event('change', {bubbles: true}))"
