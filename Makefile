@@ -28,12 +28,20 @@ demo: setup ## the main job, end to end: DATA=folder of a log (default: the made
 	$(BIN)/eager-llm run --data "$(DATA)" $(SETTINGS)
 
 .PHONY: serve
-serve: setup ## answer POST /recommend from the bundle of runs/RUN (default: demo) on PORT
+serve: setup ## answer from the bundle of runs/RUN (default: demo) on PORT: the API, and a page at /ui
 	$(BIN)/eager-llm serve --bundle "runs/$(RUN)/bundle" --features "runs/$(RUN)/features" --port $(PORT)
 
 .PHONY: test
 test: setup ## pass the tests
 	$(BIN)/python -m pytest
+
+.PHONY: fuzz-serving
+fuzz-serving: setup ## 5,000 made-up requests to the service by its own OpenAPI: none may end in a 500
+	EAGER_LLM_FUZZ=5000 $(BIN)/python -m pytest tests/serving/test_fuzz.py --timeout 3600
+
+.PHONY: rollout-serving
+rollout-serving: setup ## a hundred users for ten minutes while the service of runs/RUN is restarted under them
+	PYTHONPATH=src $(BIN)/python benchmarks/serving_rollout.py --bundle "runs/$(RUN)/bundle"
 
 .PHONY: lint
 lint: setup ## style and types

@@ -122,6 +122,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(base / "first", source, done.stdout)
 
 
+@pytest.fixture(scope="session")
+def service(run: Run) -> Any:
+    """The running service over that run, asked over loopback; its second bundle is its first."""
+    from running import serving
+
+    with serving(run, "--second", str(run.folder / "bundle")) as client:
+        yield client
+
+
 def seen_user(run: Run) -> str:
     """A user that the online store knows."""
     return str(pd.read_parquet(run.folder / "features" / "user_history.parquet")["user_id"].iat[0])

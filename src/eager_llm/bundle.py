@@ -1,6 +1,6 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,9 +10,12 @@ from typing import Any
 import pandas as pd
 
 from eager_llm.catalogue.features import service_name
+from eager_llm.catalogue.finder import Finder
 from eager_llm.catalogue.tables import item_titles
+from eager_llm.decoding.filters import Filter
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.trie import Trie
+from eager_llm.decoding.writer import Writer
 from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
 from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.errors import UserError
@@ -20,13 +23,15 @@ from eager_llm.evaluation.baselines import Popularity
 from eager_llm.evaluation.evaluate import training_histories
 from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
+from eager_llm.index.similar import NearItems
 from eager_llm.settings import DecodingSettings, Settings
-from eager_llm.tuning.backbone import TASKS, for_decoding, load_tuned
+from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_tuned
 from eager_llm.tuning.tasks import TaskBook, item_tokens
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 TRIE = "trie.safetensors"
+METRICS = "metrics.json"
 
 
 def pack_bundle(
@@ -71,7 +76,7 @@ def pack_bundle(
             "text_tokens": settings.tuning.text_tokens,
         }
         write_json(draft / "generation.json", generation)
-        write_json(draft / "metrics.json", metrics)
+        write_json(draft / METRICS, metrics)
         manifest = _manifest(draft, settings, facts, index)
         write_json(draft / MANIFEST, manifest)
         if check is not None:
@@ -117,12 +122,14 @@ class Bundle:
         items: the catalogue, indexed by item id.
         fallback: all item ids by popularity, for those without a usable history.
         manifest: what the bundle says of itself.
+        folder: where it lies.
     """
 
     recommender: Recommender
     items: pd.DataFrame
     fallback: list[str]
     manifest: dict[str, Any]
+    folder: Path
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Bundle":
@@ -142,7 +149,58 @@ class Bundle:
             items.set_index("item_id"),
             pd.read_parquet(folder / "fallback.parquet")["item_id"].tolist(),
             manifest,
+            folder,
         )
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured when it was packed."""
+        return read_json(self.folder / METRICS)
+
+    @cached_property
+    def version(self) -> str:
+        """Names the bundle: the beginning of its manifest's SHA-256."""
+        return sha256_file(self.folder / MANIFEST)[:12]
+
+    @cached_property
+    def plain(self) -> Recommender:
+        """The same with the adapter off, which reads and writes text; a second copy of the weights.
+
+        Where there is no adapter it is the recommender itself.
+        """
+        tuned = self.recommender
+        if not (self.folder / ADAPTER).is_dir():
+            return tuned
+        device = str(tuned.model.device)
+        model = for_decoding(load_tuned(self.folder, tuned.index, device, adapter=False)[0], tuned.settings.precision)
+        return Recommender(model, tuned.book, tuned.index, tuned.settings, tuned.max_history, tuned.trie)
+
+    @cached_property
+    def writer(self) -> Writer:
+        """Writes what an item is, with the adapter off."""
+        return Writer(self.plain.model, self.plain.book)
+
+    @cached_property
+    def near(self) -> NearItems:
+        """Items alike, by the index."""
+        return NearItems(self.recommender.index)
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Items by the words of their titles, the more popular first among equals."""
+        return Finder(self.items.loc[self.fallback].reset_index())
+
+    def popular(self, k: int, conditions: Filter, without: Collection[str] = ()) -> list[str]:
+        """Return the k most popular items that meet some conditions, those of a history left out."""
+        chosen = self.passing(self.fallback, conditions)
+        return [item for item in chosen if item not in without][:k]
+
+    def passing(self, items: list[str], conditions: Filter) -> list[str]:
+        """Return which of some items meet all conditions. Raises UserError where one does not fit the catalogue."""
+        if not conditions:
+            return items
+        passes, rows = self.recommender.columns.passing(conditions), self.recommender.index.rows
+        return [item for item in items if passes[rows[item]]]
 
     def title(self, item_id: str) -> str:
         """Return what an item is called, or its categories, or its id where it has no text."""
@@ -151,6 +209,31 @@ class Bundle:
     @cached_property
     def _titles(self) -> dict[str, str]:
         return item_titles(self.items.reset_index())
+
+
+def fetch_bundle(place: str, folder: Path) -> Path:
+    """Return the folder of a bundle by its path or fsspec URI; what is elsewhere is copied into `folder`.
+
+    Raises:
+        UserError: nothing is there, or the scheme needs a package that is missing.
+    """
+    if "://" not in place:
+        return Path(place)
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(place)
+        files = system.find(path)
+        if not files:
+            raise FileNotFoundError("nothing is there")
+        with whole_folder(folder) as draft:
+            for file in files:
+                target = draft / file[len(system._strip_protocol(path)) :].lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(file, str(target))
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{place}: the bundle cannot be fetched: {error}") from None
+    return folder
 
 
 def _manifest(folder: Path, settings: Settings, facts: dict[str, Any], index: ItemIndex) -> dict[str, Any]:

@@ -125,16 +125,20 @@ def serve(
     features: Annotated[Path | None, typer.Option(help="published features; default: beside the bundle")] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 3000,
+    second: Annotated[Path | None, typer.Option(help="another bundle, to be seen beside it on the page")] = None,
 ) -> None:
-    """Serve POST /recommend from a bundle with BentoML.
+    """Serve a bundle with BentoML: the API (docs/serving.md) and a page at /ui.
 
     Example: curl localhost:3000/recommend -H 'Content-Type: application/json' -d '{"user_id": "customer-0007"}'
     """
     from eager_llm.bundle import verify_bundle
     from eager_llm.catalogue.features import FOLDER_VARIABLE
 
-    verify_bundle(bundle)
-    environment = {**os.environ, "EAGER_LLM_BUNDLE": str(bundle.resolve()), "BENTOML_DO_NOT_TRACK": "true"}
+    environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true"}
+    for variable, folder in (("EAGER_LLM_BUNDLE", bundle), ("EAGER_LLM_SECOND_BUNDLE", second)):
+        if folder is not None:
+            verify_bundle(folder)
+            environment[variable] = str(folder.resolve())
     store = features or bundle.parent / "features"
     if store.is_dir():
         environment[FOLDER_VARIABLE] = str(store.resolve())

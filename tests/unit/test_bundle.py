@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from eager_llm.bundle import Bundle, verify_bundle
+from eager_llm.bundle import Bundle, fetch_bundle, verify_bundle
 from eager_llm.errors import UserError
 from eager_llm.files import sha256_file
 from eager_llm.index.item_index import ItemIndex
@@ -72,3 +72,18 @@ def test_a_bundle_moves_and_still_answers(bundle):
 def test_a_bundle_holds_no_pickle(bundle):
     files = verify_bundle(bundle)["files"]
     assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja", "yaml"}
+
+
+def test_a_bundle_is_fetched_by_uri_whole_or_not_at_all(bundle, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(bundle), "/shop/bundle", recursive=True)
+    for _ in range(2):  # a second time replaces the first
+        there = fetch_bundle("memory://shop/bundle", tmp_path / "fetched")
+        assert verify_bundle(there) == verify_bundle(bundle)
+    assert fetch_bundle(str(bundle), tmp_path / "other") == bundle
+    for place in ("memory://nowhere", "nosuchscheme://bundle"):
+        with pytest.raises(UserError, match="cannot be fetched"):
+            fetch_bundle(place, tmp_path / "none")
+    assert not (tmp_path / "none").exists()

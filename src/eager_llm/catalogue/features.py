@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.catalogue.engine import engine, literal, run
-from eager_llm.catalogue.online import OnlineRows, erase_online, forget_stamps, user_lock
+from eager_llm.catalogue.online import OnlineRows, erase_online, fail_soon, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
 from eager_llm.errors import UserError
@@ -32,6 +32,7 @@ ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
 REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
 SQLITE = "sqlite"
 KEYS = ("user_id", "item_id", "event_type")
+Pushed = Literal["added", "known", "late"]
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
 
@@ -70,6 +71,7 @@ class Features:
 
             with self._environment():
                 self._store = FeatureStore(repo_path=str(self.repository))
+                fail_soon(self._store)
         return self._store
 
     def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:
@@ -97,7 +99,7 @@ class Features:
 
     def push(
         self, user_id: str, item_id: str, moment: pd.Timestamp, max_history: int, event_type: str | None = None
-    ) -> tuple[list[str], str]:
+    ) -> tuple[list[str], Pushed]:
         """Add one event to a user's online history; the next read sees it.
 
         The same event again changes nothing, an earlier one takes its place by its time, and only the
@@ -124,7 +126,9 @@ class Features:
                 self._push("user_type_history", key, item_id, us, max_history)
         return result
 
-    def _push(self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int) -> tuple[list[str], str]:
+    def _push(
+        self, view: str, key: dict[str, str], item_id: str, us: int, max_history: int
+    ) -> tuple[list[str], Pushed]:
         from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
 
         items, moments = self._rows(view).read(key) or (None, None)

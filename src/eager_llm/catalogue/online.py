@@ -132,6 +132,18 @@ def _client(store: "FeatureStore") -> Any:
     return provider.online_store._get_client(store.config.online_store)
 
 
+def fail_soon(store: "FeatureStore") -> None:
+    """Let a store that cannot be reached be an error at once: who asks has better to do than to wait for it.
+
+    Redis's client by itself tries again for many seconds.
+    """
+    if store.config.online_store.type == "redis":
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        _client(store).set_retry(Retry(NoBackoff(), 1))
+
+
 def erase_online(store: "FeatureStore", users: list[str]) -> int:
     """Delete every row whose entity key holds one of `users`; return how many keys were there.
 

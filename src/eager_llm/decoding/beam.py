@@ -123,7 +123,7 @@ class Search:
         """Take the best children of all beams [P, W], for each prompt; `hidden` is [P, W, width]."""
         child, exists = self.trie.children(now.node, level)  # [P, W, C]
         label = self.trie.label.index_select(0, child.flatten()).view(child.shape).long()
-        total = self._log_p(level, hidden, label, exists) + now.score[..., None]
+        total = self.log_p(level, hidden, label, exists) + now.score[..., None]
         if self.prior is not None:
             total += self.prior.gain(level, now.node, child)
         if self.constraint is not None:
@@ -134,7 +134,7 @@ class Search:
             score = score.masked_fill(self._beyond[:, : score.shape[1]], -torch.inf)
         return Beams(best // child.shape[-1], child.flatten(1).gather(1, best), score)
 
-    def _log_p(self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    def log_p(self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
         """Return the log-probability of each child, [P, W, C]; only the logits it takes are computed."""
         if self.normalise != "allowed":
             logits, norm = self.level_logits(level, hidden)
@@ -157,15 +157,22 @@ class Search:
         return logits, every.logsumexp(-1, keepdim=True)
 
     def follow_tail(self, read: Prompts, now: Beams, leaf: torch.Tensor) -> tuple[Beams, torch.Tensor]:
-        """Score the tokens that follow a leaf. They are known, so all are read in one pass."""
+        """Score the tokens that follow a leaf, and bring the beams into order again."""
+        score, order = (now.score + self.tail_scores(read, now, leaf).sum(-1)).sort(dim=1, descending=True)
+        return Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(1, order)
+
+    def tail_scores(self, read: Prompts, now: Beams, leaf: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability of each token that follows a leaf [P, W], [P, W, tail].
+
+        They are known, so all are read in one pass.
+        """
         depth = self.trie.depth
         tail = self.trie.tail[leaf].long()  # [P, W, T]
         tokens = [self.tokens(depth - 1, self.trie.label[now.node])]
         tokens += [self.tokens(depth + step, tail[..., step]) for step in range(tail.shape[2] - 1)]
         hidden = read.extend(now.parent, torch.stack(tokens, dim=2))
-        score = now.score
+        scores = []
         for step in range(tail.shape[2]):
             logits, norm = self.level_logits(depth + step, hidden[:, :, step])
-            score = score + (logits.gather(-1, tail[..., step, None]) - norm)[..., 0]
-        score, order = score.sort(dim=1, descending=True)
-        return Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(1, order)
+            scores.append((logits.gather(-1, tail[..., step, None]) - norm)[..., 0])
+        return torch.stack(scores, dim=-1)

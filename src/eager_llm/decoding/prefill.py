@@ -22,11 +22,15 @@ class PrefixCache:
 
     Args:
         max_bytes: what the keys and values may take.
+
+    Attributes:
+        hits, misses: prompts of which something, and nothing, was remembered.
+        reused_tokens: how many tokens were not read again.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.bytes = max_bytes, 0
-        self.reused_tokens = 0
+        self.reused_tokens = self.hits = self.misses = 0
         self._entries: OrderedDict[bytes, _Remembered] = OrderedDict()
 
     def find(self, prompt: list[int]) -> "_Remembered | None":
@@ -37,7 +41,9 @@ class PrefixCache:
             if found is not None:
                 self._entries.move_to_end(key[: 8 * length])
                 self.reused_tokens += length
+                self.hits += 1
                 return found
+        self.misses += 1
         return None
 
     def add(self, prompt: list[int], read: KeysValues, last: torch.Tensor) -> None:

@@ -1,16 +1,17 @@
 """From histories of item ids to recommended item ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.explain import path_scores
 from eager_llm.decoding.filters import Columns, Filter
 from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prior import PriorOf
+from eager_llm.decoding.prior import Prior, PriorOf
 from eager_llm.decoding.prompts import Prompts, reader_of
 from eager_llm.decoding.trie import Trie, paths_digest
 from eager_llm.encoders.neighbours import Neighbours
@@ -31,6 +32,8 @@ class Request:
         beams: how many prefixes are kept at each level, at least k; None: as the settings say.
         filter: conditions that every answered item meets.
         exclude_history: whether items of the history may not come.
+        words: what is looked for; empty: what comes next is.
+        explain: whether each item's tokens are wanted with their probabilities.
     """
 
     history: Sequence[str]
@@ -38,6 +41,8 @@ class Request:
     beams: int | None = None
     filter: Filter = frozenset()
     exclude_history: bool = False
+    words: str = ""
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1 or (self.beams is not None and self.beams < 1):
@@ -51,10 +56,12 @@ class Answer:
     Attributes:
         items: item ids and their scores, best first: k of them, or every one that may come.
         reason: why fewer than k came, or None.
+        levels: where it was asked for, the log-probability of every token of each item.
     """
 
     items: list[tuple[str, float]]
     reason: str | None = None
+    levels: list[list[float]] | None = None
 
 
 class Recommender:
@@ -143,8 +150,19 @@ class Recommender:
             for start in progress(starts, desc="recommending", unit="batch", disable=not show):
                 batch = order[start : start + self.settings.batch]
                 for number, items in zip(batch, self._decode([asked[n] for n in batch]), strict=True):
-                    answers[number].items.extend(items)
+                    levels = self._levels(asked[number], items) if asked[number].request.explain else None
+                    answers[number] = replace(answers[number], items=items, levels=levels)
         return answers
+
+    def mistake(self, request: Request) -> UserError | None:
+        """Return what `answer` would refuse a request for, or None."""
+        try:
+            asked = self._ask(request)
+            with self._lock:
+                self.masks.allowed(asked.filter)
+        except UserError as error:
+            return error
+        return None
 
     def _decode(self, batch: list["_Asked"]) -> list[list[tuple[str, float]]]:
         items, scores = beam_search(
@@ -156,7 +174,7 @@ class Recommender:
             self.masks.constraint([one.filter for one in batch], [one.excluded for one in batch]),
             self.reader,
             self.prefixes,
-            self.prior_of([one.read for one in batch]) if self.prior_of is not None else None,
+            self._prior(batch),
         )
         found = []
         for one, rows, row_scores in zip(batch, items.tolist(), scores.tolist(), strict=True):
@@ -165,6 +183,22 @@ class Recommender:
             found.append([(self.index.item_ids[row], score) for row, score in pairs])
         return found
 
+    def _prior(self, batch: list["_Asked"]) -> Prior | None:
+        return self.prior_of([one.read for one in batch]) if self.prior_of is not None else None
+
+    def _levels(self, asked: "_Asked", items: list[tuple[str, float]]) -> list[list[float]]:
+        rows = [self.index.rows[item] for item, _ in items]
+        return path_scores(
+            self.model,
+            self.trie,
+            asked.prompt,
+            rows,
+            self.settings.normalise,
+            self.reader,
+            self.prefixes,
+            self._prior([asked]),
+        )
+
     def _ask(self, request: Request) -> "_Asked":
         unknown = [item for item in request.history if item not in self.index.rows]
         if unknown:
@@ -172,6 +206,8 @@ class Recommender:
         rows = [self.index.rows[item] for item in request.history]
         read = rows[-self.max_history :]
         excluded = rows if request.exclude_history else []
+        if request.words:  # what is looked for need not follow from what was chosen
+            return _Asked(request, [], self.book.search_prompt(read, request.words), request.filter or None, excluded)
         return _Asked(request, read, self.book.prompt(read), request.filter or None, excluded)
 
     def _reason(self, asked: "_Asked") -> str | None:

@@ -139,6 +139,22 @@ class Trie:
         """What the tables take, in bytes."""
         return sum(table.nbytes for table in self._tables.values())
 
+    def path_nodes(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the node of each level on the way to some items, int32 [items, depth].
+
+        Args:
+            rows: the items' rows in the index, int64 [items].
+        """
+        leaf = torch.empty_like(self.leaf_item)
+        leaf[self.leaf_item.long()] = torch.arange(self.items, dtype=torch.int32, device=leaf.device)
+        wanted, nodes = leaf[rows], []
+        for level in range(1, self.depth):
+            start, end = self.level_start[level], self.level_start[level + 1]
+            # The leaves below a node lie side by side: the last node that begins at or before the leaf.
+            nodes.append(torch.searchsorted(self.first_leaf[start:end], wanted, right=True) - 1 + start)
+        nodes.append(wanted + self.level_start[self.depth])
+        return torch.stack([node.int() for node in nodes], dim=1)
+
     def children(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return child nodes [..., widest] of nodes [...] of a level, and which of them exist.
 

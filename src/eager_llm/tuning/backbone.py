@@ -19,6 +19,7 @@ from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
 SMALL = "small-llama"
 TUNED_ON = "tuned_on.json"
 TASKS = "tasks.json"
+ADAPTER = "adapter"
 
 
 def load_backbone(settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int) -> tuple[Any, Any]:
@@ -136,8 +137,11 @@ def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path, tasks
     write_json(folder / TUNED_ON, {"item_index": index.checksum})
 
 
-def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any, Any]:
+def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu", adapter: bool = True) -> tuple[Any, Any]:
     """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle.
+
+    Args:
+        adapter: whether the adapter is on: with it the model recommends, without it it reads and writes text.
 
     Raises:
         UserError: it was tuned on another item index.
@@ -150,13 +154,13 @@ def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu") -> tuple[Any
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     model = AutoModelForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32, use_safetensors=True)
-    if (folder / "adapter").is_dir():
+    if adapter and (folder / ADAPTER).is_dir():
         from peft import PeftModel
 
         with warnings.catch_warnings():
             # peft asks transformers by an old name.
             warnings.simplefilter("ignore", FutureWarning)
-            model = PeftModel.from_pretrained(model, str(folder / "adapter"), use_safetensors=True)
+            model = PeftModel.from_pretrained(model, str(folder / ADAPTER), use_safetensors=True)
     return model.to(device).eval(), tokenizer
 
 

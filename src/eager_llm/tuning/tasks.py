@@ -135,6 +135,21 @@ class TaskBook:
         """Return the `seqrec` prompt that recommendations are decoded from."""
         return self._packed(history, 0).ids
 
+    def search_prompt(self, history: list[int], words: str) -> list[int]:
+        """Return the `itemsearch` prompt that items are decoded from for words; the history may be empty."""
+        past = self.item_tokens[history].reshape(-1).tolist() if history else []
+        return self._question("itemsearch", {"history": past, "intention": self._encode_all([words])[0]})
+
+    def title_prompt(self, item: int) -> list[int]:
+        """Return the `index2item` prompt that an item's text is written from."""
+        return self._question("index2item", {"item": self.item_tokens[item].tolist()})
+
+    def _question(self, task: str, fields: dict[str, list[int]]) -> list[int]:
+        """Fill the prompt of a task's first phrasing."""
+        prompt, _ = self._phrasings[task][0]
+        filled = [fields[piece] if isinstance(piece, str) else piece for piece in prompt]
+        return [*self._begin, *(token for piece in filled for token in piece)]
+
     def trajectory(self, items: list[int], rng: np.random.Generator) -> Example:
         """Return a packed `seqrec` example."""
         return self._packed(items, int(rng.integers(len(self._phrasings["seqrec"]))))
