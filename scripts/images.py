@@ -52,18 +52,16 @@ def main() -> None:
 def stage_wheels(image: Image, context: Path, accelerator: Accelerator) -> str:
     """Put the wheels of an image's extras into the context, unless they are there; return torch's version."""
     wheels = context / "wheels"
-    key = hashlib.sha256()
-    for part in (LOCK.read_bytes(), (ROOT / "pyproject.toml").read_bytes(), f"{image.extras} {accelerator}".encode()):
-        key.update(part)
+    needed = pins(image)
+    key = hashlib.sha256(f"{needed}{accelerator}".encode()).hexdigest()
     stamp = context / "wheels.sha256"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key.hexdigest():
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
         shutil.rmtree(wheels, ignore_errors=True)
         wheels.mkdir(parents=True)
+        (context / "pins.txt").write_text(needed, encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), "--constraint", str(LOCK)]
         version = output(sys.executable, "-c", "import pip; print(pip.__version__)")
-        run([*pip, "--no-build-isolation", f".[{','.join(image.extras)}]", f"pip=={version}"])
-        for own in wheels.glob("eager_llm-*.whl"):
-            own.unlink()
+        run([*pip, "--requirement", str(context / "pins.txt"), f"pip=={version}"])
         (wheels / "requirements.txt").write_text(requirements(wheels), encoding="utf-8")
     torch = re.search(r"^torch==(\S+)", (wheels / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
     if torch is None:
@@ -73,8 +71,21 @@ def stage_wheels(image: Image, context: Path, accelerator: Accelerator) -> str:
             f"{image.name}: asked for {accelerator}, but pip finds torch {torch[1]} on this machine. For CPU builds, "
             "give pip the index of PyTorch's CPU wheels (PIP_EXTRA_INDEX_URL); for CUDA, take it away."
         )
-    stamp.write_text(key.hexdigest(), encoding="utf-8")
+    stamp.write_text(key, encoding="utf-8")
     return torch[1]
+
+
+def pins(image: Image) -> str:
+    """Return the lock's pins that an image's extras need under any Python 3.11, whichever runs here.
+
+    What torch's CUDA build needs beside itself is not in the lock; pip adds it where it finds that build.
+    """
+    extras = [f"--extra={extra}" for extra in image.extras]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *extras, "--constraint", str(LOCK)]
+    command += ["--python-version=3.11", "--quiet", "--no-header", "--no-annotate"]
+    needed = {line.split("==")[0] for line in output(*command).splitlines() if "==" in line}
+    locked = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line]
+    return "".join(f"{line}\n" for line in locked if line.split("==")[0] in needed)
 
 
 def requirements(wheels: Path) -> str:

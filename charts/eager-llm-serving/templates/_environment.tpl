@@ -51,9 +51,10 @@
 {{- end }}
 {{- end }}
 {{- $settings := dict "DEADLINE_MS" $v.settings.deadlineMs "QUEUE" $v.settings.queue "BATCH" $v.settings.batch "RATE" $v.settings.rate "MAX_BODY_BYTES" $v.settings.maxBodyBytes }}
+{{/* Numbers of a values file are floats here: a million would be written 1e+06. */}}
 {{- range $name, $value := $settings }}
 {{- if not (kindIs "invalid" $value) }}
-- {name: EAGER_LLM_{{ $name }}, value: {{ $value | toString | quote }}}
+- {name: EAGER_LLM_{{ $name }}, value: {{ kindIs "string" $value | ternary $value (eq (float64 $value) (float64 (int64 $value)) | ternary (int64 $value) $value) | toString | quote }}}
 {{- end }}
 {{- end }}
 - {name: EAGER_LLM_LOG_LEVEL, value: {{ $v.settings.logLevel }}}
@@ -61,7 +62,7 @@
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
 {{- end }}
 {{- if $v.settings.threads }}
-- {name: OMP_NUM_THREADS, value: {{ $v.settings.threads | toString | quote }}}
+- {name: OMP_NUM_THREADS, value: {{ $v.settings.threads | int | toString | quote }}}
 {{- else if hasKey (default dict $v.resources.limits) "cpu" }}
 # Else there would be a thread for each core of the node.
 - name: OMP_NUM_THREADS
