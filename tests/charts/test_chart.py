@@ -158,6 +158,7 @@ def test_a_wrong_value_is_refused_with_a_message(assignment, message):
 def test_more_contradictions_are_refused():
     for example, assignment, message in [
         (CANARY, "canary.bundle.version=2026-01-31", "is what is served already"),
+        (CANARY, "canary.weight=0,httpRoute.enabled=false", "canary.weight=0: without httpRoute.enabled"),
         (CANARY, "onlineStore.host=redis.db", "set only one of them"),
         (CANARY, "features.claimName=", "features.claimName: Redis is read through Feast"),
         (PRODUCTION, "autoscaling.minReplicas=30", "is more than autoscaling.maxReplicas"),

@@ -16,6 +16,8 @@
 {{- fail "canary.bundle.version: name the version that a share of the requests is to try" }}{{ end }}
 {{- if and $v.canary.enabled (eq $v.canary.bundle.version $bundle.version) (not $v.canary.image.tag) (not $v.canary.image.digest) }}
 {{- fail (printf "canary.bundle.version: %s is what is served already; name another version, or another canary.image" $bundle.version) }}{{ end }}
+{{- if and $v.canary.enabled (eq (int $v.canary.weight) 0) (not $v.httpRoute.enabled) }}
+{{- fail "canary.weight=0: without httpRoute.enabled the canary's pods get requests as soon as they are ready; give a weight from 1 to 99" }}{{ end }}
 {{- if and $v.secondBundle.version (eq $bundle.source "image") }}
 {{- fail "secondBundle.version: an image volume holds one bundle; choose bundle.source=pvc or uri" }}{{ end }}
 {{- if eq $v.onlineStore.type "redis" }}
