@@ -123,7 +123,8 @@ def main() -> None:
         shop = publish(asked.run, scratch / "features", redis.url)
         rows += image_rows()
         port, began = free_port(), time.monotonic()
-        client = stack.enter_context(service(asked.run / "bundle", scratch / "features", redis.url, port))
+        bundle = readable(asked.run / "bundle", scratch / "bundle")
+        client = stack.enter_context(service(bundle, scratch / "features", redis.url, port))
         rows.append(("image", "started, verified, warmed up", "", f"{1000 * (time.monotonic() - began):.0f}", "", ""))
         rows += ask(client, "all well", endpoint_checks(shop))
         redis.kill()
@@ -215,11 +216,18 @@ def publish(run: Path, folder: Path, url: str) -> Shop:
     os.environ[ONLINE_VARIABLE] = url
     history = read_json(run / "bundle" / "generation.json")["max_history"]
     Features(ROOT / "feature_repo", folder).publish(tables, history)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    readable(folder)
     events = pd.read_parquet(tables / "events.parquet")
     last = events.sort_values("timestamp").groupby("user_id")["item_id"].agg(list)
     return Shop(str(last.index[0]), [str(item) for item in last.iloc[0]])
+
+
+def readable(source: Path, copy: Path | None = None) -> Path:
+    """Return a folder that the container's user can read, as a cluster's `fsGroup` sees to; a copy where named."""
+    folder = Path(shutil.copytree(source, copy)) if copy else source
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
 
 
 @contextmanager
@@ -240,7 +248,11 @@ def service(bundle: Path, features: Path, redis: str, port: int) -> Iterator[htt
     docker("run", "--detach", f"--name={CONTAINER}", *options, SERVING)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            wait_until(lambda: _ready(client), _ended, 120, "the service")
+            try:
+                wait_until(lambda: _ready(client), _ended, 120, "the service")
+            except SystemExit:
+                print(docker("logs", "--tail", "30", CONTAINER, check=False).stderr, file=sys.stderr)
+                raise
             yield client
     finally:
         docker("rm", "--force", CONTAINER, check=False)
