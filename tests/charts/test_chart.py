@@ -9,6 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from conftest import ROOT
 from rendering import CHARTS, OLDEST, examples, golden_path, golden_text, number, objects, render, values, versions
 
 from components.images import IMAGES, REGISTRY, TAG
@@ -21,6 +22,8 @@ CRDS = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(__file__
 # What the service measures, and of what kind.
 METRICS = {
     "eager_llm_request_seconds": "histogram",
+    "eager_llm_requests_total": "counter",
+    "eager_llm_events_total": "counter",
     "eager_llm_batch_size": "histogram",
     "eager_llm_beams": "histogram",
     "eager_llm_fallbacks_total": "counter",
@@ -29,6 +32,7 @@ METRICS = {
     "eager_llm_queue_length": "gauge",
     "eager_llm_bundle_info": "gauge",
 }
+SERVICE = ROOT / "serving" / "metrics.py"
 each_example = pytest.mark.parametrize("example", examples(), ids=lambda path: path.stem)
 
 
@@ -280,9 +284,16 @@ def test_settings_are_the_services_own_where_none_is_given():
         plain
     ) == set()
     found = environment(
-        one(rendered(LAPTOP, "settings.rate=0.5,settings.maxBodyBytes=10485760,secondBundle.version=old"), "Deployment")
+        one(
+            rendered(
+                LAPTOP,
+                "settings.rate=0.5,settings.maxBodyBytes=10485760,settings.describe=false,secondBundle.version=old",
+            ),
+            "Deployment",
+        )
     )
     assert (found["EAGER_LLM_RATE"], found["EAGER_LLM_MAX_BODY_BYTES"]) == ("0.5", "10485760")
+    assert found["EAGER_LLM_DESCRIBE"] == "false"
     assert found["EAGER_LLM_SECOND_BUNDLE"] == "/bundles/demo/old"
 
 
@@ -304,3 +315,9 @@ def test_the_dashboard_asks_for_metrics_that_there_are():
         assert names <= parts, expression
         seen |= names
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen} == set(METRICS), "every metric has its panel"
+
+
+@pytest.mark.skipif(not SERVICE.is_file(), reason="the service has no metrics of its own yet")
+def test_the_metrics_are_the_services():
+    found = re.findall(r'(Histogram|Counter|Gauge)\(\s*"(eager_llm_\w+)"', SERVICE.read_text(encoding="utf-8"))
+    assert {name + "_total" * (kind == "Counter"): kind.lower() for kind, name in found} == METRICS

@@ -50,12 +50,15 @@
   valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
 {{- end }}
 {{- end }}
-{{- $settings := dict "DEADLINE_MS" $v.settings.deadlineMs "QUEUE" $v.settings.queue "BATCH" $v.settings.batch "RATE" $v.settings.rate "MAX_BODY_BYTES" $v.settings.maxBodyBytes }}
+{{- $settings := dict "DEADLINE_MS" $v.settings.deadlineMs "FEATURES_MS" $v.settings.featuresMs "QUEUE" $v.settings.queue "BATCH" $v.settings.batch "RATE" $v.settings.rate "MAX_BODY_BYTES" $v.settings.maxBodyBytes }}
 {{/* Numbers of a values file are floats here: a million would be written 1e+06. */}}
 {{- range $name, $value := $settings }}
 {{- if not (kindIs "invalid" $value) }}
 - {name: EAGER_LLM_{{ $name }}, value: {{ kindIs "string" $value | ternary $value (eq (float64 $value) (float64 (int64 $value)) | ternary (int64 $value) $value) | toString | quote }}}
 {{- end }}
+{{- end }}
+{{- if not (kindIs "invalid" $v.settings.describe) }}
+- {name: EAGER_LLM_DESCRIBE, value: {{ $v.settings.describe | toString | quote }}}
 {{- end }}
 - {name: EAGER_LLM_LOG_LEVEL, value: {{ $v.settings.logLevel }}}
 {{- with $v.settings.otlpEndpoint }}
