@@ -7,12 +7,15 @@ BIN := $(VENV)/bin
 DATA ?= demo
 SET ?=
 RUN ?= demo
+BASE ?= python:3.11-slim
+ACCELERATOR ?= cpu
+IMAGES ?=
 PORT ?= 3000
 SETTINGS := $(foreach s,$(SET),--set $(s))
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +60,22 @@ format: setup ## bring the code into style
 .PHONY: manifests
 manifests: setup ## compile the pipeline for a cluster into pipelines/manifests
 	$(BIN)/python -m pipelines.compile
+
+.PHONY: goldens
+goldens: setup ## render the charts' examples anew into tests/charts/golden
+	$(BIN)/python tests/charts/rendering.py
+
+.PHONY: images
+images: setup ## build the images: IMAGES="data training serving" BASE=python:3.11-slim ACCELERATOR=cpu|cuda
+	$(BIN)/python scripts/images.py --base "$(BASE)" --accelerator "$(ACCELERATOR)" $(IMAGES)
+
+.PHONY: base-image
+base-image: ## make a base image from Debian packages where there is no registry, for BASE=eager-llm/base:bookworm
+	scripts/base_image.sh eager-llm/base:bookworm
+
+.PHONY: e2e-serving
+e2e-serving: setup ## build the serving image, run it with Redis, ask it everything, kill Redis (root, Debian)
+	$(BIN)/python scripts/e2e_serving.py --base "$(BASE)"
 
 .PHONY: lock
 lock: setup ## resolve requirements.lock anew from pyproject.toml

@@ -1,7 +1,41 @@
-"""The images that the steps run in: the one place that names them."""
+"""The images that the steps and the service run in: the one place that names them."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 REGISTRY = "eager-llm"
 TAG = "0.1.0"
 
-PYTHON_DATA = f"{REGISTRY}/python-data:{TAG}"
-PYTHON_TRAINING = f"{REGISTRY}/python-training:{TAG}"
+Accelerator = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the project.
+
+    Attributes:
+        name: what follows the registry.
+        extras: of pyproject.toml, what is installed beside the library.
+        parts: folders of the project that it holds, under /app as in a checkout.
+        target: the stage of components/Containerfile.
+    """
+
+    name: str
+    extras: tuple[str, ...]
+    parts: tuple[str, ...]
+    target: Literal["steps", "serving"]
+
+    def reference(self, accelerator: Accelerator = "cpu") -> str:
+        """Return the name and tag of the build for an accelerator."""
+        return f"{REGISTRY}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
+
+
+IMAGES = {
+    "data": Image("python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
+    "training": Image("python-training", ("training", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
+    "serving": Image("serving", ("serving",), ("src/eager_llm", "feature_repo", "serving"), "serving"),
+}
+
+PYTHON_DATA = IMAGES["data"].reference()
+PYTHON_TRAINING = IMAGES["training"].reference()
+SERVING = IMAGES["serving"].reference()

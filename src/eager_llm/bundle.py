@@ -77,6 +77,8 @@ def pack_bundle(
         }
         write_json(draft / "generation.json", generation)
         write_json(draft / METRICS, metrics)
+        for path in draft.rglob("*"):  # safetensors writes for its user alone; a service runs as another one
+            path.chmod(0o755 if path.is_dir() else 0o644)
         manifest = _manifest(draft, settings, facts, index)
         write_json(draft / MANIFEST, manifest)
         if check is not None:

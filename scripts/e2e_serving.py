@@ -1,0 +1,360 @@
+"""The serving image from end to end on this machine's loopback: `make e2e-serving`.
+
+Builds the image, runs it as a cluster would (read-only, not root, no capabilities) with Redis as the online
+store, asks every endpoint, kills Redis, brings it back, stops the service, and prints what was answered.
+Starts the Docker engine and installs docker.io, debootstrap and redis-server where they are missing, which
+needs root on Debian. Ends with a status other than 0 if an answer is not the expected one.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from components.images import SERVING  # noqa: E402
+from eager_llm.catalogue.features import ONLINE_VARIABLE, Features  # noqa: E402
+from eager_llm.files import read_json  # noqa: E402
+
+CONTAINER = "eager-llm-e2e"
+OFFLINE_BASE = "eager-llm/base:bookworm"
+PACKAGES = {"docker": "docker.io", "dockerd": "docker.io", "debootstrap": "debootstrap", "redis-server": "redis-server"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and what its answer must be.
+
+    Attributes:
+        expect: takes the decoded answer, returns what to show of it, raises AssertionError where it is wrong.
+    """
+
+    what: str
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+    status: int = 200
+    expect: Callable[[Any], str] = lambda answer: ""
+
+
+@dataclass
+class Shop:
+    """What the checks ask about."""
+
+    user: str
+    items: list[str]
+
+
+def endpoint_checks(shop: Shop) -> list[Check]:
+    """Every endpoint while all is well; a new endpoint gets its line here."""
+    return [
+        Check("alive", "GET", "/livez"),
+        Check("ready", "GET", "/readyz"),
+        Check("metrics", "GET", "/metrics", expect=lambda text: _shown("# TYPE" in text, f"{len(text)} bytes")),
+        Check("a known user", "POST", "/recommend", {"user_id": shop.user, "k": 5}, 200, _from_model(5)),
+        Check("a history", "POST", "/recommend", {"items": shop.items[:3], "k": 5}, 200, _from_model(5)),
+        Check("an unknown user", "POST", "/recommend", {"user_id": "nobody"}, 200, _fallback("unknown_user")),
+        Check("no history", "POST", "/recommend", {"items": []}, 200, _fallback("empty_history")),
+        Check("an unknown field", "POST", "/recommend", {"user": shop.user}, 400),
+    ]
+
+
+def without_store_checks(shop: Shop) -> list[Check]:
+    """What holds while the online store is gone."""
+    return [
+        Check("ready", "GET", "/readyz"),
+        Check("a known user", "POST", "/recommend", {"user_id": shop.user}, 200, _fallback("features_unavailable")),
+        Check("a history", "POST", "/recommend", {"items": shop.items[:3], "k": 5}, 200, _from_model(5)),
+    ]
+
+
+def store_back_checks(shop: Shop) -> list[Check]:
+    """What holds once the store is back, without a restart of the service."""
+    return [Check("a known user", "POST", "/recommend", {"user_id": shop.user, "k": 5}, 200, _from_model(5))]
+
+
+def _shown(holds: bool, text: str) -> str:
+    assert holds, text
+    return text
+
+
+def _from_model(k: int) -> Callable[[Any], str]:
+    return lambda a: _shown(a["source"] == "model" and len(a["items"]) == k, f"{a['source']}: {len(a['items'])} items")
+
+
+def _fallback(reason: str) -> Callable[[Any], str]:
+    return lambda a: _shown(a["source"] == "fallback" and a["reason"] == reason, f"{a['source']}: {a['reason']}")
+
+
+def main() -> None:
+    """Do it all, print the table, and end with 1 where something was not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap")
+    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="run whose bundle is served")
+    parser.add_argument("--no-build", action="store_true", help="take the image that is there")
+    asked = parser.parse_args()
+    rows: list[tuple[str, ...]] = []
+    with ExitStack() as stack:
+        install()
+        stack.enter_context(docker_engine())
+        if not asked.no_build:
+            call("scripts/images.py", "--base", base_image(asked.base), "serving")
+        if not (asked.run / "bundle").is_dir():
+            call("-m", "eager_llm.cli", "run", "--runs", str(asked.run.parent), "--name", asked.run.name)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eager-llm-e2e-")))
+        scratch.chmod(0o755)
+        redis = Redis(scratch / "redis")
+        stack.callback(redis.stop)
+        redis.start()
+        shop = publish(asked.run, scratch / "features", redis.url)
+        rows += image_rows()
+        port, began = free_port(), time.monotonic()
+        bundle = readable(asked.run / "bundle", scratch / "bundle")
+        client = stack.enter_context(service(bundle, scratch / "features", redis.url, port))
+        rows.append(("image", "started, verified, warmed up", "", f"{1000 * (time.monotonic() - began):.0f}", "", ""))
+        rows += ask(client, "all well", endpoint_checks(shop))
+        redis.kill()
+        rows += ask(client, "Redis killed", without_store_checks(shop))
+        redis.start()
+        rows += ask(client, "Redis back", store_back_checks(shop))
+        rows.append(stop_row())
+    print_table(rows)
+    sys.exit(1 if any(row[-1].startswith("WRONG") for row in rows) else 0)
+
+
+def install() -> None:
+    """Install what is missing from Debian."""
+    missing = sorted({package for tool, package in PACKAGES.items() if shutil.which(tool) is None})
+    if missing:
+        if os.geteuid() or shutil.which("apt-get") is None:
+            sys.exit(f"missing: {', '.join(missing)}; install them, or run this as root on Debian")
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def docker_engine() -> Iterator[None]:
+    """Start a Docker engine without bridge and firewall rules where none runs, and stop what was started."""
+    if docker("info", check=False).returncode == 0:
+        yield
+        return
+    command = ["dockerd", "--iptables=false", "--bridge=none"]
+    engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: docker("info", check=False).returncode == 0, engine.poll, 60, "the Docker engine")
+        yield
+    finally:
+        engine.terminate()
+        engine.wait(60)
+
+
+def base_image(name: str) -> str:
+    """Return a base image that is here: the asked one, pulled if need be, else one made from Debian packages."""
+    for command in (("image", "inspect", name), ("pull", "--quiet", name), ("image", "inspect", OFFLINE_BASE)):
+        if docker(*command, check=False).returncode == 0:
+            return command[-1]
+    print(f"{name} cannot be pulled here: making {OFFLINE_BASE} with debootstrap", flush=True)
+    subprocess.run([ROOT / "scripts" / "base_image.sh", OFFLINE_BASE], check=True)
+    return OFFLINE_BASE
+
+
+class Redis:
+    """A Redis on the loopback that keeps its data over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(self._answers, self.process.poll, 30, "Redis")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it without a word."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+
+def publish(run: Path, folder: Path, url: str) -> Shop:
+    """Publish a run's tables into Redis, and return whom to ask about."""
+    import pandas as pd
+
+    tables = max(run.glob("artifacts/*/ingest-data/tables"), key=lambda path: path.stat().st_mtime)
+    os.environ[ONLINE_VARIABLE] = url
+    history = read_json(run / "bundle" / "generation.json")["max_history"]
+    Features(ROOT / "feature_repo", folder).publish(tables, history)
+    readable(folder)
+    events = pd.read_parquet(tables / "events.parquet")
+    last = events.sort_values("timestamp").groupby("user_id")["item_id"].agg(list)
+    return Shop(str(last.index[0]), [str(item) for item in last.iloc[0]])
+
+
+def readable(source: Path, copy: Path | None = None) -> Path:
+    """Return a folder that the container's user can read, as a cluster's `fsGroup` sees to; a copy where named."""
+    folder = Path(shutil.copytree(source, copy)) if copy else source
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
+@contextmanager
+def service(bundle: Path, features: Path, redis: str, port: int) -> Iterator[httpx.Client]:
+    """Run the container as the chart does, and yield a client once it is ready."""
+    docker("rm", "--force", CONTAINER, check=False)
+    environment = {
+        "EAGER_LLM_BUNDLE": "/bundle",
+        "EAGER_LLM_FEATURES": "/features",
+        "EAGER_LLM_ONLINE_STORE": redis,
+        "BENTOML_HOST": "127.0.0.1",
+        "BENTOML_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    options = ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    options += [f"--env={name}={value}" for name, value in environment.items()]
+    options += [f"--volume={bundle.resolve()}:/bundle:ro", f"--volume={features}:/features:ro"]
+    docker("run", "--detach", f"--name={CONTAINER}", *options, SERVING)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            try:
+                wait_until(lambda: _ready(client), _ended, 120, "the service")
+            except SystemExit:
+                print(docker("logs", "--tail", "30", CONTAINER, check=False).stderr, file=sys.stderr)
+                raise
+            yield client
+    finally:
+        docker("rm", "--force", CONTAINER, check=False)
+
+
+def _ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _ended() -> str | None:
+    if docker("inspect", "--format", "{{.State.Running}}", CONTAINER).stdout.strip() == "true":
+        return None
+    return docker("logs", "--tail", "20", CONTAINER).stderr
+
+
+def ask(client: httpx.Client, phase: str, checks: list[Check]) -> list[tuple[str, ...]]:
+    """Ask every question, and return a row for each."""
+    rows = []
+    for check in checks:
+        began = time.monotonic()
+        answer = client.request(check.method, check.path, json=check.body)
+        took = f"{1000 * (time.monotonic() - began):.0f}"
+        try:
+            assert answer.status_code == check.status, f"status {answer.status_code}: {answer.text[:80]}"
+            decoded = answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+            result = check.expect(decoded) or "as expected"
+        except (AssertionError, KeyError, TypeError) as error:
+            result = f"WRONG: {error!r}"[:120]
+        rows.append((phase, check.what, f"{check.method} {check.path}", took, str(answer.status_code), result))
+    return rows
+
+
+def image_rows() -> list[tuple[str, ...]]:
+    """Look into the image: who runs in it, and that nothing in it compiles or installs."""
+    asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip', 'apt']))"
+    uid, *tools = docker("run", "--rm", "--network=none", "--read-only", SERVING, "python3", "-c", asked).stdout.split()
+    facts = json.loads(docker("image", "inspect", SERVING).stdout)[0]
+    labels = facts["Config"]["Labels"]
+    # A base from Debian packages brings apt, which without root and on a read-only root does nothing.
+    builders = [tool for tool in tools if tool != "apt"]
+    return [
+        ("image", "size", "", "", "", f"{facts['Size'] / 1e6:.0f} MB, torch {labels['eager-llm.torch']}"),
+        ("image", "runs as", "", "", "", f"user {uid}" if uid != "0" else "WRONG: root"),
+        ("image", "compilers and installers", "", "", "", f"WRONG: {builders}" if builders else "none"),
+        ("image", "commit", "", "", "", labels["org.opencontainers.image.revision"]),
+    ]
+
+
+def stop_row() -> tuple[str, ...]:
+    """Send SIGTERM, and say how the service ended."""
+    usage = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER).stdout.split("/")[0].strip()
+    began = time.monotonic()
+    docker("stop", "--time=60", CONTAINER)
+    took = f"{1000 * (time.monotonic() - began):.0f}"
+    code = docker("inspect", "--format", "{{.State.ExitCode}}", CONTAINER).stdout.strip()
+    result = f"memory before: {usage}" if code == "0" else f"WRONG: exit code {code}"
+    return ("stopped", "SIGTERM", "", took, code, result)
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows with columns as wide as they need."""
+    table = [("when", "what", "asked", "ms", "status", "answered"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def wait_until(holds: Callable[[], bool], ended: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait for a condition; end where its process has ended or time is up."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        end = ended()
+        if end is not None:
+            sys.exit(f"{what} ended: {end}")
+        if time.monotonic() > deadline:
+            sys.exit(f"{what} was not there in {seconds:.0f} seconds")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the Docker client; where it must succeed, end with what it said."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    if check and done.returncode:
+        sys.exit(f"docker {arguments[0]}: {done.stderr.strip()}")
+    return done
+
+
+def call(*arguments: str) -> None:
+    """Run a script of the project with this Python; end where it fails."""
+    if subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
+        sys.exit(f"failed: {' '.join(arguments)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Rendering charts with Helm's own library; run as a script (`make goldens`), it writes the golden copies anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import yaml
+from helm_python import _native
+
+CHARTS = Path(__file__).resolve().parents[2] / "charts"
+GOLDEN = Path(__file__).with_name("golden")
+# Image volumes came with 1.31.
+OLDEST = {"gpu-production": (1, 31)}
+
+
+def versions() -> list[str]:
+    """Return the versions of Kubernetes whose schemas are there, from 1.29."""
+    found = {kubernetes_validate.utils.major_minor(version) for version in kubernetes_validate.utils.all_versions()}
+    return sorted((v for v in found if number(v) >= (1, 29)), key=number)
+
+
+def number(version: str) -> tuple[int, ...]:
+    """Return a version as numbers, to compare by."""
+    return tuple(map(int, version.split(".")))
+
+
+def examples() -> list[Path]:
+    """Return every example file of every chart."""
+    return sorted(CHARTS.glob("*/examples/*.yaml"))
+
+
+def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `more` laid over it, as several value files are."""
+    result = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def values(example: Path, *assignments: str) -> dict[str, Any]:
+    """Return an example's values, with assignments as in `--set` laid over them."""
+    result = yaml.safe_load(example.read_text(encoding="utf-8"))
+    for assignment in assignments:
+        result = merged(result, helm_python.parse_set_string(assignment))
+    return result
+
+
+def render(chart: Path, given: dict[str, Any], version: str = "1.31") -> dict[str, str]:
+    """Return each template's text, as `helm template --kube-version` does.
+
+    The SDK's public `render` has no such option; its native call does.
+    """
+    options = {"name": "demo", "namespace": "shop", "kube_version": f"v{version}.0"}
+    with helm_python.Chart.load(chart) as loaded:
+        loaded.validate_schema(given)
+        answer = _native.call_string("helm_render", loaded._raw(), json.dumps(given), json.dumps(options))
+    return json.loads(answer)
+
+
+def objects(rendered: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the objects of rendered templates, sorted by kind and name."""
+    texts = (text for name, text in rendered.items() if not name.endswith("NOTES.txt"))
+    found = [one for text in texts for one in yaml.safe_load_all(text) if one]
+    return sorted(found, key=lambda one: (one["kind"], one["metadata"]["name"]))
+
+
+def golden_path(example: Path) -> Path:
+    """Return where an example's golden copy lies."""
+    return GOLDEN / example.parents[1].name / example.name
+
+
+def golden_text(example: Path) -> str:
+    """Return what an example renders to, notes last."""
+    rendered = render(example.parents[1], values(example))
+    notes = next(text for name, text in rendered.items() if name.endswith("NOTES.txt"))
+    lines = "".join(f"# {line}".rstrip() + "\n" for line in notes.strip().splitlines())
+    return yaml.safe_dump_all(objects(rendered), sort_keys=True, width=120, allow_unicode=True) + "---\n" + lines
+
+
+if __name__ == "__main__":
+    for one in examples():
+        golden_path(one).parent.mkdir(parents=True, exist_ok=True)
+        golden_path(one).write_text(golden_text(one), encoding="utf-8")
+        print(golden_path(one))

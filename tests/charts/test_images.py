@@ -1,0 +1,53 @@
+"""The images: named in one place, complete by their declarations, built without a network."""
+
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+
+import eager_llm
+from components.images import IMAGES, PYTHON_DATA, PYTHON_TRAINING, SERVING, TAG
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import images as building
+
+CONTAINERFILE = (ROOT / "components" / "Containerfile").read_text(encoding="utf-8")
+
+
+def test_the_tag_is_the_projects_version():
+    project = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert TAG == eager_llm.__version__ == project[1]
+    assert len({PYTHON_DATA, PYTHON_TRAINING, SERVING}) == 3
+    assert IMAGES["serving"].reference("cuda") == f"{SERVING}-cuda"
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=lambda image: image.name)
+def test_the_containerfile_has_each_images_stage(image):
+    assert f" AS {image.target}\n" in CONTAINERFILE
+    assert all((ROOT / part).is_dir() for part in image.parts)
+
+
+def test_what_comes_out_is_not_root_and_has_no_installer():
+    final = CONTAINERFILE.split(" AS steps\n")[1]
+    assert "USER 65532:65532" in final
+    assert "RUN" not in final
+    assert "COPY wheels" not in final
+    assert "--no-index" in CONTAINERFILE
+
+
+def test_code_is_staged_from_version_control_only(tmp_path):
+    building.stage_code(IMAGES["serving"], tmp_path)
+    staged = {str(p.relative_to(tmp_path / "app")) for p in (tmp_path / "app").rglob("*") if p.is_file()}
+    assert {"serving/service.py", "feature_repo/feature_store.yaml", "src/eager_llm/bundle.py"} <= staged
+    assert not any("__pycache__" in name or name.startswith(("tests", "pipelines")) for name in staged)
+
+
+def test_wheels_are_pinned_as_they_lie(tmp_path):
+    for name in (
+        "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl",
+        "pip-26.0-py3-none-any.whl",
+        "a_b-1.2-py3-none-any.whl",
+    ):
+        (tmp_path / name).touch()
+    assert building.requirements(tmp_path) == "a_b==1.2\ntorch==2.13.0+cpu\n"
