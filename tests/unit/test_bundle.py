@@ -71,7 +71,7 @@ def test_a_bundle_moves_and_still_answers(bundle):
 
 def test_a_bundle_holds_no_pickle(bundle):
     files = verify_bundle(bundle)["files"]
-    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja", "yaml"}
+    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja"}
 
 
 def test_a_bundle_is_fetched_by_uri_whole_or_not_at_all(bundle, tmp_path):
