@@ -6,10 +6,10 @@ beams see the evidence from the first token on.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 
 from eager_llm.decoding.trie import Trie
 from eager_llm.encoders.neighbours import Neighbours
@@ -79,22 +79,29 @@ class PriorOf:
         if not self.neighbours.weight:
             return None
         evidence = self.neighbours.evidence(histories)
-        sums = np.asarray(evidence.sum(axis=1)).ravel()
-        known = torch.from_numpy(sums > 0)[:, None].to(self._device)
-        levels = [self._level(level, evidence, sums) for level in range(len(self._first_leaf))]
+        rows = [
+            self._by_leaf(evidence.indices[start:end], evidence.data[start:end])
+            for start, end in pairwise(evidence.indptr)
+        ]
+        known = torch.tensor([[len(leaves) > 0] for leaves, _ in rows], device=self._device)
+        levels = [self._level(level, rows) for level in range(len(self._first_leaf))]
         return Prior(self.neighbours.weight, self.neighbours.floor, self._even, known, levels)
 
-    def _level(self, level: int, evidence: csr_matrix, sums: np.ndarray) -> _Level:
-        """Add the evidence of the leaves below each node of a level."""
-        first, found = self._first_leaf[level], []
-        for row, (start, end) in enumerate(zip(evidence.indptr, evidence.indptr[1:], strict=False)):
-            leaves = self._leaf_of[evidence.indices[start:end]]
-            nodes, place = np.unique(np.searchsorted(first, leaves, side="right") - 1, return_inverse=True)
-            share = np.bincount(place, evidence.data[start:end], minlength=len(nodes)) / max(sums[row], 1e-30)
-            found.append((nodes + self._level_start[level], share))
-        most = max(1, max(len(nodes) for nodes, _ in found))
-        keys = np.full((len(found), most), np.iinfo(np.int64).max)
-        shares = np.zeros((len(found), most), dtype=np.float32)
-        for row, (nodes, share) in enumerate(found):
-            keys[row, : len(nodes)], shares[row, : len(nodes)] = nodes, share
+    def _by_leaf(self, items: np.ndarray, evidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the leaves with evidence, rising, and the share of each."""
+        leaves, total = self._leaf_of[items], evidence.sum(dtype=np.float64)
+        order = leaves.argsort() if total > 0 else leaves[:0]
+        return leaves[order], evidence[order] / max(total, 1e-30)
+
+    def _level(self, level: int, rows: list[tuple[np.ndarray, np.ndarray]]) -> _Level:
+        """Add the shares of the leaves below each node of a level."""
+        most = max(1, max(len(leaves) for leaves, _ in rows))
+        keys = np.full((len(rows), most), np.iinfo(np.int64).max)
+        shares = np.zeros((len(rows), most), dtype=np.float32)
+        for row, (leaves, share) in enumerate(rows):
+            if len(leaves):
+                nodes = np.searchsorted(self._first_leaf[level], leaves, side="right") - 1
+                begins = np.flatnonzero(np.diff(nodes, prepend=-1))
+                keys[row, : len(begins)] = nodes[begins] + self._level_start[level]
+                shares[row, : len(begins)] = np.add.reduceat(share, begins)
         return _Level(torch.from_numpy(keys).to(self._device), torch.from_numpy(shares).to(self._device))
