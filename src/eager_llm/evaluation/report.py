@@ -61,7 +61,7 @@ def _dial_plot(dial: list[dict[str, float]]) -> str:
 def _quality_plot(table: dict[str, dict[str, float]]) -> str:
     figure, axes = new_figure(10, 3.4, columns=2)
     for axis, kind in zip(axes, ("recall", "ndcg"), strict=True):
-        step = 0.8 / len(table)
+        step = 0.8 / max(1, len(table))
         for offset, (name, row) in enumerate(table.items()):
             places = [n + step * (offset - (len(table) - 1) / 2) for n in range(len(CUTOFFS))]
             axis.bar(places, [row[f"{kind}@{k}"] for k in CUTOFFS], 0.92 * step, label=name, color=COLOURS.get(name))
