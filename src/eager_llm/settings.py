@@ -119,7 +119,7 @@ class NeighbourSettings:
     """Item-to-item evidence of both sources, weighed beside the model as a prior over the items."""
 
     weights: list[float] = option(
-        [0.0, 0.25, 0.5, 1.0, 2.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
+        [0.0, 0.5, 1.0, 2.0, 4.0, 8.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
         least=0.0,
     )  # fmt: skip
     window: int = option(5, "how far apart in a history two items still count as following", least=1)
