@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--largest-materialised", type=int, default=1_000_000, help="events up to which all users go online"
     )
+    parser.add_argument(
+        "--only", nargs="*", help="parts, such as: import validate; for logs that pandas cannot hold; default: all"
+    )
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
@@ -46,7 +49,7 @@ def main() -> None:
     print(machine(), flush=True)
     for events in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(Path(folder), events, asked.largest_materialised)
+            found = measure(Path(folder), events, asked.largest_materialised, asked.only)
         rows += [[f"{events:,}", name, *row] for name, row in found.items()]
         earlier = figures.get("online_p99_ms")
         figures = summary(events, found)
@@ -58,31 +61,35 @@ def main() -> None:
 
 def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
     """Return the figures of the largest log."""
+
+    def figure(name: str, column: int) -> float | None:
+        return found[name][column] if name in found else None
+
     return {
         "events": events,
-        "import_seconds": found["import"][0],
-        "validate_seconds": found["validate"][0],
-        "import_peak_gb": found["import"][2],
-        "validate_peak_gb": found["validate"][2],
-        "history_seconds": found["histories"][0],
+        "import_seconds": figure("import", 0),
+        "validate_seconds": figure("validate", 0),
+        "import_peak_gb": figure("import", 2),
+        "validate_peak_gb": figure("validate", 2),
+        "history_seconds": figure("histories", 0),
         "online_p99_ms": {
             name: found[name][3]["p99_ms"] for name in ("online sqlite", "online redis") if name in found
         },
-        "pandas_import_seconds": found["pandas import"][0],
-        "pandas_import_peak_gb": found["pandas import"][2],
+        "pandas_import_seconds": figure("pandas import", 0),
+        "pandas_import_peak_gb": figure("pandas import", 2),
     }
 
 
-def measure(folder: Path, events: int, largest: int) -> dict[str, list[Any]]:
-    """Run every part over one log; return seconds, rows a second, peak GB and a note for each."""
+def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> dict[str, list[Any]]:
+    """Run every part, or those that are named, over one log; return seconds, rows a second, peak GB and a note for each."""
     make_log(folder / "log", events)
     parts = ["import", "pandas import", "validate", "pandas validate", "views", "histories", "pandas histories"]
     online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
     parts += online if events <= largest else []
     found = {}
-    for name in parts:
+    for name in only or parts:
         found[name] = child(name, folder, {})
-    if events <= largest and shutil.which("redis-server"):
+    if events <= largest and not only and shutil.which("redis-server"):
         with redis() as url:
             found["materialise redis"] = child("materialise", folder, {"EAGER_LLM_ONLINE_STORE": url})
             for name in ("online redis", "online redis, Feast's read", "push redis"):
