@@ -24,6 +24,8 @@ from eager_llm.catalogue.mapping import FIELDS
 from eager_llm.errors import UserError
 
 LINES_VIEW = "lines_in"
+# By itself DuckDB takes sixteen of the longest lines at a time: a gigabyte of a large file.
+BUFFER = 2 * LONGEST_LINE
 
 
 @dataclass
@@ -163,7 +165,7 @@ class Reader:
             f"read_csv({literal(str(self.file))}, auto_detect = false, columns = {columns}, "
             f"header = {not self.part.header}, delim = {literal(delimiter)}, quote = {literal(self.part.quote)}, "
             f"escape = {literal(self.part.quote)}, encoding = {literal(encoding)}, store_rejects = true, "
-            f"rejects_limit = 0, max_line_size = {LONGEST_LINE})"
+            f"rejects_limit = 0, max_line_size = {LONGEST_LINE}, buffer_size = {BUFFER})"
         )
         for table in ("reject_errors", "reject_scans"):
             self.connection.execute(f"DROP TABLE IF EXISTS {table}")

@@ -67,7 +67,9 @@ def _quality_plot(table: dict[str, dict[str, float]]) -> str:
             axis.bar(places, [row[f"{kind}@{k}"] for k in CUTOFFS], 0.92 * step, label=name, color=COLOURS.get(name))
         axis.set_xticks(range(len(CUTOFFS)), [f"{kind}@{k}" for k in CUTOFFS])
         axis.set_title(f"{kind} on the test part")
-    axes[0].legend(frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return svg_of(figure)
 
 
