@@ -24,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 MAX_HISTORY, ASKED_USERS, READS = 20, 100_000, 2000
+MEMORY = "INGESTION_MEMORY_GB"
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", help="parts, such as: import validate; for logs that pandas cannot hold; default: all"
     )
+    parser.add_argument("--memory-gb", default="2", help="data.memory_gb; a hundred million events want 8")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
@@ -44,6 +46,7 @@ def main() -> None:
         return
     from benchmarks.reporting import finish, machine, show
 
+    os.environ[MEMORY] = asked.memory_gb  # for the processes of the parts
     sizes = asked.events or ([100_000] if asked.quick else [100_000, 1_000_000, 10_000_000])
     rows, figures = [], {}
     print(machine(), flush=True)
@@ -147,7 +150,8 @@ def do_import(folder: Path) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    facts = ingest(str(folder / "log"), Settings.read(None, ["data.min_interactions=5"]), folder / "tables")
+    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}"])
+    facts = ingest(str(folder / "log"), settings, folder / "tables")
     return 0, facts["events_read"], f"{facts['events']:,} events kept"
 
 
@@ -183,7 +187,8 @@ def do_validate(folder: Path) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
     from eager_llm.steps.data import validate
 
-    figures = validate(folder / "tables", Settings(), folder / "validated", folder / "gates.html")
+    settings = Settings.read(None, [f"data.memory_gb={os.environ[MEMORY]}"])
+    figures = validate(folder / "tables", settings, folder / "validated", folder / "gates.html")
     return 0, pq.read_metadata(folder / "tables" / "events.parquet").num_rows, f"{figures['gates']} gates"
 
 

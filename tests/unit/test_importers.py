@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 
+from eager_llm.catalogue.engine import engine
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.errors import UserError
@@ -143,3 +144,15 @@ def test_a_user_with_one_event_is_dropped_and_counted(tmp_path):
     tables = prepare(import_path(tmp_path), 3)
     assert "lonely" not in set(tables.events["user_id"])
     assert tables.facts["users_outside_core_dropped"] == 1
+
+
+def fill(memory_gb, scratch):
+    """Make a table that needs more, with no disk to spill to."""
+    with engine(memory_gb, scratch) as connection:
+        connection.execute("SET temp_directory = ''")
+        connection.execute("CREATE TEMP TABLE t AS SELECT range AS n, md5(range::VARCHAR) AS m FROM range(5_000_000)")
+
+
+def test_too_little_memory_is_said_as_such(tmp_path):
+    with pytest.raises(UserError, match=r"0.05 GB of memory are not enough for this log: raise data.memory_gb"):
+        fill(0.05, tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from eager_llm.errors import UserError
 from eager_llm.progress import progress
 
 DEFAULT_MEMORY_GB = 2.0
@@ -23,6 +24,9 @@ def engine(memory_gb: float = DEFAULT_MEMORY_GB, scratch: Path | None = None) ->
     Args:
         memory_gb: what its buffers may take; beyond it DuckDB spills to disk.
         scratch: folder for that disk space; default: the system's.
+
+    Raises:
+        UserError: what has to be in memory at a time does not fit.
     """
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -35,6 +39,10 @@ def engine(memory_gb: float = DEFAULT_MEMORY_GB, scratch: Path | None = None) ->
             connection.execute("SET preserve_insertion_order = false")
             connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise UserError(
+                f"{memory_gb:g} GB of memory are not enough for this log: raise data.memory_gb ({str(error).splitlines()[0]})"
+            ) from None
         finally:
             connection.close()
 

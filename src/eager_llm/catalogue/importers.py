@@ -195,6 +195,8 @@ def _stage_part(connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapp
 def _read(connection: duckdb.DuckDBPyConnection, relation: Relation, label: str, sql: str) -> None:
     try:
         run(connection, label, sql)
+    except duckdb.OutOfMemoryException:
+        raise  # the file is not at fault
     except duckdb.Error as error:
         if relation.stream:
             relation.stream.check()
