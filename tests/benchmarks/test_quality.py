@@ -1,0 +1,73 @@
+"""What the quality table stands on: the rivals count what they say, both conventions, no tie by item number."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from quality import metrics_of
+from quality_rivals import next_item_counts, sasrec
+from quality_table import rows_of
+
+
+def case(histories, targets, items, seed=0):
+    ids = [f"i{n}" for n in range(items)]
+    return SimpleNamespace(
+        ids=ids, settings=SimpleNamespace(seed=seed), asked=lambda part: (histories, [ids[t] for t in targets])
+    )
+
+
+def test_next_item_counts_by_hand():
+    scores = next_item_counts([[0, 1], [0, 1], [0, 2], [3, 0]], 4, 0, lambda s: 0.0)([[3, 0], [2]])
+    assert np.allclose(scores[0], [0, 2, 1, 0], atol=1e-8), "only the last item counts"
+    assert scores[1].argmax() == 0, "where nothing followed, popularity decides"
+
+
+def test_left_out_the_history_cannot_come():
+    def scores(histories):
+        return np.tile([3.0, 2.0, 1.0], (len(histories), 1))
+
+    asked = case([[0]], [1], 3)
+    assert metrics_of(scores, asked, "test", leave_out=False)["recall@1"] == 0
+    assert metrics_of(scores, asked, "test", leave_out=True)["recall@1"] == 1
+
+
+def test_equal_scores_are_decided_by_lot():
+    asked = case([[]] * 400, [0] * 200 + [99] * 200, 100)
+    found = metrics_of(lambda histories: np.zeros((len(histories), 100)), asked, "test", leave_out=False)
+    assert found["recall@10"] == pytest.approx(0.1, abs=0.05)
+    first = metrics_of(
+        lambda histories: np.zeros((len(histories), 100)), case([[]] * 400, [0] * 400, 100), "test", False
+    )
+    assert 0 < first["recall@10"] < 0.2, "the first item has no better lot than another"
+
+
+def test_sasrec_learns_which_item_follows():
+    rng = np.random.default_rng(0)
+    train = [[(start + step) % 10 for step in range(6)] for start in rng.integers(10, size=200)]
+
+    def judge(scores):
+        return float(np.mean(scores([[n] for n in range(10)]).argmax(1) == (np.arange(10) + 1) % 10))
+
+    assert judge(sasrec(train, 10, 0, judge, epochs=15, dropouts=(0.1,))) >= 0.9
+
+
+def test_rows_are_means_with_the_widest_range_and_published_ones_are_marked(tmp_path):
+    def row(seed, value):
+        table = dict.fromkeys(("recall@5", "recall@10", "ndcg@5", "ndcg@10"), value)
+        return {"method": "eager-llm", "seed": seed, "kept": table, "left out": table, "seconds": 1, "machine": "m",
+                "settings": []}  # fmt: skip
+
+    (tmp_path / "shop.jsonl").write_text("".join(json.dumps(row(s, v)) + "\n" for s, v in ((0, 0.1), (1, 0.2))))
+    rows = rows_of(tmp_path / "shop.jsonl", [{"method": "a paper", "ndcg@10": 0.3}])
+    assert [(r["method"], r["source"], r["history"], r["spread"]) for r in rows] == [
+        ("a paper", "published", "kept", None), ("eager-llm", "measured", "kept", 0.1),
+        ("eager-llm", "measured", "left out", 0.1),
+    ]  # fmt: skip
+    assert rows[1]["recall@10"] == 0.15
+    assert rows[1]["seeds"] == [0, 1]
