@@ -3,19 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import get_args
 
 from opentelemetry import trace
 from prometheus_client import Counter, Gauge, Histogram
 
-CAUSES = (
-    "unknown_user",
-    "empty_history",
-    "no_known_items",
-    "features_unavailable",
-    "features_slow",
-    "deadline",
-    "decoder_failed",
-)
+from serving.schemas import Reason
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -39,7 +33,7 @@ BUNDLE = Gauge(
     ["version", "index_version", "schema_version", "place"],
     multiprocess_mode="livemax",
 )
-for _cause in CAUSES:
+for _cause in get_args(Reason):
     FALLBACKS.labels(_cause)
 
 # Spans are recorded only where OTEL_EXPORTER_OTLP_ENDPOINT is set.

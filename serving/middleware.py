@@ -80,8 +80,8 @@ def _account(scope: Any, status: int, seconds: float) -> None:
     probe = path in PROBES
     endpoint = next((name for name in ENDPOINTS if path == name or path.startswith(name + "/")), "other")
     if not probe:
-        SECONDS.labels(endpoint[1:] if endpoint != "other" else endpoint, "total").observe(seconds)
-        REQUESTS.labels(endpoint[1:] if endpoint != "other" else endpoint, str(status)).inc()
+        SECONDS.labels(endpoint.removeprefix("/"), "total").observe(seconds)
+        REQUESTS.labels(endpoint.removeprefix("/"), str(status)).inc()
     facts = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds, 2)}
     log.log(logging.DEBUG if probe else logging.INFO, "answered", extra=facts)
 

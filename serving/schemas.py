@@ -147,23 +147,24 @@ class RankedItem(BaseModel):
     why: Why | None = Field(default=None, description="where it was asked for and the model answered")
 
 
+# Why the fallback answered; also the causes that the metrics count by.
+Reason = Literal[
+    "unknown_user",
+    "empty_history",
+    "no_known_items",
+    "features_unavailable",
+    "features_slow",
+    "deadline",
+    "decoder_failed",
+]
+
+
 class ItemsAnswer(BaseModel):
     """The answer, best item first."""
 
     items: list[RankedItem]
     source: Literal["model", "fallback"] = Field(description="what answered")
-    reason: (
-        Literal[
-            "unknown_user",
-            "empty_history",
-            "no_known_items",
-            "features_unavailable",
-            "features_slow",
-            "deadline",
-            "decoder_failed",
-        ]
-        | None
-    ) = Field(default=None, description="why the fallback answered")
+    reason: Reason | None = Field(default=None, description="why the fallback answered")
     shortfall: str | None = Field(default=None, description="why fewer than k items came")
     ignored_items: list[str] = Field(default_factory=list, description="items of the history that the bundle lacks")
     history: list[str] = Field(default_factory=list, description="the items that were read, oldest first")

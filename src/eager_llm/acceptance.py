@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.bundle import TRIE, bundle_faults
+from eager_llm.bundle import METRICS, TRIE, bundle_faults
 from eager_llm.catalogue.engine import engine
 from eager_llm.catalogue.gates import GateResult, judge
 from eager_llm.catalogue.rules import bundle_gates
@@ -18,7 +18,6 @@ from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import AcceptanceSettings
 from eager_llm.tuning.tasks import item_tokens
 
-METRICS = "metrics.json"
 PARTS = ("validation", "test")
 
 

@@ -78,8 +78,7 @@ class MaskCache:
     ) -> None:
         self.trie, self._compile = trie, compile
         self._leaf_item = trie.leaf_item.cpu().numpy()
-        self._leaf_of = np.empty_like(self._leaf_item)
-        self._leaf_of[self._leaf_item] = np.arange(trie.items, dtype=np.int32)
+        self._leaf_of = trie.leaf_of.cpu().numpy()
         self._first_leaf, self._first_child = trie.first_leaf.cpu().numpy(), trie.first_child.cpu().numpy()
         self._all_below = self._below(np.ones(trie.items, dtype=bool))
         # Row 0 lets everything pass.

@@ -65,12 +65,11 @@ class PriorOf:
     def __init__(self, trie: Trie, neighbours: Neighbours) -> None:
         self.neighbours = neighbours
         self._device, self._level_start = trie.label.device, trie.level_start
-        leaf_item = trie.leaf_item.cpu().numpy()
-        self._leaf_of = np.empty(trie.items, dtype=np.int64)
-        self._leaf_of[leaf_item] = np.arange(trie.items)
+        # All of one type: searching among others would copy a level's table at every request.
+        self._leaf_of = trie.leaf_of.cpu().numpy()
         first_leaf = trie.first_leaf.cpu().numpy()
         starts = [first_leaf[low:high] for low, high in zip(trie.level_start, trie.level_start[1:], strict=False)]
-        self._first_leaf = [*starts[: trie.depth], np.arange(trie.items)]
+        self._first_leaf = [*starts[: trie.depth], np.arange(trie.items, dtype=first_leaf.dtype)]
         below = [np.diff(np.append(first, trie.items)) for first in self._first_leaf]
         self._even = torch.from_numpy(np.concatenate(below) / trie.items).float().to(self._device)
 

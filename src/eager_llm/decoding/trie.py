@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +140,20 @@ class Trie:
         """What the tables take, in bytes."""
         return sum(table.nbytes for table in self._tables.values())
 
+    @cached_property
+    def leaf_of(self) -> torch.Tensor:
+        """The leaf of each item, counted from 0, by the item's row in the index: int32 [items]."""
+        leaf = torch.empty_like(self.leaf_item)
+        leaf[self.leaf_item.long()] = torch.arange(self.items, dtype=torch.int32, device=leaf.device)
+        return leaf
+
     def path_nodes(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the node of each level on the way to some items, int32 [items, depth].
 
         Args:
             rows: the items' rows in the index, int64 [items].
         """
-        leaf = torch.empty_like(self.leaf_item)
-        leaf[self.leaf_item.long()] = torch.arange(self.items, dtype=torch.int32, device=leaf.device)
-        wanted, nodes = leaf[rows], []
+        wanted, nodes = self.leaf_of[rows], []
         for level in range(1, self.depth):
             start, end = self.level_start[level], self.level_start[level + 1]
             # The leaves below a node lie side by side: the last node that begins at or before the leaf.

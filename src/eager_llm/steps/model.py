@@ -40,7 +40,7 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import TASKS, for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
@@ -164,7 +164,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
-                adapted.save_pretrained(draft / "adapter")
+                adapted.save_pretrained(draft / ADAPTER)
         if draft:
             write_json(draft / "curves.json", curves)
     team.share(None)
@@ -196,10 +196,12 @@ def evaluate(
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
-        rows = {}
-        for name, evidence in ((MODEL_NAME, neighbours), (ALONE, None)):
-            recommender.weigh(evidence)
-            rows[name] = evaluate_model(recommender, asked, part)
+        recommender.weigh(None)
+        rows = {MODEL_NAME: evaluate_model(recommender, asked, part)}
+        rows[ALONE] = rows[MODEL_NAME]
+        if neighbours.weight:  # without it both are the same
+            recommender.weigh(neighbours)
+            rows[MODEL_NAME] = evaluate_model(recommender, asked, part)
         result[part] = {**rows, **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours)}
     recommender.weigh(neighbours)
     prior = {"weight": neighbours.weight, "tried": {f"{weight:g}": ndcg for weight, ndcg in tried.items()}}
