@@ -23,6 +23,7 @@ from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.semantic import semantic_embedding
+from eager_llm.encoders.words import item_words
 from eager_llm.evaluation.evaluate import (
     evaluate_baselines,
     evaluate_model,
@@ -160,7 +161,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
             save_tuned(model, tokenizer, built, draft, task_file(settings))
-            _neighbours(asked, built, sources, settings).save(draft / NEIGHBOURS)
+            _neighbours(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
@@ -294,14 +295,14 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
     return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
 
 
-def _neighbours(
-    examples: pd.DataFrame, index: ItemIndex, sources: dict[str, np.ndarray], settings: Settings
-) -> Neighbours:
-    """Build the evidence from the sources of the index: counts of the training part, texts that are alike."""
-    counted = None
-    if "behaviour" in sources:
+def _neighbours(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
+    """Build the evidence from the sources of the index: counts of the training part, words in common."""
+    counted = words = None
+    if "behaviour" in settings.index.sources:
         counted = [[index.rows[item] for item in history] for history in training_histories(examples)]
-    return build_neighbours(counted, len(index.item_ids), sources.get("semantic"), settings.neighbours)
+    if "semantic" in settings.index.sources:
+        words = item_words(items.set_index("item_id").loc[index.item_ids])
+    return build_neighbours(counted, len(index.item_ids), words, settings.neighbours)
 
 
 def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
