@@ -136,9 +136,7 @@ def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool, users: in
         if leave_out:
             for row, history in enumerate(group):
                 table[row, history] = -np.inf
-        best = np.argpartition(-table, K, axis=1)[:, :K]
-        order = np.argsort(-np.take_along_axis(table, best, axis=1), axis=1)
-        best = np.take_along_axis(best, order, axis=1)
+        best = torch.from_numpy(table).topk(min(K, table.shape[1]), dim=1).indices.numpy()
         ranked += np.asarray(case.ids, dtype=object)[best].tolist()
     return ranking_metrics(ranked, targets)
 
