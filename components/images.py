@@ -25,9 +25,9 @@ class Image:
     parts: tuple[str, ...]
     target: Literal["steps", "serving"]
 
-    def reference(self, accelerator: Accelerator = "cpu") -> str:
-        """Return the name and tag of the build for an accelerator."""
-        return f"{REGISTRY}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
+    def reference(self, accelerator: Accelerator = "cpu", registry: str = REGISTRY) -> str:
+        """Return the name and tag of the build for an accelerator, as a registry holds it."""
+        return f"{registry}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
 
 
 IMAGES = {
