@@ -39,8 +39,6 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# What a step calls itself when it says that its memory is short.
-STEP_VARIABLE = "EAGER_LLM_STEP"
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def place(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """
     name = step_name(task.component_spec.name)
     row, target = STEPS[name], _target.get()
-    for variable, value in {**ENVIRONMENT, STEP_VARIABLE: name, **dict(row.environment)}.items():
+    for variable, value in {**ENVIRONMENT, **dict(row.environment)}.items():
         task.set_env_variable(variable, value)
     task.set_container_image(_image(task.container_spec.image, target))
     task.set_caching_options(row.cached)
