@@ -5,6 +5,8 @@ from typing import Literal
 
 REGISTRY = "eager-llm"
 TAG = "0.1.0"
+# Who runs in them: nobody that a machine knows.
+USER = 65532
 
 Accelerator = Literal["cpu", "cuda"]
 

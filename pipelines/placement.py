@@ -114,7 +114,8 @@ class Target:
     registry: str = REGISTRY
 
 
-_target: ContextVar[Target] = ContextVar("target", default=Target())
+_CLUSTER = Target()
+_target: ContextVar[Target] = ContextVar("target", default=_CLUSTER)
 
 
 @contextmanager

@@ -84,7 +84,9 @@ def test_gpus_are_asked_for_by_the_cuda_manifest_only(compiled):
         if "accelerator" in e["container"]["resources"]
     }
     assert asked == {name: GPU for name, row in STEPS.items() if row.gpus}
-    tolerant = {step_name(name.removeprefix("exec-")) for name, e in platform["executors"].items() if "tolerations" in e}
+    tolerant = {
+        step_name(name.removeprefix("exec-")) for name, e in platform["executors"].items() if "tolerations" in e
+    }
     assert tolerant == set(asked)
 
 

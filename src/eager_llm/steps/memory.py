@@ -48,7 +48,9 @@ def within_memory(name: str, *settings: str) -> Callable[[Callable[P, R]], Calla
                     if had is None:
                         raise
                     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                    raise UserError(f"{name}: out of memory: it had {had} ({said}). {remedy(name, settings)}") from error
+                    raise UserError(
+                        f"{name}: out of memory: it had {had} ({said}). {remedy(name, settings)}"
+                    ) from error
 
         return run
 
