@@ -153,7 +153,7 @@ class Containers:
                 mem_limit=size(limit),
                 memswap_limit=size(limit),
                 cpu_period=PERIOD,
-                cpu_quota=int(float(row.cpu[1]) * PERIOD),
+                cpu_quota=int(cores(row.cpu[1]) * PERIOD),
             )
         except docker.errors.NotFound:  # over already
             return
@@ -183,6 +183,11 @@ def _look(container: Any, run: StepRun) -> None:
 def size(text: str) -> int:
     """Return the bytes of a quantity such as 512Mi or 4Gi."""
     return int(float(text[:-2]) * UNITS[text[-2:]])
+
+
+def cores(text: str) -> float:
+    """Return the cores of a quantity such as 500m or 2."""
+    return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
 
 
 def _hand_over(folder: Path) -> None:

@@ -20,7 +20,7 @@ from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from eager_llm.tuning.phrasings import read_tasks, task_file
-from pipelines.containers import Containers
+from pipelines.containers import Containers, table
 from pipelines.placement import ENVIRONMENT, FEATURE_REPO, Target, compiled_for
 from pipelines.summary import TIMES_FILE, finish
 
@@ -76,8 +76,10 @@ def run(source: str, name: str, runs: Path, settings: Settings, containers: Cont
         except RuntimeError as error:
             outputs = {}
             print(f"error: {error}", file=sys.stderr)
-    for failure in filter(None, (run.failure for run in containers.runs) if containers else ()):
-        print(f"error: {failure}", file=sys.stderr)
+    if containers and containers.runs:
+        print(f"\n{table(containers.runs)}")
+        for failure in filter(None, (step.failure for step in containers.runs)):
+            print(f"error: {failure}", file=sys.stderr)
     if outputs:
         finish(folder, outputs, settings)
     return 0 if outputs else 1
