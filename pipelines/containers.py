@@ -19,6 +19,7 @@ LABEL = "eager-llm.run"
 PATIENCE_SECONDS = 5.0
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 PERIOD = 100_000
+ARTIFACTS = "artifacts"
 
 
 @dataclass
@@ -78,7 +79,8 @@ class Containers:
         from kfp import local
 
         bound = [(folder, False), *((path, True) for path in read), *((path, False) for path in write)]
-        for path in (folder, *write):
+        # kfp mounts the artifacts' folder by itself; the engine would make a missing one root's.
+        for path in (folder / ARTIFACTS, folder, *write):
             _hand_over(path)
         return local.DockerRunner(
             network_mode="host",

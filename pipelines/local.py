@@ -20,7 +20,7 @@ from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from eager_llm.tuning.phrasings import read_tasks, task_file
-from pipelines.containers import Containers, table
+from pipelines.containers import ARTIFACTS, Containers, table
 from pipelines.placement import ENVIRONMENT, FEATURE_REPO, Target, compiled_for
 from pipelines.summary import TIMES_FILE, finish
 
@@ -98,7 +98,7 @@ def _start(folder: Path, source: str, settings: Settings, containers: Containers
         runner = containers.runner(folder, {TIMES_VARIABLE: str(folder / TIMES_FILE)}, read, write)
     local.init(
         runner,
-        pipeline_root=str(folder / "artifacts"),
+        pipeline_root=str(folder / ARTIFACTS),
         enable_caching=True,
         cache_root=str(folder / "cache"),
     )
