@@ -87,7 +87,7 @@ class Containers:
             init=True,
             read_only=True,
             tmpfs={"/tmp": "mode=1777"},  # noqa: S108
-            shm_size="1g",
+            shm_size=max(size(row.shared_memory) for row in STEPS.values() if row.shared_memory),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             user=f"{USER}:{USER}" if os.geteuid() == 0 else f"{os.getuid()}:{os.getgid()}",

@@ -40,6 +40,8 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -57,7 +59,7 @@ class Placement:
             (the step's code), every parameter and every artifact that comes in. The settings come in by the sections
             that the step reads; the library's code and the log's bytes come in as `fingerprint` of the first step.
         store: whether the claim of features and checkpoints is mounted.
-        shared_memory: size of /dev/shm, where Ray and torch's workers pass arrays on.
+        shared_memory: size of /dev/shm, where Ray's workers pass arrays on; Ray wants 30 % of the limit.
         secrets: credentials by reference.
         environment: beside ENVIRONMENT.
     """
@@ -82,12 +84,12 @@ STEPS = {
     "publish_features": Placement(retries=2, store=True, secrets=(ONLINE_STORE,)),
     "build_index": Placement(
         cpu=("2", "4"), memory="4Gi", memory_limit="8Gi", gpus=1, retries=2, timeout=timedelta(hours=6), store=True,
-        shared_memory="2Gi", secrets=(OBJECT_STORE, ONLINE_STORE),
+        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE),
     ),
     # Goes on from its last checkpoint, so a lost node costs little.
     "tune_model": Placement(
         cpu=("2", "4"), memory="4Gi", memory_limit="16Gi", gpus=1, retries=3, timeout=timedelta(hours=48), store=True,
-        shared_memory="2Gi", secrets=(OBJECT_STORE,),
+        shared_memory="5Gi", secrets=(OBJECT_STORE,),
     ),
     "evaluate_model": Placement(
         cpu=("2", "4"), memory="2Gi", memory_limit="8Gi", gpus=1, retries=1, timeout=timedelta(hours=6),
@@ -161,6 +163,8 @@ def _image(reference: str, target: Target) -> str:
 
 
 def _place_on_cluster(task: dsl.PipelineTask, row: Placement, target: Target) -> None:
+    # Else torch takes a thread for each core of the node, and the limit throttles them all.
+    task.set_env_variable(THREADS_VARIABLE, row.cpu[1])
     task.set_cpu_request(row.cpu[0]).set_cpu_limit(row.cpu[1])
     task.set_memory_request(row.memory).set_memory_limit(row.memory_limit)
     if row.gpus and target.accelerator == "cuda":

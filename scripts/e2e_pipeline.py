@@ -35,7 +35,8 @@ from pipelines.containers import Containers, table  # noqa: E402
 from pipelines.placement import STEPS  # noqa: E402
 
 SETTINGS = ROOT / "pipelines" / "settings" / "demo.yaml"
-SHORT = "128Mi"
+# What the step that runs out of memory is given of what it needed.
+SHORT = 0.7
 AWAY = "s3://eager-llm-is-away/log"
 
 
@@ -57,7 +58,7 @@ def main() -> None:
         first = Containers()
         run(folder, asked.set, first, 0)
         rows = [*whole_run(folder, first), *again(folder, asked.set), *served(folder)]
-        rows += [*out_of_memory(folder, asked.set), *failing_gate(folder, asked.set), *store_away(folder)]
+        rows += [*out_of_memory(folder, asked.set, first), *failing_gate(folder, asked.set), *store_away(folder)]
     print("\n" + table(first.runs) + "\n")
     width = max(len(what) for what, *_ in rows)
     for what, holds, shown in rows:
@@ -134,15 +135,21 @@ def _answered(client: httpx.Client, what: str, body: dict[str, object]) -> Row:
     return (f"served, {what}", holds, f"{found.get('source')}: {titles}" if holds else answer.text[:200])
 
 
-def out_of_memory(folder: Path, overrides: list[str]) -> list[Row]:
-    """Give a step less than it needs; what was there before must be re-used, what follows must not start."""
-    containers = Containers(memory={"build_index": SHORT})
-    said = run(folder, [*overrides, "index.restarts=2"], containers, 1)
-    # The watch's warning may come first; the run's last word counts.
-    message = re.search(r"error: (build_index: out of memory: .*)", said)
-    alone = [entry.step for entry in containers.runs] == ["build_index"]
-    holds = alone and message is not None and "memory_limit of build_index" in message[1] and SHORT in message[1]
-    return [(f"out of memory at {SHORT}", holds, message[1] if message else said[-300:]), _untouched(folder)]
+def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list[Row]:
+    """Give a step less than it needed; what was there before must be re-used, what follows must not start."""
+    needed = next(entry.memory for entry in first.runs if entry.step == "tune_model")
+    limit = f"{int(SHORT * needed / 2**20)}Mi"
+    containers = Containers(memory={"tune_model": limit})
+    said = run(folder, [*overrides, "tuning.warmup_share=0.06"], containers, 1)
+    # The step's own warning comes before; the run's last word counts.
+    message = re.search(r"error: (tune_model: out of memory: .*)", said)
+    alone = [entry.step for entry in containers.runs] == ["tune_model"]
+    holds = alone and message is not None and "memory_limit of tune_model" in message[1] and limit in message[1]
+    return [
+        (f"out of memory at {limit}", holds, message[1] if message else said[-300:]),
+        ("  warned before", True, "yes" if "warning: tune_model: " in said else "no: it grew too fast"),
+        _untouched(folder),
+    ]
 
 
 def failing_gate(folder: Path, overrides: list[str]) -> list[Row]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from eager_llm.files import whole_file  # noqa: E402
-from pipelines.placement import CLAIM, ENVIRONMENT, GPU, STEPS, STORE, Placement  # noqa: E402
+from pipelines.placement import CLAIM, ENVIRONMENT, GPU, STEPS, STORE, THREADS_VARIABLE, Placement  # noqa: E402
 
 COMPONENTS = ROOT / "components"
 
@@ -61,7 +61,7 @@ def _cell(text: str) -> str:
 
 def _placed(image: str, row: Placement) -> Iterator[tuple[str, str]]:
     yield "image", f"`{image}`; in the manifest for CUDA `{image}-cuda`"
-    yield "CPU", f"{row.cpu[0]} asked for, {row.cpu[1]} at most"
+    yield "CPU", f"{row.cpu[0]} asked for, {row.cpu[1]} at most, as many threads (`{THREADS_VARIABLE}`)"
     yield "memory", f"{row.memory} asked for, {row.memory_limit} at most"
     yield "accelerator", f"{row.gpus} `{GPU}` in the manifest for CUDA, else none" if row.gpus else "none"
     if row.shared_memory:

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from components.images import IMAGES, PYTHON_DATA, PYTHON_TRAINING
 from pipelines.compile import TARGETS, manifest
-from pipelines.placement import CLAIM, ENVIRONMENT, GPU, STEPS, Target, step_name
+from pipelines.placement import CLAIM, ENVIRONMENT, GPU, STEPS, THREADS_VARIABLE, Target, step_name
 
 FILES = pytest.mark.parametrize("file", TARGETS, ids=lambda file: f"{file.parent.name}/{file.name}")
 
@@ -57,7 +57,8 @@ def test_every_step_has_its_row_and_gets_all_of_it(compiled):
         assert container["resources"]["resourceMemoryLimit"] == row.memory_limit
         assert container["resources"]["resourceMemoryRequest"] == row.memory
         assert container["resources"]["resourceCpuLimit"] == row.cpu[1]
-        assert {e["name"]: e["value"] for e in container["env"]} == {**ENVIRONMENT, **dict(row.environment)}
+        environment = {**ENVIRONMENT, **dict(row.environment), THREADS_VARIABLE: row.cpu[1]}
+        assert {e["name"]: e["value"] for e in container["env"]} == environment
         assert task["cachingOptions"].get("enableCache", False) == row.cached
         assert task.get("retryPolicy", {}).get("maxRetryCount", 0) == row.retries
         assert int(platform[name]["activeDeadlineSeconds"]) == row.timeout.total_seconds()

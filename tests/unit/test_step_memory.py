@@ -69,7 +69,12 @@ def test_a_gpu_that_is_full_is_told_from_the_machine(monkeypatch):
 
 def write(folder, version, limit, usage, cache):
     names = {
-        1: ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+        1: (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
         2: ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     }[version]
     (folder / "memory").mkdir(exist_ok=True)

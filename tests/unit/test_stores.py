@@ -40,7 +40,13 @@ def test_a_log_is_read_by_its_uri_as_from_its_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("place", "stored"),
-    [("s3://shop/log", True), ("file:///log", True), ("postgresql://shop/log", False), ("my-shop", False), ("demo", False)],
+    [
+        ("s3://shop/log", True),
+        ("file:///log", True),
+        ("postgresql://shop/log", False),
+        ("my-shop", False),
+        ("demo", False),
+    ],
 )
 def test_stores_are_told_from_databases_and_folders(place, stored):
     assert in_store(place) == stored
