@@ -108,9 +108,12 @@ class Containers:
         """Start to listen.
 
         Raises:
-            UserError: no Docker engine answers.
+            UserError: no Docker engine answers, or its Python package is missing.
         """
-        import docker
+        try:
+            import docker
+        except ImportError:
+            raise UserError("the runner docker needs the Python package docker: pip install docker") from None
 
         try:
             self._client = docker.from_env()
