@@ -18,11 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from tests.postgres import PASSWORD, USER, postgres, program  # noqa: E402
+
 MAX_HISTORY, ASKED_USERS, READS = 20, 100_000, 2000
 MEMORY = "INGESTION_MEMORY_GB"
 
@@ -89,9 +93,15 @@ def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> 
     parts = ["import", "pandas import", "validate", "pandas validate", "views", "histories", "pandas histories"]
     online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
     parts += online if events <= largest else []
+    there = ["views postgres", "histories postgres"]
     found = {}
-    for name in only or parts:
+    for name in [name for name in only or parts if name not in there]:
         found[name] = child(name, folder, {})
+    if events <= largest and program("postgres") and (not only or set(there) & set(only)):
+        with postgres() as port:
+            url = f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres?sslmode=disable"
+            for name in there:
+                found[name] = child(name, folder, {"EAGER_LLM_OFFLINE_STORE": url})
     if events <= largest and not only and shutil.which("redis-server"):
         with redis() as url:
             found["materialise redis"] = child("materialise", folder, {"EAGER_LLM_ONLINE_STORE": url})
@@ -219,7 +229,7 @@ def _features(folder: Path) -> Any:
 def do_views(folder: Path) -> tuple[float, int, Any]:
     """Write every feature table, and apply the definitions; nothing goes online."""
     features = _features(folder)
-    features.folder.mkdir()
+    features.folder.mkdir(exist_ok=True)
     features._materialize = lambda views, moments: None
     return 0, sum(features.publish(folder / "tables", MAX_HISTORY).values()), "rows of all views"
 
@@ -330,6 +340,7 @@ def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, A
 PARTS = {
     "import": do_import, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
     "views": do_views, "histories": do_histories, "pandas histories": do_pandas_histories,
+    "views postgres": do_views, "histories postgres": do_histories,
     "materialise": do_materialise, "pandas materialise": do_pandas_materialise,
     "online sqlite": do_online, "online sqlite, Feast's read": do_feast_online, "push sqlite": do_push,
     "online redis": do_online, "online redis, Feast's read": do_feast_online, "push redis": do_push,
