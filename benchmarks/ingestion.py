@@ -82,6 +82,7 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
         "online_p99_ms": {
             name: found[name][3]["p99_ms"] for name in ("online sqlite", "online redis") if name in found
         },
+        "workers_import_seconds": figure("import parts, 2 Ray workers", 0),
         "pandas_import_seconds": figure("pandas import", 0),
         "pandas_import_peak_gb": figure("pandas import", 2),
     }
@@ -90,7 +91,18 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
 def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> dict[str, list[Any]]:
     """Run every part, or those that are named, over one log; return seconds, rows a second, peak GB and a note for each."""
     make_log(folder / "log", events)
-    parts = ["import", "pandas import", "validate", "pandas validate", "views", "histories", "pandas histories"]
+    split_log(folder / "log", folder / "parts")
+    parts = [
+        "import",
+        "import parts",
+        "import parts, 2 Ray workers",
+        "pandas import",
+        "validate",
+        "pandas validate",
+        "views",
+        "histories",
+        "pandas histories",
+    ]
     online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
     parts += online if events <= largest else []
     there = ["views postgres", "histories postgres"]
@@ -128,6 +140,18 @@ def make_log(folder: Path, events: int) -> None:
         catalogue.writelines(f'item-{n},Thing number {n},Brand {n % 50},"Shop,Shelf {n % 20}"\n' for n in range(items))
 
 
+def split_log(log: Path, folder: Path, files: int = 4) -> None:
+    """Copy a log with its events in several files."""
+    folder.mkdir()
+    shutil.copy(log / "items.csv", folder)
+    with (log / "events.csv").open() as whole:
+        header, size = whole.readline(), (log / "events.csv").stat().st_size
+        for number in range(files):
+            with (folder / f"events-{number}.csv").open("w") as part:
+                part.write(header)
+                part.writelines(whole.readlines(size // files))
+
+
 def child(name: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run a part in a process of its own."""
     command = [sys.executable, __file__, "--part", name, str(folder)]
@@ -157,11 +181,25 @@ def part(name: str, folder: Path) -> None:
 
 def do_import(folder: Path) -> tuple[float, int, Any]:
     """Import and clean by the library."""
+    return _imported(folder / "log", folder / "tables")
+
+
+def do_import_parts(folder: Path) -> tuple[float, int, Any]:
+    """The same log in four files."""
+    return _imported(folder / "parts", folder / "tables-of-parts")
+
+
+def do_import_workers(folder: Path) -> tuple[float, int, Any]:
+    """The same by two Ray workers on this machine, starting Ray included."""
+    return _imported(folder / "parts", folder / "tables-of-workers", "data.workers=2")
+
+
+def _imported(log: Path, out: Path, *more: str) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}"])
-    facts = ingest(str(folder / "log"), settings, folder / "tables")
+    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}", *more])
+    facts = ingest(str(log), settings, out)
     return 0, facts["events_read"], f"{facts['events']:,} events kept"
 
 
@@ -338,7 +376,7 @@ def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, A
 
 
 PARTS = {
-    "import": do_import, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
+    "import": do_import, "import parts": do_import_parts, "import parts, 2 Ray workers": do_import_workers, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
     "views": do_views, "histories": do_histories, "pandas histories": do_pandas_histories,
     "views postgres": do_views, "histories postgres": do_histories,
     "materialise": do_materialise, "pandas materialise": do_pandas_materialise,

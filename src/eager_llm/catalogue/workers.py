@@ -181,13 +181,8 @@ def on_ray(label: str, function: Callable[..., Any], calls: Sequence[tuple]) -> 
         ) from None
     finally:
         for reference in waiting[len(answers) :]:
-            ray.cancel(reference, force=True)
+            ray.cancel(reference)
     return answers
-
-
-def in_turn(label: str, function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
-    """Do a function for every call in this process."""
-    return [function(*call) for call in calls]
 
 
 def _answer(function: Callable[..., Any], call: tuple) -> tuple[Any, str | None]:
