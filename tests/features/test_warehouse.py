@@ -141,6 +141,20 @@ def test_times_to_live_lists_and_services_are_the_same(warehouse, shop, tmp_path
         assert then["history_length"][0] == 5
 
 
+def test_keys_that_read_the_same_in_a_row_are_not_mixed_up(warehouse, tmp_path, monkeypatch):
+    moment = pd.Timestamp("2025-01-01", tz="UTC").as_unit("us")
+    users, kinds = ["u1", "u12"], ["2x", "x"]
+    events = pd.DataFrame({"user_id": users, "item_id": ["a", "b"], "timestamp": moment, "event_type": kinds})
+    items = pd.DataFrame({"item_id": ["a", "b"]}).assign(title="", description="", brand="", categories="")
+    asked = pd.DataFrame({"user_id": users, "event_type": kinds, "event_timestamp": moment})
+    for store in both(Tables(events, items), tmp_path, monkeypatch):
+        found = store.store.get_historical_features(asked, features=["user_type_history:items"]).to_df()
+        assert {user: list(items) for user, items in zip(found["user_id"], found["items"], strict=True)} == {
+            "u1": ["a"], "u12": ["b"],
+        }  # fmt: skip
+        assert len(found) == 2
+
+
 def test_a_log_that_grows_writes_and_brings_online_only_what_is_new(warehouse, shop, tmp_path):
     whole = typed(shop)
     users = sorted(whole.events["user_id"].unique())

@@ -58,6 +58,8 @@ class Features:
             with self._environment():
                 self._store = FeatureStore(repo_path=str(self.repository))
                 fail_soon(self._store)
+            if isinstance(self.tables, Warehouse):
+                self.tables.mend_feast()
         return self._store
 
     def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:

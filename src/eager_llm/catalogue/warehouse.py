@@ -80,6 +80,20 @@ class Warehouse:
             **{key if key == "sslmode" else f"{key}_path": value for key, value in self._ssl.items()},
         }  # fmt: skip
 
+    def mend_feast(self) -> None:
+        """Let Feast tell the rows of two keys apart.
+
+        Its point-in-time join knows a row by its keys' texts one after the other, so that user u1 with event type 2x
+        and user u12 with x get each other's history. Its DuckDB store writes the length before each text, and so does this.
+        """
+        from feast.infra.offline_stores.contrib.postgres_offline_store import postgres
+
+        key = 'CAST("{{entity}}" as VARCHAR) ||'
+        sized = f"length({key.removesuffix(' ||')}) || ':' || {key}"
+        if sized not in postgres.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN:
+            mended = postgres.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN.replace(key, sized)
+            postgres.MULTIPLE_FEATURE_VIEW_POINT_IN_TIME_JOIN = mended
+
     def replace(self, connection: duckdb.DuckDBPyConnection, view: str, query: str) -> Change | None:
         """Make the query's rows the view's table, and return how it differs from the one before."""
         from psycopg import sql
