@@ -56,7 +56,7 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         repository: the feature definitions, for the online stores.
 
     Raises:
-        UserError: a folder is missing, or no user is named.
+        UserError: a folder is missing, no user is named, or the warehouse does not answer.
     """
     if not users or any(not user for user in users):
         raise UserError("name the users to erase")
@@ -64,6 +64,9 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
     result = Erased()
+    tables = offline_tables(folders[0])
+    if isinstance(tables, Warehouse):  # first: one that does not answer is told before anything is changed
+        result.warehouse = {f"{tables.place}, table {t}": rows for t, rows in tables.erase(users).items()}
     files = sorted(
         {path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
     )
@@ -90,9 +93,6 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         published = {folders[0]}  # a store that all share, whichever folder it was published from
     for store in sorted(published):
         result.online[store] = Features(repository, store).erase(users)
-    tables = offline_tables(folders[0])
-    if isinstance(tables, Warehouse):
-        result.warehouse = {f"{tables.place}, table {t}": rows for t, rows in tables.erase(users).items()}
     touched = [file for file, count in result.looked.items() if count]
     for bundle in bundles:
         # A run's tables and its bundle lie in one folder; a packed artifact lies beside the tables it came from.

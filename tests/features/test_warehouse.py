@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 from postgres import PASSWORD, USER, postgres, program
-from test_online_stores import DATA, REPOSITORY, latest, typed
+from test_online_stores import DATA, REPOSITORY, latest, redis_url, typed  # noqa: F401, redis_url is a fixture
 from typer.testing import CliRunner
 
-from eager_llm.catalogue.features import JUST_BEFORE, Features, microseconds_of
+from eager_llm.catalogue.features import JUST_BEFORE, ONLINE_VARIABLE, REGISTRY_VARIABLE, Features, microseconds_of
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.splits import assign_parts, targets
@@ -225,6 +225,25 @@ def test_erasing_looks_into_every_table_that_names_users(warehouse, shop, tmp_pa
     assert f"schema {features.tables.schema}, table user_history" in said
     assert "4 tables of a warehouse; removed 0" in said
     assert PASSWORD not in said
+
+
+def test_erasing_looks_into_a_shared_online_store_that_left_no_file(
+    warehouse,
+    redis_url,  # noqa: F811
+    shop,
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setenv(ONLINE_VARIABLE, redis_url)
+    monkeypatch.setenv(REGISTRY_VARIABLE, f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    features = Features(REPOSITORY, tmp_path / "features")
+    features.publish(shop, 5)
+    assert not [path for path in (tmp_path / "features").rglob("*") if path.is_file()]
+    user = shop.events["user_id"].iat[0]
+    assert features.online_history(user)
+    done = erase([user], [tmp_path / "features"], REPOSITORY)
+    assert done.online == {tmp_path / "features": 1}
+    assert features.online_history(user) is None
 
 
 @pytest.mark.parametrize(
