@@ -85,7 +85,7 @@ def test_every_user_of_scientific_agrees(warehouse, tmp_path):
         assert features.online_history(user) == history == obvious[user][-20:]
 
 
-@trials(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@trials(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(st.sampled_from(["u", "ü 1", 'q"{},\\']), st.sampled_from(["a", "b'", "c,}", "d\\"]), st.integers(1, 4)),

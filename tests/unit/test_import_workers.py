@@ -72,7 +72,7 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
-@trials(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@trials(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ROWS, st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.booleans())
 def test_shares_of_a_random_log_are_the_whole(rows, files, workers, k, catalogue):
     """With ties, broken rows, merged items, orphans, bots, sessions and a core that needs rounds."""
