@@ -42,6 +42,7 @@ from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.semantic import semantic_embedding
+from eager_llm.encoders.words import item_words
 from eager_llm.evaluation.evaluate import evaluate_model, training_histories, try_weights
 from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.files import whole_file
@@ -53,6 +54,7 @@ from eager_llm.tuning.tasks import TaskBook, trajectories
 
 ROOT = Path(__file__).resolve().parents[1]
 K, BATCH = 10, 512
+JUDGED = 4000  # validation users that a rival's settings are chosen by
 RIVALS = {
     "popularity": popularity,
     "next-item counts": next_item_counts,
@@ -120,9 +122,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool) -> dict[str, float]:
-    """Return the metrics of a method that scores all items."""
+def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool, users: int | None = None) -> dict[str, float]:
+    """Return the metrics of a method that scores all items, over all users or so many drawn ones."""
     histories, targets = case.asked(part)
+    if users is not None and users < len(targets):
+        drawn = np.random.default_rng(case.settings.seed).choice(len(targets), users, replace=False)
+        histories, targets = [histories[n] for n in drawn], [targets[n] for n in drawn]
     lots, ranked = np.random.default_rng(case.settings.seed), []
     for start in range(0, len(histories), BATCH):
         group = histories[start : start + BATCH]
@@ -131,7 +136,7 @@ def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool) -> dict[s
         if leave_out:
             for row, history in enumerate(group):
                 table[row, history] = -np.inf
-        best = np.argsort(-table, axis=1, kind="stable")[:, :K]
+        best = torch.from_numpy(table).topk(min(K, table.shape[1]), dim=1).indices.numpy()
         ranked += np.asarray(case.ids, dtype=object)[best].tolist()
     return ranking_metrics(ranked, targets)
 
@@ -164,7 +169,8 @@ def tuned(case: Case, folder: Path) -> tuple[Recommender, Neighbours]:
     recommender.model = for_decoding(model.eval())
     recommender = recommender.again()
     counted = case.train if "behaviour" in settings.index.sources else None
-    neighbours = build_neighbours(counted, len(case.ids), embeddings.get("semantic"), settings.neighbours)
+    words = item_words(tables.items) if "semantic" in settings.index.sources else None
+    neighbours = build_neighbours(counted, len(case.ids), words, settings.neighbours)
     tried = try_weights(recommender, neighbours, drawn, settings.neighbours.weights)
     return recommender, replace(neighbours, weight=max(tried, key=tried.__getitem__))
 
@@ -179,7 +185,7 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     if name in RIVALS:
 
         def judge(scores: Scores) -> float:
-            return metrics_of(scores, case, "validation", False)["ndcg@10"]
+            return metrics_of(scores, case, "validation", False, JUDGED)["ndcg@10"]
 
         scores = RIVALS[name](case.train, len(case.ids), case.settings.seed, judge)
         rows = {name: {way: metrics_of(scores, case, "test", way == "left out") for way in HISTORIES}}

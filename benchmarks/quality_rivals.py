@@ -39,10 +39,10 @@ def next_item_counts(train: list[list[int]], items: int, seed: int, judge: Judge
 
 
 def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
-    """Directed co-occurrence, weighted by 1 / gap; window, damping and decay tuned on validation."""
+    """Co-occurrence, weighted by 1 / gap; window, direction, damping and decay tuned on validation."""
     tries = [
         counted(train, items, seed, window=window, backward=backward, damping=damping, decay=decay)
-        for window, backward, damping, decay in product((3, 5, 10), (0.0, 0.3), (0.0, 0.3), (0.5, 0.7))
+        for window, backward, damping, decay in product((3, 5, 10, 20), (0.0, 0.3, 1.0), (0.0, 0.3, 0.5), (0.5, 0.75))
     ]
     return max(progress(tries, desc="co-occurrence", unit="setting"), key=judge)
 

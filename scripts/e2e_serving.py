@@ -1,143 +1,40 @@
 """The serving image from end to end on this machine's loopback: `make e2e-serving`.
 
 Builds the image, runs it as a cluster would (read-only, not root, no capabilities) with Redis as the online
-store, asks every endpoint, kills Redis, brings it back, stops the service, and prints what was answered.
-Starts the Docker engine and installs docker.io, debootstrap and redis-server where they are missing, which
-needs root on Debian. Ends with a status other than 0 if an answer is not the expected one.
+store, asks every endpoint, also through a client generated from its OpenAPI, opens the page in Chromium, kills
+Redis, brings it back, kills the decoder's process, gives it no time, stops the service, and prints what was
+answered. Starts the Docker engine and installs docker.io, debootstrap, redis-server and chromium where they are
+missing, which needs root on Debian. Ends with a status other than 0 if an answer is not the expected one.
 """
 
 import argparse
 import json
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from e2e_checks import Check, Shop, endpoint_checks, no_time_checks, store_back_checks, without_store_checks  # noqa: E402
+from e2e_clients import generated_client_rows, page_row  # noqa: E402
+from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install, wait_until  # noqa: E402
 
 from components.images import SERVING  # noqa: E402
 from eager_llm.catalogue.features import ONLINE_VARIABLE, Features  # noqa: E402
 from eager_llm.files import read_json  # noqa: E402
 
 CONTAINER = "eager-llm-e2e"
-OFFLINE_BASE = "eager-llm/base:bookworm"
-PACKAGES = {"docker": "docker.io", "dockerd": "docker.io", "debootstrap": "debootstrap", "redis-server": "redis-server"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question and what its answer must be.
-
-    Attributes:
-        expect: takes the decoded answer, returns what to show of it, raises AssertionError where it is wrong.
-    """
-
-    what: str
-    method: str
-    path: str
-    body: dict[str, Any] | None = None
-    status: int = 200
-    expect: Callable[[Any], str] = lambda answer: ""
-
-
-@dataclass
-class Shop:
-    """What the checks ask about."""
-
-    user: str
-    items: list[str]
-
-    @property
-    def event(self) -> dict[str, str]:
-        """What somebody nobody has seen does."""
-        return {"user_id": "somebody new", "item_id": self.items[0], "timestamp": "2026-01-01T08:00:00Z"}
-
-
-def endpoint_checks(shop: Shop) -> list[Check]:
-    """Every endpoint while all is well; a new endpoint gets its line here."""
-    return [
-        Check("alive", "GET", "/livez"),
-        Check("ready", "GET", "/readyz"),
-        Check("metrics", "GET", "/metrics", expect=lambda text: _shown("# TYPE" in text, f"{len(text)} bytes")),
-        Check("a known user", "POST", "/recommend", {"user_id": shop.user, "k": 5}, 200, _from_model(5)),
-        Check("a history", "POST", "/recommend", {"items": shop.items[:3], "k": 5}, 200, _from_model(5)),
-        Check("an unknown user", "POST", "/recommend", {"user_id": "nobody"}, 200, _fallback("unknown_user")),
-        Check("no history", "POST", "/recommend", {"items": []}, 200, _fallback("empty_history")),
-        Check("an unknown field", "POST", "/recommend", {"user": shop.user}, 400, _refused("invalid_request")),
-        Check("explained", "POST", "/recommend", {"items": shop.items[:3], "k": 3, "explain": True}, 200, _explained),
-        Check("words", "POST", "/search", {"words": "a gift", "k": 5}, 200, _from_model(5)),
-        Check("what it is", "POST", "/describe", {"item_id": shop.items[0]}, 200, _from_model()),
-        Check("alike", "POST", "/similar", {"item_id": shop.items[0], "k": 4}, 200, _some(4)),
-        Check("an item", "GET", f"/items/{shop.items[0]}", None, 200, lambda a: a["title"]),
-        Check("an item that is none", "GET", "/items/none", None, 404, _refused("unknown_item")),
-        Check("an event", "POST", "/events", shop.event, 200, _event("added")),
-        Check("it counts once", "POST", "/events", shop.event, 200, _event("known")),
-        Check(
-            "seen by the next", "POST", "/recommend", {"user_id": shop.event["user_id"], "k": 5}, 200, _from_model(5)
-        ),
-        Check("facts", "GET", "/info", None, 200, lambda a: f"bundle {a['first']['version']}"),
-        Check("the page", "GET", "/ui", None, 200, lambda text: _shown("<html" in text, f"{len(text)} bytes")),
-        Check("OpenAPI", "GET", "/docs.json", None, 200, lambda a: f"{len(a['paths'])} paths"),
-    ]
-
-
-def without_store_checks(shop: Shop) -> list[Check]:
-    """What holds while the online store is gone."""
-    return [
-        Check("ready", "GET", "/readyz"),
-        Check("a known user", "POST", "/recommend", {"user_id": shop.user}, 200, _fallback("features_unavailable")),
-        Check("a history", "POST", "/recommend", {"items": shop.items[:3], "k": 5}, 200, _from_model(5)),
-        Check("an event", "POST", "/events", shop.event, 503, _refused("features_unavailable")),
-    ]
-
-
-def store_back_checks(shop: Shop) -> list[Check]:
-    """What holds once the store is back, without a restart of the service."""
-    return [Check("a known user", "POST", "/recommend", {"user_id": shop.user, "k": 5}, 200, _from_model(5))]
-
-
-def _shown(holds: bool, text: str) -> str:
-    assert holds, text
-    return text
-
-
-def _from_model(k: int | None = None) -> Callable[[Any], str]:
-    def check(answer: Any) -> str:
-        _shown(answer["source"] == "model", answer["source"])
-        return "model" if k is None else f"model: {_some(k)(answer)}"
-
-    return check
-
-
-def _some(k: int) -> Callable[[Any], str]:
-    return lambda answer: _shown(len(answer["items"]) == k, f"{len(answer['items'])} items")
-
-
-def _explained(answer: Any) -> str:
-    return f"{len(answer['items'][0]['why']['path'])} tokens"
-
-
-def _event(status: str) -> Callable[[Any], str]:
-    return lambda answer: _shown(answer["status"] == status, answer["status"])
-
-
-def _refused(code: str) -> Callable[[Any], str]:
-    return lambda answer: _shown(answer["error"]["code"] == code, answer["error"]["code"])
-
-
-def _fallback(reason: str) -> Callable[[Any], str]:
-    return lambda a: _shown(a["source"] == "fallback" and a["reason"] == reason, f"{a['source']}: {a['reason']}")
+PACKAGES = {**ENGINE_PACKAGES, "redis-server": "redis-server", "chromium": "chromium"}
 
 
 def main() -> None:
@@ -149,7 +46,7 @@ def main() -> None:
     asked = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     with ExitStack() as stack:
-        install()
+        install(PACKAGES)
         stack.enter_context(docker_engine())
         if not asked.no_build:
             call("scripts/images.py", "--base", base_image(asked.base), "serving")
@@ -162,54 +59,25 @@ def main() -> None:
         redis.start()
         shop = publish(asked.run, scratch / "features", redis.url)
         rows += image_rows()
-        port, began = free_port(), time.monotonic()
-        bundle = readable(asked.run / "bundle", scratch / "bundle")
-        client = stack.enter_context(service(bundle, scratch / "features", redis.url, port))
-        rows.append(("image", "started, verified, warmed up", "", f"{1000 * (time.monotonic() - began):.0f}", "", ""))
-        rows += ask(client, "all well", endpoint_checks(shop))
-        redis.kill()
-        rows += ask(client, "Redis killed", without_store_checks(shop))
-        redis.start()
-        rows += ask(client, "Redis back", store_back_checks(shop))
-        rows.append(stop_row())
+        place = {"bundle": asked.run / "bundle", "features": scratch / "features", "redis": redis.url}
+        began = time.monotonic()
+        with service(**place) as client:
+            took = f"{1000 * (time.monotonic() - began):.0f}"
+            rows.append(("image", "started, verified, warmed up", "", took, "", ""))
+            rows += ask(client, "all well", endpoint_checks(shop))
+            rows += generated_client_rows(str(client.base_url), shop)
+            rows.append(page_row(str(client.base_url), scratch))
+            redis.kill()
+            rows += ask(client, "Redis killed", without_store_checks(shop))
+            redis.start()
+            rows += ask(client, "Redis back", store_back_checks(shop))
+            rows.append(killed_row(client))
+            rows += ask(client, "decoder back", store_back_checks(shop))
+            rows.append(stop_row())
+        with service(**place, EAGER_LLM_DEADLINE_MS="1") as client:
+            rows += ask(client, "no time", no_time_checks(shop))
     print_table(rows)
     sys.exit(1 if any(row[-1].startswith("WRONG") for row in rows) else 0)
-
-
-def install() -> None:
-    """Install what is missing from Debian."""
-    missing = sorted({package for tool, package in PACKAGES.items() if shutil.which(tool) is None})
-    if missing:
-        if os.geteuid() or shutil.which("apt-get") is None:
-            sys.exit(f"missing: {', '.join(missing)}; install them, or run this as root on Debian")
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def docker_engine() -> Iterator[None]:
-    """Start a Docker engine without bridge and firewall rules where none runs, and stop what was started."""
-    if docker("info", check=False).returncode == 0:
-        yield
-        return
-    command = ["dockerd", "--iptables=false", "--bridge=none"]
-    engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: docker("info", check=False).returncode == 0, engine.poll, 60, "the Docker engine")
-        yield
-    finally:
-        engine.terminate()
-        engine.wait(60)
-
-
-def base_image(name: str) -> str:
-    """Return a base image that is here: the asked one, pulled if need be, else one made from Debian packages."""
-    for command in (("image", "inspect", name), ("pull", "--quiet", name), ("image", "inspect", OFFLINE_BASE)):
-        if docker(*command, check=False).returncode == 0:
-            return command[-1]
-    print(f"{name} cannot be pulled here: making {OFFLINE_BASE} with debootstrap", flush=True)
-    subprocess.run([ROOT / "scripts" / "base_image.sh", OFFLINE_BASE], check=True)
-    return OFFLINE_BASE
 
 
 class Redis:
@@ -256,24 +124,18 @@ def publish(run: Path, folder: Path, url: str) -> Shop:
     os.environ[ONLINE_VARIABLE] = url
     history = read_json(run / "bundle" / "generation.json")["max_history"]
     Features(ROOT / "feature_repo", folder).publish(tables, history)
-    readable(folder)
+    for path in [folder, *folder.rglob("*")]:  # by the container's user, as a cluster's `fsGroup` sees to
+        path.chmod(0o755 if path.is_dir() else 0o644)
     events = pd.read_parquet(tables / "events.parquet")
     last = events.sort_values("timestamp").groupby("user_id")["item_id"].agg(list)
     return Shop(str(last.index[0]), [str(item) for item in last.iloc[0]])
 
 
-def readable(source: Path, copy: Path | None = None) -> Path:
-    """Return a folder that the container's user can read, as a cluster's `fsGroup` sees to; a copy where named."""
-    folder = Path(shutil.copytree(source, copy)) if copy else source
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return folder
-
-
 @contextmanager
-def service(bundle: Path, features: Path, redis: str, port: int) -> Iterator[httpx.Client]:
+def service(bundle: Path, features: Path, redis: str, **settings: str) -> Iterator[httpx.Client]:
     """Run the container as the chart does, and yield a client once it is ready."""
     docker("rm", "--force", CONTAINER, check=False)
+    port = free_port()
     environment = {
         "EAGER_LLM_BUNDLE": "/bundle",
         "EAGER_LLM_FEATURES": "/features",
@@ -281,6 +143,7 @@ def service(bundle: Path, features: Path, redis: str, port: int) -> Iterator[htt
         "BENTOML_HOST": "127.0.0.1",
         "BENTOML_PORT": str(port),
         "OMP_NUM_THREADS": "1",
+        **settings,
     }
     options = ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     options += [f"--env={name}={value}" for name, value in environment.items()]
@@ -330,18 +193,25 @@ def ask(client: httpx.Client, phase: str, checks: list[Check]) -> list[tuple[str
 
 def image_rows() -> list[tuple[str, ...]]:
     """Look into the image: who runs in it, and that nothing in it compiles or installs."""
-    asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip', 'apt']))"
-    uid, *tools = docker("run", "--rm", "--network=none", "--read-only", SERVING, "python3", "-c", asked).stdout.split()
+    uid, builders = inside(SERVING)
     facts = json.loads(docker("image", "inspect", SERVING).stdout)[0]
     labels = facts["Config"]["Labels"]
-    # A base from Debian packages brings apt, which without root and on a read-only root does nothing.
-    builders = [tool for tool in tools if tool != "apt"]
     return [
         ("image", "size", "", "", "", f"{facts['Size'] / 1e6:.0f} MB, torch {labels['eager-llm.torch']}"),
         ("image", "runs as", "", "", "", f"user {uid}" if uid != "0" else "WRONG: root"),
         ("image", "compilers and installers", "", "", "", f"WRONG: {builders}" if builders else "none"),
         ("image", "commit", "", "", "", labels["org.opencontainers.image.revision"]),
     ]
+
+
+def killed_row(client: httpx.Client) -> tuple[str, ...]:
+    """Kill the process that decodes, without a word; say after how long it answers again, by itself."""
+    listed = docker("top", CONTAINER, "-eo", "pid,args").stdout.splitlines()
+    worker = next(line for line in listed if "worker.service" in line)
+    os.kill(int(worker.split()[0]), signal.SIGKILL)
+    began = time.monotonic()
+    wait_until(lambda: _ready(client), _ended, 120, "the decoder's process")
+    return ("decoder killed", "its process", "SIGKILL", f"{1000 * (time.monotonic() - began):.0f}", "", "ready again")
 
 
 def stop_row() -> tuple[str, ...]:
@@ -361,39 +231,6 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def wait_until(holds: Callable[[], bool], ended: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for a condition; end where its process has ended or time is up."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        end = ended()
-        if end is not None:
-            sys.exit(f"{what} ended: {end}")
-        if time.monotonic() > deadline:
-            sys.exit(f"{what} was not there in {seconds:.0f} seconds")
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the Docker client; where it must succeed, end with what it said."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
-    if check and done.returncode:
-        sys.exit(f"docker {arguments[0]}: {done.stderr.strip()}")
-    return done
-
-
-def call(*arguments: str) -> None:
-    """Run a script of the project with this Python; end where it fails."""
-    if subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:
-        sys.exit(f"failed: {' '.join(arguments)}")
 
 
 if __name__ == "__main__":

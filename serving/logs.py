@@ -1,9 +1,13 @@
 """The log: one JSON object a line, each with the id of its request."""
 
+import atexit
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
+from typing import Any
 
 from serving.errors import request_id
 
@@ -29,9 +33,17 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Send everything of this process to its standard output as JSON lines."""
-    handler = logging.StreamHandler(sys.stdout)
+    """Send everything of this process to its standard output as JSON lines.
+
+    A thread writes them: whoever writes waits for the interpreter's lock afterwards, and that is
+    not to be the event loop.
+    """
+    lines: SimpleQueue[Any] = SimpleQueue()
+    handler = QueueHandler(lines)
     handler.setFormatter(JsonLines())
+    writer = QueueListener(lines, logging.StreamHandler(sys.stdout))
+    writer.start()
+    atexit.register(writer.stop)
     for name in ("bentoml", "uvicorn.error", "uvicorn", "circus", "eager_llm", ""):
         logger = logging.getLogger(name)
         logger.handlers = [] if name else [handler]

@@ -8,10 +8,10 @@ UNTRACED = "/livez,/readyz,/healthz,/metrics"
 
 
 def tracing_options(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return BentoML's options: it opens a span a request; nothing where no endpoint is set."""
+    """Return BentoML's options: it opens a span a request; none where no endpoint is set."""
     endpoint = environment.get(ENDPOINT_VARIABLE, "").rstrip("/")
     if not endpoint:
-        return {}
+        return {"tracing": {"excluded_urls": "."}}
     otlp = {"protocol": "http", "endpoint": f"{endpoint}/v1/traces"}
     return {"tracing": {"exporter_type": "otlp", "sample_rate": 1.0, "excluded_urls": UNTRACED, "otlp": otlp}}
 

@@ -125,14 +125,13 @@ class NeighbourSettings:
     """Item-to-item evidence of both sources, weighed beside the model as a prior over the items."""
 
     weights: list[float] = option(
-        [0.0, 0.5, 1.0, 2.0, 4.0, 8.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
+        [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
         least=0.0,
     )  # fmt: skip
     window: int = option(5, "how far apart in a history two items still count as following", least=1)
     backward: float = option(0.3, "what an item's predecessor counts beside its successor", least=0.0)
     damping: float = option(0.3, "power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
-    semantic_weight: float = option(0.5, "weight of texts that are alike beside the counts; 0: counts alone", least=0.0)
-    sharpness: float = option(3.0, "power of the cosine of two texts", least=0.1)
+    semantic_weight: float = option(1.0, "weight of words in common beside the counts; 0: counts alone", least=0.0)
     kept: int = option(200, "neighbours that an item keeps of each source", least=1)
     decay: float = option(0.5, "what an item of the history counts beside the next one", least=0.0, most=1.0)
     floor: float = option(0.1, "share of the prior that all items have in common", least=1e-6, most=1.0)

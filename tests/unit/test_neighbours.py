@@ -1,7 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
+from eager_llm.encoders import neighbours
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.encoders.words import item_words
 from eager_llm.errors import UserError
 from eager_llm.settings import NeighbourSettings
 
@@ -21,13 +25,31 @@ def test_damping_divides_by_the_sum():
 
 
 def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():
-    angles = np.array([0.0, 0.3, 1.4, 3.1])
-    embedding = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    settings = NeighbourSettings(semantic_weight=0.5, sharpness=2.0, kept=2)
-    table = build_neighbours([[0]], 4, embedding, settings).table.toarray()
+    angles = np.array([0.0, 0.3, 1.4, np.pi / 2])
+    words = csr_matrix(np.stack([np.cos(angles), np.sin(angles)], axis=1).round(12))
+    table = build_neighbours([[0]], 4, words, NeighbourSettings(semantic_weight=0.5, kept=2)).table.toarray()
     assert np.allclose(np.diag(table), 0)
-    assert table[0, 1] == pytest.approx(0.5 * np.cos(0.3) ** 2, rel=1e-5)
-    assert table[0, 3] == 0, "texts that point away from each other are no evidence"
+    assert table[0, 1] == pytest.approx(0.5 * np.cos(0.3), rel=1e-5)
+    assert table[0, 3] == 0, "texts without a word in common are no evidence"
+
+
+def test_the_words_of_each_field_count_alike_and_blocks_change_nothing(monkeypatch):
+    items = pd.DataFrame(
+        {
+            "title": ["red lamp", "red lamp", "blue chair", "green table"],
+            "description": [""] * 4,
+            "brand": ["Alder", "Birch", "Alder", "Birch"],
+            "categories": ["", "", "seats", "tables"],
+        }
+    )
+    words = item_words(items)
+    alike = (words @ words.T).toarray()
+    # Two fields have words that two items share, each of four counts a quarter.
+    assert np.allclose(alike, [[0.5, 0.25, 0.25, 0], [0.25, 0.5, 0, 0.25], [0.25, 0, 0.25, 0], [0, 0.25, 0, 0.25]])
+    whole = build_neighbours([[0]], 4, words, NeighbourSettings()).table.toarray()
+    monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 4)
+    assert np.allclose(build_neighbours([[0]], 4, words, NeighbourSettings()).table.toarray(), whole)
+    assert item_words(items.assign(title="", brand="", categories="")) is None
 
 
 def test_the_strongest_are_kept_and_equals_are_not_told_apart_by_number():
@@ -39,13 +61,14 @@ def test_the_strongest_are_kept_and_equals_are_not_told_apart_by_number():
 def test_shuffled_item_numbers_give_the_same_evidence():
     rng = np.random.default_rng(0)
     histories = [rng.integers(20, size=6).tolist() for _ in range(50)]
-    embedding = rng.normal(size=(20, 4))
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    words = rng.random((20, 4))
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
     name = rng.permutation(20)
-    one = build_neighbours(histories, 20, embedding, NeighbourSettings(kept=5))
-    moved = np.empty_like(embedding)
-    moved[name] = embedding
-    other = build_neighbours([[int(name[i]) for i in h] for h in histories], 20, moved, NeighbourSettings(kept=5))
+    one = build_neighbours(histories, 20, csr_matrix(words), NeighbourSettings(kept=5))
+    moved = np.empty_like(words)
+    moved[name] = words
+    renamed = [[int(name[i]) for i in history] for history in histories]
+    other = build_neighbours(renamed, 20, csr_matrix(moved), NeighbourSettings(kept=5))
     assert np.allclose(other.table.toarray()[np.ix_(name, name)], one.table.toarray(), atol=1e-6)
 
 

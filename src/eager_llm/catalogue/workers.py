@@ -64,7 +64,7 @@ class Workers:
     """
 
     def __init__(self, folder: Path, settings: DataSettings, each: Each) -> None:
-        self._folder, self._settings, self._each = folder, settings, each
+        self.folder, self._settings, self._each = folder, settings, each
         self._pieces: list[Path] = []
 
     def read(self, connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapping) -> int:
@@ -75,7 +75,7 @@ class Workers:
         """
         calls = []
         for number, file in enumerate(part.files):
-            pieces = self._folder / f"read-{number}.parquet", self._folder / f"faults-{number}.parquet"
+            pieces = self.folder / f"read-{number}.parquet", self.folder / f"faults-{number}.parquet"
             calls.append((replace(part, files=(file.resolve(),)), mapping, self._settings.memory_gb, *pieces))
             self._pieces.append(pieces[0])
         rows = self._each("reading", read_file, calls)
@@ -93,7 +93,7 @@ class Workers:
         if one(connection, "SELECT count(*) FROM events_here"):
             # What this process has read itself: a database, or tables that are added to.
             self._keep(connection, "here", f"SELECT {EVENT_FIELDS} FROM events_here")
-            self._pieces.append(self._folder / "here.parquet")
+            self._pieces.append(self.folder / "here.parquet")
             connection.execute("DELETE FROM events_here")
             self._show(connection)
         for table in ("items", "known", "merges"):
@@ -126,7 +126,7 @@ class Workers:
         )
 
     def _keep(self, connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
-        _write(connection, query, self._folder / f"{name}.parquet")
+        _write(connection, query, self.folder / f"{name}.parquet")
 
     def _shards(self, connection: duckdb.DuckDBPyConnection) -> list[Shard]:
         """Cut the ids into ranges with about as many events each, by a sample of the events."""
@@ -137,7 +137,7 @@ class Workers:
             dict.fromkeys(ids[len(ids) * n // self._settings.workers] for n in range(1, self._settings.workers))
         )
         bounds = [None, *cuts, None]
-        return [Shard(self._folder, n, *pair) for n, pair in enumerate(pairwise(bounds))]
+        return [Shard(self.folder, n, *pair) for n, pair in enumerate(pairwise(bounds))]
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, vstack
 
 from eager_llm.catalogue.counts import co_occurrence_counts
 from eager_llm.errors import UserError
@@ -17,7 +16,8 @@ from eager_llm.files import whole_file
 from eager_llm.progress import progress
 from eager_llm.settings import NeighbourSettings
 
-BLOCK = 1024
+# What a block of rows of the items' likeness may hold where every item is like every other.
+BLOCK_ENTRIES = 1 << 24
 FILE = "neighbours.safetensors"
 _TABLES = ("start", "item", "weight")
 _FACTS = ("decay", "floor", "weight")
@@ -85,18 +85,18 @@ class Neighbours:
 
 
 def build_neighbours(
-    histories: list[list[int]] | None, items: int, semantic: np.ndarray | None, settings: NeighbourSettings
+    histories: list[list[int]] | None, items: int, words: csr_matrix | None, settings: NeighbourSettings
 ) -> Neighbours:
-    """Build the table from the training part and the semantic embedding, or from one of them.
+    """Build the table from the training part and the items' words, or from one of them.
 
     Behaviour: counts of what followed at most `window` later, weighted by 1 / gap; what came before
     counts `backward` times; a row is divided by its sum to the power of `damping`, so that much-bought
-    items do not shout. Semantics: the cosine, where positive, to the power of `sharpness`, times
-    `semantic_weight`. Each source keeps the `kept` strongest of an item.
+    items do not shout. Words: how alike two items are, times `semantic_weight`. Each source keeps the
+    `kept` strongest of an item.
 
     Args:
         histories: the training part of each user as item rows, oldest first, or None.
-        semantic: float [items, dim], rows of length 1, or None.
+        words: of `item_words`, [items, words], or None.
 
     Returns:
         The table, with the first of `weights`; which one is best is for validation to say.
@@ -106,8 +106,8 @@ def build_neighbours(
     sums = np.asarray(counts.sum(axis=1)).ravel()
     counts = diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts
     table = _strongest(counts.tocsr(), settings.kept)
-    if semantic is not None and settings.semantic_weight:
-        table = table + settings.semantic_weight * _alike(semantic, settings)
+    if words is not None and settings.semantic_weight:
+        table = table + settings.semantic_weight * _alike(words, settings.kept)
     return Neighbours(table.tocsr().astype(np.float32), settings.decay, settings.floor, settings.weights[0])
 
 
@@ -121,18 +121,13 @@ def _strongest(table: csr_matrix, kept: int) -> csr_matrix:
     return table
 
 
-def _alike(embedding: np.ndarray, settings: NeighbourSettings) -> csr_matrix:
-    items = len(embedding)
-    points = torch.from_numpy(np.ascontiguousarray(embedding, dtype=np.float32))
-    kept = min(settings.kept, items - 1)
-    columns, weights = np.zeros((items, kept), dtype=np.int32), np.zeros((items, kept), dtype=np.float32)
-    for first in progress(range(0, items, BLOCK), desc="items alike", unit="block"):
-        near = points[first : first + BLOCK] @ points.T
-        own = torch.arange(len(near))
-        near[own, first + own] = -1.0
-        value, place = near.topk(kept, dim=1)
-        columns[first : first + BLOCK] = place.numpy()
-        weights[first : first + BLOCK] = (value.clamp(min=0) ** settings.sharpness).numpy()
-    table = csr_matrix((weights.ravel(), columns.ravel(), np.arange(items + 1) * kept), shape=(items, items))
-    table.eliminate_zeros()
-    return table
+def _alike(words: csr_matrix, kept: int) -> csr_matrix:
+    items = words.shape[0]
+    every, blocks = words.T.tocsr(), []
+    rows = max(1, BLOCK_ENTRIES // items)
+    for first in progress(range(0, items, rows), desc="items alike", unit="block"):
+        near = (words[first : first + rows] @ every).tocsr()
+        own = np.repeat(np.arange(first, first + near.shape[0]), np.diff(near.indptr)) == near.indices
+        near.data[own] = 0
+        blocks.append(_strongest(near, kept))
+    return vstack(blocks)

@@ -23,6 +23,7 @@ from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.semantic import semantic_embedding
+from eager_llm.encoders.words import item_words
 from eager_llm.evaluation.evaluate import (
     evaluate_baselines,
     evaluate_model,
@@ -39,6 +40,7 @@ from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples, rows_of
+from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.phrasings import task_file
@@ -54,6 +56,7 @@ SAMPLED_USERS = 3
 
 
 @timed
+@within_memory("build_index", "semantic.batch", "index.workers")
 def index(
     tables: Path,
     examples: Path,
@@ -96,6 +99,7 @@ def index(
 
 
 @timed
+@within_memory("tune_model", "tuning.batch_tokens", "tuning.loss_tokens")
 def tune(
     tables: Path,
     examples: Path,
@@ -160,7 +164,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
             save_tuned(model, tokenizer, built, draft, task_file(settings))
-            _neighbours(asked, built, sources, settings).save(draft / NEIGHBOURS)
+            _neighbours(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
@@ -176,6 +180,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
 
 
 @timed
+@within_memory("evaluate_model", "decoding.batch", "decoding.beams")
 def evaluate(
     tables: Path, examples: Path, item_index: Path, model: Path, settings: Settings, metrics: Path, report: Path
 ) -> dict[str, dict[str, float]]:
@@ -228,6 +233,7 @@ def evaluate(
 
 
 @timed
+@within_memory("pack_bundle")
 def pack(
     tables: Path,
     examples: Path,
@@ -294,14 +300,14 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
     return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
 
 
-def _neighbours(
-    examples: pd.DataFrame, index: ItemIndex, sources: dict[str, np.ndarray], settings: Settings
-) -> Neighbours:
-    """Build the evidence from the sources of the index: counts of the training part, texts that are alike."""
-    counted = None
-    if "behaviour" in sources:
+def _neighbours(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
+    """Build the evidence from the sources of the index: counts of the training part, words in common."""
+    counted = words = None
+    if "behaviour" in settings.index.sources:
         counted = [[index.rows[item] for item in history] for history in training_histories(examples)]
-    return build_neighbours(counted, len(index.item_ids), sources.get("semantic"), settings.neighbours)
+    if "semantic" in settings.index.sources:
+        words = item_words(items.set_index("item_id").loc[index.item_ids])
+    return build_neighbours(counted, len(index.item_ids), words, settings.neighbours)
 
 
 def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
