@@ -93,7 +93,7 @@ def ours_two_workers(path: Path, k: int, iterations: int) -> Found:
 def _on_ray(path: Path, k: int, iterations: int, workers: int) -> Found:
     import torch
 
-    from eager_llm.index.pool import start_ray
+    from eager_llm.workers import start_ray
 
     torch.set_num_threads(workers)  # a core for each worker, and no more for this process
     start_ray(workers)

@@ -18,11 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from tests.postgres import PASSWORD, USER, postgres, program  # noqa: E402
+
 MAX_HISTORY, ASKED_USERS, READS = 20, 100_000, 2000
 MEMORY = "INGESTION_MEMORY_GB"
 
@@ -78,6 +82,7 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
         "online_p99_ms": {
             name: found[name][3]["p99_ms"] for name in ("online sqlite", "online redis") if name in found
         },
+        "workers_import_seconds": figure("import parts, 2 Ray workers", 0),
         "pandas_import_seconds": figure("pandas import", 0),
         "pandas_import_peak_gb": figure("pandas import", 2),
     }
@@ -86,12 +91,29 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
 def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> dict[str, list[Any]]:
     """Run every part, or those that are named, over one log; return seconds, rows a second, peak GB and a note for each."""
     make_log(folder / "log", events)
-    parts = ["import", "pandas import", "validate", "pandas validate", "views", "histories", "pandas histories"]
+    split_log(folder / "log", folder / "parts")
+    parts = [
+        "import",
+        "import parts",
+        "import parts, 2 Ray workers",
+        "pandas import",
+        "validate",
+        "pandas validate",
+        "views",
+        "histories",
+        "pandas histories",
+    ]
     online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
     parts += online if events <= largest else []
+    there = ["views postgres", "histories postgres"]
     found = {}
-    for name in only or parts:
+    for name in [name for name in only or parts if name not in there]:
         found[name] = child(name, folder, {})
+    if events <= largest and program("postgres") and (not only or set(there) & set(only)):
+        with postgres() as port:
+            url = f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres?sslmode=disable"
+            for name in there:
+                found[name] = child(name, folder, {"EAGER_LLM_OFFLINE_STORE": url})
     if events <= largest and not only and shutil.which("redis-server"):
         with redis() as url:
             found["materialise redis"] = child("materialise", folder, {"EAGER_LLM_ONLINE_STORE": url})
@@ -116,6 +138,18 @@ def make_log(folder: Path, events: int) -> None:
     with (folder / "items.csv").open("w") as catalogue:
         catalogue.write("item_id,title,brand,categories\n")
         catalogue.writelines(f'item-{n},Thing number {n},Brand {n % 50},"Shop,Shelf {n % 20}"\n' for n in range(items))
+
+
+def split_log(log: Path, folder: Path, files: int = 4) -> None:
+    """Copy a log with its events in several files."""
+    folder.mkdir()
+    shutil.copy(log / "items.csv", folder)
+    with (log / "events.csv").open() as whole:
+        header, size = whole.readline(), (log / "events.csv").stat().st_size
+        for number in range(files):
+            with (folder / f"events-{number}.csv").open("w") as part:
+                part.write(header)
+                part.writelines(whole.readlines(size // files))
 
 
 def child(name: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -147,11 +181,26 @@ def part(name: str, folder: Path) -> None:
 
 def do_import(folder: Path) -> tuple[float, int, Any]:
     """Import and clean by the library."""
+    return _imported(folder / "log", folder / "tables")
+
+
+def do_import_parts(folder: Path) -> tuple[float, int, Any]:
+    """The same log in four files."""
+    return _imported(folder / "parts", folder / "tables-of-parts")
+
+
+def do_import_workers(folder: Path) -> tuple[float, int, Any]:
+    """The same by two Ray workers on this machine, starting Ray included."""
+    seconds, rows, note = _imported(folder / "parts", folder / "tables-of-workers", "data.workers=2")
+    return seconds, rows, f"{note}; without the workers' memory"
+
+
+def _imported(log: Path, out: Path, *more: str) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}"])
-    facts = ingest(str(folder / "log"), settings, folder / "tables")
+    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}", *more])
+    facts = ingest(str(log), settings, out)
     return 0, facts["events_read"], f"{facts['events']:,} events kept"
 
 
@@ -219,7 +268,7 @@ def _features(folder: Path) -> Any:
 def do_views(folder: Path) -> tuple[float, int, Any]:
     """Write every feature table, and apply the definitions; nothing goes online."""
     features = _features(folder)
-    features.folder.mkdir()
+    features.folder.mkdir(exist_ok=True)
     features._materialize = lambda views, moments: None
     return 0, sum(features.publish(folder / "tables", MAX_HISTORY).values()), "rows of all views"
 
@@ -328,8 +377,9 @@ def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, A
 
 
 PARTS = {
-    "import": do_import, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
+    "import": do_import, "import parts": do_import_parts, "import parts, 2 Ray workers": do_import_workers, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
     "views": do_views, "histories": do_histories, "pandas histories": do_pandas_histories,
+    "views postgres": do_views, "histories postgres": do_histories,
     "materialise": do_materialise, "pandas materialise": do_pandas_materialise,
     "online sqlite": do_online, "online sqlite, Feast's read": do_feast_online, "push sqlite": do_push,
     "online redis": do_online, "online redis, Feast's read": do_feast_online, "push redis": do_push,

@@ -1,13 +1,17 @@
 """Feast definitions: a user's history as of any moment, activity, the item catalogue, the item index."""
 
+import json
 import os
 from datetime import timedelta
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.data_source import DataSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 
+# The configuration of the offline store, and the folder of its tables where they are files.
+OFFLINE = json.loads(os.environ["EAGER_LLM_FEAST_OFFLINE"])
 TABLES = os.environ["EAGER_LLM_FEATURES"]
 FOR_EVER = timedelta(0)
 # Counts of what somebody did lose their meaning; a history does not.
@@ -21,8 +25,12 @@ event_type = Entity(name="event_type", join_keys=["event_type"], value_type=Valu
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 
 
-def table(name: str) -> FileSource:
-    """Name a published Parquet table as a source."""
+def table(name: str) -> DataSource:
+    """Name a published table as a source: in the warehouse, or a Parquet file."""
+    if OFFLINE["type"] == "postgres":
+        from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+
+        return PostgreSQLSource(name=name, table=name, timestamp_field="event_timestamp")
     return FileSource(name=name, path=f"{TABLES}/{name}.parquet", timestamp_field="event_timestamp")
 
 

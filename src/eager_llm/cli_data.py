@@ -96,7 +96,7 @@ def erase_command(
     """Remove users' events, features and histories everywhere, and say where was looked.
 
     Tables and published features are rewritten, rows of the online store (SQLite, or the Redis of
-    EAGER_LLM_ONLINE_STORE) deleted. Bundles trained on the users are named with their date: train anew
+    EAGER_LLM_ONLINE_STORE) and of the warehouse of EAGER_LLM_OFFLINE_STORE deleted. Bundles trained on the users are named with their date: train anew
     to be rid of what the model has learned. The source of the log is not ours to change: erase there first.
 
     Example: eager-llm erase customer-0007 --in runs
@@ -109,13 +109,17 @@ def erase_command(
         typer.echo(f"{count:>8} removed  {file}")
     for store, count in done.online.items():
         typer.echo(f"{count:>8} removed  online store of {store}")
+    for table, count in done.warehouse.items():
+        typer.echo(f"{count:>8} removed  warehouse {table}")
     for bundle, packed in done.bundles.items():
         typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
-    total = sum(done.looked.values()) + sum(done.online.values())
+    total = sum(sum(found.values()) for found in (done.looked, done.online, done.warehouse))
     kinds = Counter(file.suffix or file.name for file in done.other)
     if kinds:
         typer.echo("not looked into: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
-    typer.echo(f"looked at {len(done.looked)} files and {len(done.online)} online stores; removed {total}")
+    typer.echo(
+        f"looked at {len(done.looked)} files and {len(done.online)} online stores and {len(done.warehouse)} tables of a warehouse; removed {total}"
+    )
     for file, reason in done.unread.items():
         typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
     if done.unread:

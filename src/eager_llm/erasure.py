@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typing import Any
 import duckdb
 
 from eager_llm.catalogue.engine import engine, listed, literal
-from eager_llm.catalogue.features import Features
+from eager_llm.catalogue.features import ONLINE_VARIABLE, SQLITE, Features, offline_tables
+from eager_llm.catalogue.warehouse import Warehouse
 from eager_llm.errors import UserError
 from eager_llm.files import read_json, whole_file
 
@@ -30,6 +32,7 @@ class Erased:
     Attributes:
         looked: every file that was opened, with the rows or places removed.
         online: for each feature store, the keys removed online.
+        warehouse: for each table of the warehouse that names users, the rows removed.
         bundles: each bundle whose training data held a user, with when it was packed.
         unread: files that may hold a user and could not be looked into, with the reason.
         other: files of other forms, such as weights, that were not looked into.
@@ -37,13 +40,14 @@ class Erased:
 
     looked: dict[Path, int] = field(default_factory=dict)
     online: dict[Path, int] = field(default_factory=dict)
+    warehouse: dict[str, int] = field(default_factory=dict)
     bundles: dict[Path, str] = field(default_factory=dict)
     unread: dict[Path, str] = field(default_factory=dict)
     other: list[Path] = field(default_factory=list)
 
 
 def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
-    """Remove `users` from every table, feature, history and report under `folders`, and online.
+    """Remove `users` from every table, feature, history and report under `folders`, online and in the warehouse.
 
     Bundles hold no user's data in plain, but a model was trained on it: those are named, not changed.
 
@@ -52,7 +56,7 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         repository: the feature definitions, for the online stores.
 
     Raises:
-        UserError: a folder is missing, or no user is named.
+        UserError: a folder is missing, no user is named, or the warehouse does not answer.
     """
     if not users or any(not user for user in users):
         raise UserError("name the users to erase")
@@ -60,6 +64,9 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
     result = Erased()
+    tables = offline_tables(folders[0])
+    if isinstance(tables, Warehouse):  # first: one that does not answer is told before anything is changed
+        result.warehouse = {f"{tables.place}, table {t}": rows for t, rows in tables.erase(users).items()}
     files = sorted(
         {path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
     )
@@ -81,7 +88,10 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
                     result.other.append(file)
             except (OSError, ValueError, duckdb.Error) as error:
                 result.unread[file] = str(error).splitlines()[0]
-    for store in sorted({file.parent for file in files if file.name == "user_history.parquet"}):
+    published = {file.parent for file in files if file.name in ("user_history.parquet", *STORES)}
+    if not published and os.environ.get(ONLINE_VARIABLE, SQLITE) != SQLITE:
+        published = {folders[0]}  # a store that all share, whichever folder it was published from
+    for store in sorted(published):
         result.online[store] = Features(repository, store).erase(users)
     touched = [file for file, count in result.looked.items() if count]
     for bundle in bundles:

@@ -45,6 +45,12 @@ class DataSettings:
     memory_gb: float = option(
         2.0, "memory that importing and validating may take before they spill to disk", least=0.25
     )
+    workers: int = option(
+        0,
+        "Ray workers that import, a processor and data.memory_gb each; 0 imports in this process without Ray",
+        least=0,
+    )
+    shared_folder: str = option("", "folder for the workers' files, which all of them reach; none: beside the tables")
     max_history: int = option(20, "items of history that the model sees", least=1, most=1000)
     split: str = option(
         "leave_one_out",

@@ -21,7 +21,7 @@ ROOMS = [
     "cli_inspect",
     "cli",
 ]
-GROUND = {"errors", "files", "progress", "settings", "project", "page"}
+GROUND = {"errors", "files", "progress", "settings", "project", "page", "workers"}
 LIBRARY = sorted((ROOT / "src" / "eager_llm").rglob("*.py"))
 
 

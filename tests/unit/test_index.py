@@ -18,10 +18,11 @@ from eager_llm.index import shards
 from eager_llm.index.build import build_index
 from eager_llm.index.capacity import balance_prices, capacity_of, place
 from eager_llm.index.item_index import ItemIndex, letters
-from eager_llm.index.pool import LocalPool, RayPool, start_ray
+from eager_llm.index.pool import LocalPool, RayPool
 from eager_llm.index.shards import Shards
 from eager_llm.index.tree import tree_height
 from eager_llm.settings import IndexSettings
+from eager_llm.workers import start_ray
 
 PLAIN = IndexSettings(sources=["semantic"], branching=4, iterations=4, full_iterations=1, restarts=1, workers=0)
 

@@ -18,12 +18,15 @@ PATIENCE_SECONDS = 2.0
 
 
 @contextmanager
-def engine(memory_gb: float = DEFAULT_MEMORY_GB, scratch: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def engine(
+    memory_gb: float = DEFAULT_MEMORY_GB, scratch: Path | None = None, threads: int = 0
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a DuckDB over a database of its own, which is gone when the block ends.
 
     Args:
         memory_gb: what its buffers may take; beyond it DuckDB spills to disk.
         scratch: folder for that disk space; default: the system's.
+        threads: that it computes with; 0: a thread a core.
 
     Raises:
         UserError: what has to be in memory at a time does not fit.
@@ -37,6 +40,8 @@ def engine(memory_gb: float = DEFAULT_MEMORY_GB, scratch: Path | None = None) ->
             connection.execute(f"SET memory_limit = '{memory_gb:.2f}GB'")
             connection.execute(f"SET temp_directory = {literal(str(Path(folder) / 'spill'))}")
             connection.execute("SET preserve_insertion_order = false")
+            if threads:
+                connection.execute(f"SET threads = {threads:d}")
             connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield connection
         except duckdb.OutOfMemoryException as error:

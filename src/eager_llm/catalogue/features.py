@@ -6,45 +6,30 @@ import runpy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from eager_llm.catalogue.engine import engine, literal, run
+from eager_llm.catalogue.engine import engine
+from eager_llm.catalogue.offline import Change, OfflineTables, ParquetTables
 from eager_llm.catalogue.online import OnlineRows, erase_online, fail_soon, forget_stamps, user_lock
 from eager_llm.catalogue.tables import Tables
 from eager_llm.catalogue.views import view_queries, view_tables
+from eager_llm.catalogue.warehouse import OFFLINE_VARIABLE, Warehouse
 from eager_llm.errors import UserError
-from eager_llm.files import whole_file
 
 if TYPE_CHECKING:
-    import duckdb
     from feast import FeatureStore
 
 FOLDER_VARIABLE = "EAGER_LLM_FEATURES"
 ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
 REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
-SQLITE = "sqlite"
-KEYS = ("user_id", "item_id", "event_type")
+SQLITE, DUCKDB = "sqlite", "duckdb"
 Pushed = Literal["added", "known", "late"]
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Change:
-    """How a view's table differs from the one before: rows, from when, until the end, and whose (not at first)."""
-
-    rows: int
-    first: datetime
-    last: datetime
-    keys: list[dict[str, str]]
 
 
 class Features:
@@ -60,6 +45,7 @@ class Features:
             raise UserError(f"{repository}: no feature_store.yaml there; name the feature repository")
         self.repository = repository.resolve()
         self.folder = folder.resolve()
+        self.tables = offline_tables(self.folder)
         self._store: FeatureStore | None = None
         self._readers: dict[str, OnlineRows] = {}
 
@@ -72,6 +58,8 @@ class Features:
             with self._environment():
                 self._store = FeatureStore(repo_path=str(self.repository))
                 fail_soon(self._store)
+            if isinstance(self.tables, Warehouse):
+                self.tables.mend_feast()
         return self._store
 
     def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:
@@ -87,7 +75,7 @@ class Features:
         with engine(scratch=self.folder) as connection:
             view_tables(connection, tables)
             for view, query in view_queries(connection, max_history).items():
-                found = self._replace(connection, view, query)
+                found = self.tables.replace(connection, view, query)
                 if found:
                     changed[view] = found
         self._apply()
@@ -167,7 +155,13 @@ class Features:
         rows = pd.DataFrame(
             {"item_id": item_ids, "tokens": tokens, "index_version": version, "event_timestamp": moment}
         )
-        self._write("item_index", pd.concat([*self._earlier_index(version), rows], ignore_index=True))
+        earlier = self.tables.read("item_index")
+        if earlier is not None and "index_version" in earlier:
+            # But this version, which is published anew.
+            rows = pd.concat([earlier[earlier["index_version"] != version], rows], ignore_index=True)
+        with engine(scratch=self.folder) as connection:
+            connection.register("rows", rows)
+            self.tables.replace(connection, "item_index", "SELECT * FROM rows")
         self._materialize(["item_index"], moment)
         views = [self.store.get_feature_view(name) for name in ("user_history", "item_index")]
         service = FeatureService(
@@ -179,14 +173,6 @@ class Features:
         with self._environment(), _quiet():
             self.store.apply([service])
         return service.name
-
-    def _earlier_index(self, version: str) -> list[pd.DataFrame]:
-        """Return the rows of other versions than this one that is published anew."""
-        file = self.folder / "item_index.parquet"
-        if not file.is_file():
-            return []
-        earlier = pd.read_parquet(file)
-        return [earlier[earlier["index_version"] != version]] if "index_version" in earlier else []
 
     def services(self) -> list[dict[str, str]]:
         """Return the feature services, oldest first: `name`, `index_version`, `published`, `items`, `features`."""
@@ -231,12 +217,7 @@ class Features:
 
     def some_users(self, n: int) -> list[str]:
         """Return some users of the published table, in the order of their ids; none where it is elsewhere."""
-        table = self.folder / "user_history.parquet"
-        if not table.is_file():
-            return []
-        with engine() as connection:
-            query = f"SELECT DISTINCT user_id FROM read_parquet({literal(str(table))}) ORDER BY user_id LIMIT {n:d}"
-            return [str(user) for (user,) in connection.execute(query).fetchall()]
+        return self.tables.some_users(n)
 
     def _rows(self, view: str) -> OnlineRows:
         """Return the reader of a history view, opened on first use."""
@@ -263,46 +244,6 @@ class Features:
                 age = asked - int(answer[f"{name}__ts"][0] or 0)
                 found[name] = None if lifetime and age > lifetime.total_seconds() else answer[name][0]
         return found
-
-    def _replace(self, connection: "duckdb.DuckDBPyConnection", view: str, query: str) -> "Change | None":
-        """Write a view's table anew, and return how it differs from the one before."""
-        target = self.folder / f"{view}.parquet"
-        with whole_file(target) as draft:
-            run(connection, f"writing {view}", f"COPY ({query}) TO {literal(str(draft))} (FORMAT parquet)")
-            now = fresh = f"read_parquet({literal(str(draft))})"
-            columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {now}").fetchall()]
-            keys = [name for name in columns if name in KEYS]
-            grown = target.is_file()
-            if grown:
-                # A late event changes rows in the past: what is new is told by content, not by time.
-                # Where a view has got a new feature, every row is.
-                known = pq.read_schema(target).names
-                same = " AND ".join(
-                    f"n.{name} IS NOT DISTINCT FROM o.{name}" if name in known else "false" for name in columns
-                )
-                connection.execute(
-                    f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT n.* FROM {now} n ANTI JOIN "
-                    f"read_parquet({literal(str(target))}) o ON {same}"
-                )
-                fresh = "fresh"
-            # Up to the end of the log, else a user's row inside the range would replace a later one.
-            row = connection.execute(
-                f"SELECT count(*), min(event_timestamp), (SELECT max(event_timestamp) FROM {now}) FROM {fresh}"
-            ).fetchone()
-            if row is None or not row[0]:
-                return None
-            entities = connection.execute(f"SELECT DISTINCT {', '.join(keys)} FROM fresh").fetchall() if grown else []
-            return Change(int(row[0]), row[1], row[2], [dict(zip(keys, map(str, e), strict=True)) for e in entities])
-
-    def _write(self, name: str, table: pd.DataFrame) -> None:
-        with whole_file(self.folder / f"{name}.parquet") as draft:
-            # Feast's file sources read lists in the plain, not the compliant, nested form.
-            pq.write_table(
-                pa.Table.from_pandas(table, preserve_index=False),
-                draft,
-                coerce_timestamps="us",
-                use_compliant_nested_type=False,
-            )
 
     def _apply(self) -> None:
         """Register the definitions, read anew: they name this folder."""
@@ -335,11 +276,18 @@ class Features:
         return {
             FOLDER_VARIABLE: str(self.folder),
             "EAGER_LLM_FEAST_ONLINE": json.dumps(_online_store(online, self.folder)),
+            "EAGER_LLM_FEAST_OFFLINE": json.dumps(self.tables.feast),
             "EAGER_LLM_FEAST_REGISTRY": json.dumps(
                 str(self.folder / "registry.db") if registry == "file" else {"registry_type": "sql", "path": registry}
             ),
             "FEAST_USAGE": "False",
         }
+
+
+def offline_tables(folder: Path) -> OfflineTables:
+    """Return the offline store that EAGER_LLM_OFFLINE_STORE names: Parquet in the folder, or a warehouse."""
+    setting = os.environ.get(OFFLINE_VARIABLE, DUCKDB)
+    return ParquetTables(folder) if setting == DUCKDB else Warehouse(setting)
 
 
 def service_name(version: str) -> str:

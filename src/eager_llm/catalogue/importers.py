@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pandas as pd
@@ -22,15 +22,20 @@ from eager_llm.errors import UserError
 from eager_llm.progress import say
 from eager_llm.settings import DataSettings
 
+if TYPE_CHECKING:
+    from eager_llm.catalogue.workers import Workers
+
 NAMED_FAULTS = 5
 ITEM_BATCH = 5_000
 SCHEMA = """
-CREATE TABLE events_in (row BIGINT, user_id VARCHAR, item_id VARCHAR, us BIGINT, event_type VARCHAR, weight DOUBLE, fault VARCHAR);
+CREATE TABLE events_here (row BIGINT, user_id VARCHAR, item_id VARCHAR, us BIGINT, event_type VARCHAR, weight DOUBLE, fault VARCHAR);
+CREATE VIEW events_in AS SELECT * FROM events_here;
 CREATE TABLE items_in (item_id VARCHAR, title VARCHAR, description VARCHAR, brand VARCHAR, categories VARCHAR, attributes VARCHAR);
 CREATE TABLE intentions_in (user_id VARCHAR, item_id VARCHAR, intention VARCHAR, preference VARCHAR);
 CREATE TABLE aliases (item_id VARCHAR, same_as VARCHAR);
 CREATE TABLE faults ("table" VARCHAR, file VARCHAR, row BIGINT, reason VARCHAR, kept BOOLEAN);
 """
+PART_FAULTS = "CREATE OR REPLACE TEMP TABLE part_faults (file VARCHAR, row BIGINT, unit VARCHAR, reason VARCHAR)"
 
 
 def import_path(path: Path, mapping: Mapping | None = None, settings: DataSettings | None = None) -> Tables:
@@ -54,9 +59,16 @@ def import_path(path: Path, mapping: Mapping | None = None, settings: DataSettin
 
 
 def stage(
-    connection: duckdb.DuckDBPyConnection, source: str, settings: DataSettings, mapping: Mapping | None = None
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    settings: DataSettings,
+    mapping: Mapping | None = None,
+    workers: "Workers | None" = None,
 ) -> dict[str, Any]:
     """Fill `events_in`, `items_in`, `intentions_in` and `faults` from a folder or a database.
+
+    Args:
+        workers: read the files of the events; None: this process does.
 
     Returns:
         Where it comes from, and how many rows were refused or changed.
@@ -69,7 +81,7 @@ def stage(
     if form.lcrec is not None:
         _stage_frames(connection, *lcrec_frames(form.lcrec))
     for part in form.parts:
-        _stage_part(connection, part, form.mapping, settings)
+        _stage_part(connection, part, form.mapping, settings, workers)
     if form.mapping.item_aliases:
         _stage_aliases(connection, Path(source) / form.mapping.item_aliases)
     if not one(connection, "SELECT count(*) FROM events_in"):
@@ -133,7 +145,7 @@ def _insert_events(connection: duckdb.DuckDBPyConnection, source: str) -> None:
     kind = "event_type" if "event_type" in columns else "NULL"
     weight = "weight" if "weight" in columns else "NULL"
     connection.execute(
-        f"INSERT INTO events_in SELECT NULL, user_id, item_id, epoch_us(CAST({moment} AS TIMESTAMPTZ)), {kind}, {weight}, "
+        f"INSERT INTO events_here SELECT NULL, user_id, item_id, epoch_us(CAST({moment} AS TIMESTAMPTZ)), {kind}, {weight}, "
         f"NULL FROM {source}"
     )
 
@@ -156,12 +168,32 @@ def _stage_frames(
         connection.execute("INSERT INTO intentions_in SELECT user_id, item_id, intention, preference FROM frame_in")
 
 
-def _stage_part(connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapping, settings: DataSettings) -> None:
-    """Read every file of a part: first all rows at full speed, then, where some are broken, their numbers."""
+def _stage_part(
+    connection: duckdb.DuckDBPyConnection,
+    part: Part,
+    mapping: Mapping,
+    settings: DataSettings,
+    workers: "Workers | None",
+) -> None:
+    if workers and part.table == "events" and part.files:
+        _judge(connection, part.table, workers.read(connection, part, mapping), settings)
+        return
+    _judge(connection, part.table, read_part(connection, part, mapping), settings)
+    if part.table == "events":
+        connection.execute("INSERT INTO events_here BY NAME SELECT * FROM events_raw")
+        connection.execute("DROP TABLE events_raw")
+    else:
+        _insert_texts(connection, part, settings.clean_markup)
+
+
+def read_part(connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapping) -> int:
+    """Read every file of a part: first all rows at full speed, then, where some are broken, their numbers.
+
+    Returns:
+        How many rows there were; the readable ones are in TABLE_raw, the others in `part_faults`.
+    """
     read = 0
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE part_faults (file VARCHAR, row BIGINT, unit VARCHAR, reason VARCHAR)"
-    )
+    connection.execute(PART_FAULTS)
     target = f"{part.table}_raw"
     connection.execute(f"DROP TABLE IF EXISTS {target}")
     for reader in readers(connection, part):
@@ -184,12 +216,7 @@ def _stage_part(connection: duckdb.DuckDBPyConnection, part: Part, mapping: Mapp
         connection.execute(f"DELETE FROM {target} WHERE fault IS NOT NULL")
         if part.kind == "sql" or part.kind in ("jsonl", "topic"):
             connection.unregister("lines_in")
-    _judge(connection, part.table, read, settings)
-    if part.table == "events":
-        connection.execute("INSERT INTO events_in BY NAME SELECT * FROM events_raw")
-        connection.execute("DROP TABLE events_raw")
-    else:
-        _insert_texts(connection, part, settings.clean_markup)
+    return read
 
 
 def _read(connection: duckdb.DuckDBPyConnection, relation: Relation, label: str, sql: str) -> None:

@@ -4,9 +4,11 @@ The log in the engine is numbers (`u`, `i`, microseconds), so that its size is b
 by how long people's ids are. What a rule drops is kept in `set_aside` with the rule's name.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -18,7 +20,18 @@ from eager_llm.errors import UserError
 from eager_llm.files import write_json
 from eager_llm.settings import DataSettings
 
+if TYPE_CHECKING:
+    from eager_llm.catalogue.workers import Workers
+
 DAY_US = 86_400_000_000
+EVENTS_OUT = (
+    "SELECT user_id, item_id, make_timestamptz(stamp) AS timestamp, event_type, weight, session, "
+    "CASE WHEN stamp <> us THEN make_timestamptz(us) END AS recorded_at FROM ordered JOIN users USING (u) JOIN items USING (i)"
+)
+ASIDE_OUT = (
+    "SELECT user_id, item_id, make_timestamptz(us) AS timestamp, event_type, weight, reason FROM aside "
+    "JOIN users USING (u) JOIN items USING (i)"
+)
 
 
 def prepare(tables: Tables, min_interactions: int) -> Tables:
@@ -36,7 +49,12 @@ def prepare(tables: Tables, min_interactions: int) -> Tables:
     return Tables(events, items, wishes if len(wishes) else None, {**tables.facts, **facts})
 
 
-def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings, dated: bool = True) -> dict[str, Any]:
+def clean(
+    connection: duckdb.DuckDBPyConnection,
+    settings: DataSettings,
+    dated: bool = True,
+    workers: "Workers | None" = None,
+) -> dict[str, Any]:
     """Turn `events_in`, `items_in` and `intentions_in` into `events_out`, `items_out` and `intentions_out`.
 
     Events of items that the catalogue lacks are carried along untouched, whatever their number, so
@@ -44,13 +62,68 @@ def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings, dated: 
 
     Args:
         dated: times are dates, not positions.
+        workers: do what is by user, each for some of them; None: this process does.
 
     Returns:
         What was read, dropped and kept.
     """
-    read = one(connection, "SELECT count(*) FROM events_in")
     merged = _merge_items(connection, settings)
-    _number(connection)
+    _number_items(connection)
+    found = workers.clean(connection) if workers else _clean_here(connection, settings)
+    _out(connection)
+    items = one(connection, "SELECT count(*) FROM items_out_ids")
+    catalogue = one(connection, "SELECT count(*) FROM catalogue")
+    facts = {
+        "events_read": found.read,
+        "duplicate_events_dropped": found.read - found.unique,
+        "simultaneous_events": found.simultaneous,
+        "events_outside_core_dropped": found.unique - found.types - found.bots - found.kept,
+        "users_outside_core_dropped": found.users - found.kept_users,
+        "min_interactions": settings.min_interactions,
+        "events": found.kept, "users": found.kept_users, "items": items,
+        "items_without_events_dropped": catalogue - one(connection, "SELECT count(*) FROM items_out"),
+    }  # fmt: skip
+    if found.first is not None and found.last is not None and dated:
+        facts |= {"first_event": _date(found.first), "last_event": _date(found.last)}
+    optional = {
+        "items_merged": merged, "events_of_other_types_dropped": found.types, "events_of_bots_dropped": found.bots,
+    }  # fmt: skip
+    return {**facts, **{key: value for key, value in optional.items() if value}}
+
+
+@dataclass
+class Found:
+    """Counts of some users' events: read, without duplicates, dropped by a rule, kept; and the moments of the kept."""
+
+    read: int
+    unique: int
+    users: int
+    types: int
+    bots: int
+    kept: int = 0
+    kept_users: int = 0
+    simultaneous: int = 0
+    first: int | None = None
+    last: int | None = None
+
+
+def _clean_here(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> Found:
+    found = sift(connection, settings)
+    core = core_counts(settings.min_interactions)
+    find_rare(
+        connection,
+        settings.min_interactions,
+        lambda: run(connection, "counting", f"CREATE OR REPLACE TABLE counts AS {core}"),
+    )
+    found = order(connection, settings, found)
+    connection.execute(f"CREATE VIEW events_out AS {EVENTS_OUT}; CREATE VIEW aside_out AS {ASIDE_OUT}")
+    return found
+
+
+def sift(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> Found:
+    """Fill `log` from `merged`: no duplicates, no other types, no bots; what is dropped is in `aside`."""
+    read = one(connection, "SELECT count(*) FROM merged")
+    run(connection, "numbering the users", _numbered("users", "u", "user_id", "SELECT DISTINCT user_id FROM merged"))
     connection.execute(
         "CREATE TABLE aside (u INTEGER, i INTEGER, us BIGINT, event_type VARCHAR, weight DOUBLE, reason VARCHAR)"
     )
@@ -59,46 +132,70 @@ def clean(connection: duckdb.DuckDBPyConnection, settings: DataSettings, dated: 
     users = one(connection, "SELECT count(DISTINCT u) FROM log")
     types = _weigh(connection, settings)
     bots = _drop_bots(connection, settings)
-    _core(connection, settings.min_interactions)
+    connection.execute(
+        "CREATE TABLE orphans AS SELECT * FROM log ANTI JOIN known USING (i);"
+        "DELETE FROM log WHERE i NOT IN (SELECT i FROM known)"
+    )
+    return Found(read, unique, users, types, bots)
+
+
+def core_counts(k: int) -> str:
+    """Return SQL for the events of each item that is not `rare`, by users with `k` or more such events."""
+    return (
+        "WITH common AS (SELECT u, i FROM log ANTI JOIN rare USING (i)) SELECT i, count(*) AS n FROM common "
+        f"SEMI JOIN (SELECT u FROM common GROUP BY u HAVING count(*) >= {k}) USING (u) GROUP BY i"
+    )
+
+
+def find_rare(connection: duckdb.DuckDBPyConnection, k: int, count: Callable[[], None]) -> None:
+    """Fill `rare` with the items outside the k-core, round by round, until every other item has `k` events or more.
+
+    The items settle it: a user is in the core who has `k` events of items that are.
+
+    Args:
+        count: makes `counts` (i, n) anew, by `core_counts`.
+    """
+    connection.execute("CREATE TABLE rare (i INTEGER)")
+    before = -1
+    while (found := int(one(connection, "SELECT count(*) FROM rare"))) > before:
+        before = found
+        count()
+        connection.execute(
+            "INSERT INTO rare SELECT i FROM known ANTI JOIN rare USING (i) "
+            f"ANTI JOIN (SELECT i FROM counts GROUP BY i HAVING sum(n) >= {k}) USING (i)"
+        )
+
+
+def order(connection: duckdb.DuckDBPyConnection, settings: DataSettings, found: Found) -> Found:
+    """Set aside what lies outside the core, and make `ordered` of the rest; return the counts with those of the kept."""
+    k = settings.min_interactions
+    for where in ("i IN (SELECT i FROM rare)", f"u IN (SELECT u FROM log GROUP BY u HAVING count(*) < {k})"):
+        _set_aside(connection, where, f"outside the {k}-core")
     run(connection, "ordering the log", _ordered(settings))
-    _out(connection)
-    kept = one(connection, "SELECT count(*) FROM ordered")
-    kept_users = one(connection, "SELECT count(DISTINCT u) FROM ordered")
-    items = one(connection, "SELECT count(*) FROM items_out_ids")
-    catalogue = one(connection, "SELECT count(*) FROM catalogue")
-    rows = one(connection, "SELECT count(*) FROM items_out")
-    facts = {
-        "events_read": read,
-        "duplicate_events_dropped": read - unique,
-        "simultaneous_events": one(connection, "SELECT count(*) FROM ordered WHERE stamp <> us"),
-        "events_outside_core_dropped": unique - types - bots - kept,
-        "users_outside_core_dropped": users - kept_users,
-        "min_interactions": settings.min_interactions,
-        "events": kept, "users": kept_users, "items": items,
-        "items_without_events_dropped": catalogue - rows,
-    }  # fmt: skip
-    if kept and dated:
-        first, last = (one(connection, f"SELECT {which}(stamp) FROM ordered") for which in ("min", "max"))
-        facts |= {"first_event": _date(first), "last_event": _date(last)}
-    optional = {"items_merged": merged, "events_of_other_types_dropped": types, "events_of_bots_dropped": bots}
-    return {**facts, **{key: value for key, value in optional.items() if value}}
+    row = connection.execute(
+        "SELECT count(*), count(DISTINCT u), count(*) FILTER (stamp <> us), min(stamp), max(stamp) FROM ordered"
+    ).fetchone()
+    kept, users, simultaneous, first, last = row or (0, 0, 0, None, None)
+    return replace(found, kept=kept, kept_users=users, simultaneous=simultaneous, first=first, last=last)
 
 
 def _date(us: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
 
 
-def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, Any]) -> None:
-    """Write the clean tables, and what was dropped beside them, as Parquet into an existing folder."""
+def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, Any], in_order: bool = False) -> None:
+    """Write the clean tables, and what was dropped beside them, as Parquet into an existing folder.
+
+    Args:
+        in_order: the events are by user and time already, as workers leave them.
+    """
     aside = folder / "dropped"
     aside.mkdir()
     queries = {
-        folder / "events.parquet": f"SELECT {_columns(connection)} FROM events_out ORDER BY user_id, timestamp",
+        folder / "events.parquet": f"SELECT {_columns(connection)} FROM events_out"
+        + ("" if in_order else " ORDER BY user_id, timestamp"),
         folder / "items.parquet": "SELECT * FROM items_out ORDER BY ALL",
-        aside / "events.parquet": (
-            "SELECT user_id, item_id, make_timestamptz(us) AS timestamp, event_type, weight, reason FROM aside "
-            "JOIN users USING (u) JOIN items USING (i) ORDER BY user_id, us, item_id"
-        ),
+        aside / "events.parquet": "SELECT * FROM aside_out ORDER BY user_id, timestamp, item_id, event_type",
         aside
         / "items.parquet": f"SELECT {spread(connection, 'catalogue')} FROM catalogue ANTI JOIN items_out_ids USING (item_id) ORDER BY ALL",
         aside / "rows.parquet": "SELECT * FROM faults ORDER BY ALL",
@@ -108,6 +205,8 @@ def save(connection: duckdb.DuckDBPyConnection, folder: Path, facts: dict[str, A
     lost = "SELECT DISTINCT w.* FROM intentions_in w ANTI JOIN events_out USING (user_id, item_id)"
     if one(connection, f"SELECT count(*) FROM ({lost})"):
         queries[aside / "intentions.parquet"] = f"{lost} ORDER BY ALL"
+    # Without effect on what is sorted anyway.
+    connection.execute(f"SET preserve_insertion_order = {str(in_order).lower()}")
     for file, query in queries.items():
         run(
             connection,
@@ -140,28 +239,46 @@ def _merge_items(connection: duckdb.DuckDBPyConnection, settings: DataSettings) 
     )
     count = int(one(connection, "SELECT count(*) FROM merges"))
     if count:
-        for table in ("events_in", "intentions_in"):
-            connection.execute(
-                f"UPDATE {table} SET item_id = m.into_id FROM merges m WHERE {table}.item_id = m.item_id"
-            )
+        connection.execute(
+            "UPDATE intentions_in SET item_id = m.into_id FROM merges m WHERE intentions_in.item_id = m.item_id"
+        )
         connection.execute("DELETE FROM items_in WHERE item_id IN (SELECT item_id FROM merges)")
+    view_merged(connection)
     return count
 
 
-def _number(connection: duckdb.DuckDBPyConnection) -> None:
-    """Number users and items in the order of their ids, with a hash each for drawing lots."""
-    for table, letter, column in (("users", "u", "user_id"), ("items", "i", "item_id")):
-        run(
-            connection, f"numbering the {table}",
-            f"CREATE TABLE {table} AS SELECT (row_number() OVER (ORDER BY {column}))::INTEGER AS {letter}, {column}, "
-            f"md5_number_lower({column}) AS lot FROM (SELECT DISTINCT {column} FROM events_in)",
-        )  # fmt: skip
-    connection.execute("CREATE TABLE catalogue AS SELECT DISTINCT * FROM items_in")
+def view_merged(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `merged`: the events as read, those of an item that was merged under its new id."""
+    source = "events_in"
+    if one(connection, "SELECT count(*) FROM merges"):
+        source = "(SELECT e.* REPLACE (coalesce(into_id, item_id) AS item_id) FROM events_in e LEFT JOIN merges USING (item_id))"
+    connection.execute(f"CREATE VIEW merged AS SELECT * FROM {source}")
+
+
+def _number_items(connection: duckdb.DuckDBPyConnection) -> None:
+    """Number the items, and note which of them the catalogue knows (`known`)."""
+    run(
+        connection, "numbering the items",
+        _numbered("items", "i", "item_id", "SELECT DISTINCT coalesce(into_id, item_id) AS item_id FROM "
+                  "(SELECT DISTINCT item_id FROM events_in) LEFT JOIN merges USING (item_id)"),
+    )  # fmt: skip
+    connection.execute(
+        "CREATE TABLE catalogue AS SELECT DISTINCT * FROM items_in;"
+        "CREATE TABLE known AS SELECT i FROM items SEMI JOIN catalogue USING (item_id)"
+    )
+
+
+def _numbered(table: str, letter: str, column: str, ids: str) -> str:
+    """Return SQL that numbers ids in their order, with a hash each for drawing lots."""
+    return (
+        f"CREATE TABLE {table} AS SELECT (row_number() OVER (ORDER BY {column}))::INTEGER AS {letter}, {column}, "
+        f"md5_number_lower({column}) AS lot FROM ({ids})"
+    )
 
 
 def _unique_log() -> str:
     return (
-        "CREATE TABLE log AS SELECT u, i, us, event_type, max(weight) AS weight FROM events_in "
+        "CREATE TABLE log AS SELECT u, i, us, event_type, max(weight) AS weight FROM merged "
         "JOIN users USING (user_id) JOIN items USING (item_id) GROUP BY u, i, us, event_type"
     )
 
@@ -206,19 +323,6 @@ def _drop_bots(connection: duckdb.DuckDBPyConnection, settings: DataSettings) ->
     )
 
 
-def _core(connection: duckdb.DuckDBPyConnection, k: int) -> None:
-    """Set events aside of users and items with fewer than `k`, until every one left has `k` or more."""
-    connection.execute(
-        "CREATE TABLE known AS SELECT i FROM items SEMI JOIN catalogue USING (item_id);"
-        "CREATE TABLE orphans AS SELECT * FROM log WHERE i NOT IN (SELECT i FROM known);"
-        "DELETE FROM log WHERE i NOT IN (SELECT i FROM known)"
-    )
-    while True:
-        rare = [f"{c} IN (SELECT {c} FROM log GROUP BY {c} HAVING count(*) < {k})" for c in ("u", "i")]
-        if sum(_set_aside(connection, where, f"outside the {k}-core") for where in rare) == 0:
-            return
-
-
 def _ordered(settings: DataSettings) -> str:
     """Order the log so that time strictly rises within a user.
 
@@ -242,10 +346,7 @@ def _ordered(settings: DataSettings) -> str:
 
 def _out(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
-        "CREATE VIEW events_out AS SELECT user_id, item_id, make_timestamptz(stamp) AS timestamp, event_type, weight, "
-        "session, CASE WHEN stamp <> us THEN make_timestamptz(us) END AS recorded_at "
-        "FROM ordered JOIN users USING (u) JOIN items USING (i);"
-        "CREATE TABLE items_out_ids AS SELECT DISTINCT item_id FROM log JOIN items USING (i);"
+        "CREATE TABLE items_out_ids AS SELECT item_id FROM items SEMI JOIN known USING (i) ANTI JOIN rare USING (i);"
         f"CREATE VIEW items_out AS SELECT {spread(connection, 'catalogue')} FROM catalogue SEMI JOIN items_out_ids USING (item_id);"
         "CREATE VIEW intentions_out AS SELECT DISTINCT w.* FROM intentions_in w SEMI JOIN events_out USING (user_id, item_id)"
     )

@@ -1,13 +1,12 @@
 """Who does the parts of a build: this process, or Ray actors on this machine or a cluster."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from eager_llm.index.shards import Shards
 from eager_llm.index.worker import Worker
-from eager_llm.progress import say
+from eager_llm.workers import ray_running
 
 
 class Pool(Protocol):
@@ -74,28 +73,8 @@ def worker_pool(sources: dict[str, Shards], precision: str, workers: int) -> Ite
         return
     import ray
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        say(f"Ray: starting with {workers} workers")
-        start_ray(workers)
-    try:
+    with ray_running(workers):
         pool = RayPool(sources, precision, workers)
         yield pool
         for actor in pool.actors:
             ray.kill(actor)
-    finally:
-        if started_here:
-            ray.shutdown()
-
-
-def start_ray(workers: int) -> None:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS."""
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    runtime: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=runtime, logging_level="warning")
-    else:
-        # The dashboard doubles Ray's memory.
-        ray.init(num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning")

@@ -18,6 +18,7 @@ from eager_llm.catalogue.mapping import Mapping
 from eager_llm.catalogue.prepare import clean, save
 from eager_llm.catalogue.splits import PARTS, assign_parts, targets
 from eager_llm.catalogue.tables import Tables, require_tables
+from eager_llm.catalogue.workers import import_workers
 from eager_llm.errors import UserError
 from eager_llm.files import copy_into, fetch_folder, in_store, read_json, whole_file, whole_folder, write_json
 from eager_llm.progress import say
@@ -40,19 +41,19 @@ def ingest(
         append: add to the tables in `out`, and to what they had set aside.
     """
     _require_replaceable(out, source)
-    with engine(settings.data.memory_gb, out.parent) as connection:
+    with engine(settings.data.memory_gb, out.parent) as connection, import_workers(settings.data, out) as workers:
         if source == DEMO:
             shop = demo_shop(settings.seed)
             stage_tables(connection, shop)
             origin = shop.facts
         else:
-            with _at_hand(source, out.parent) as place:
-                origin = stage(connection, place, settings.data, mapping)
+            with _at_hand(source, workers.folder if workers else out.parent) as place:
+                origin = stage(connection, place, settings.data, mapping, workers)
             if in_store(source):
                 origin["source"] = source
         if append:
             stage_folder(connection, out)
-        facts = {**origin, **clean(connection, settings.data, not origin.get("ordinal_time"))}
+        facts = {**origin, **clean(connection, settings.data, not origin.get("ordinal_time"), workers)}
         if not facts["events"]:
             raise UserError(
                 f"{source}: no event is left after the {settings.data.min_interactions}-core of "
@@ -60,7 +61,7 @@ def ingest(
                 "bring more events, or lower data.min_interactions"
             )
         with whole_folder(out) as draft:
-            save(connection, draft, facts)
+            save(connection, draft, facts, in_order=workers is not None)
     say(f"{facts['source']}: {facts['events']} events, {facts['users']} users, {facts['items']} items")
     return facts
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from eager_llm.errors import UserError
 from eager_llm.files import read_json, write_json
-from eager_llm.index.pool import start_ray
-from eager_llm.progress import say
 from eager_llm.tuning.team import Team
+from eager_llm.workers import ray_running
 
 ANSWER = "answer.json"
 
@@ -40,29 +39,26 @@ def on_workers(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        say(f"Ray: starting with {workers} workers")
-        start_ray(workers)
     shared.mkdir(parents=True, exist_ok=True)
     storage = Path(tempfile.mkdtemp(prefix=".ray-", dir=shared))
     try:
-        trainer = TorchTrainer(
-            partial(_work, function, storage / ANSWER),
-            train_loop_config=config,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers),
-            run_config=RunConfig(
-                name="tuning", storage_path=str(storage), failure_config=FailureConfig(max_failures=restarts)
-            ),
-        )
-        trainer.fit()
-        return dict(read_json(storage / ANSWER))
+        with ray_running(workers):
+            trainer = TorchTrainer(
+                partial(_work, function, storage / ANSWER),
+                train_loop_config=config,
+                scaling_config=ScalingConfig(
+                    num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers
+                ),
+                run_config=RunConfig(
+                    name="tuning", storage_path=str(storage), failure_config=FailureConfig(max_failures=restarts)
+                ),
+            )
+            trainer.fit()
+            return dict(read_json(storage / ANSWER))
     except ray.train.TrainingFailedError as error:
         raise UserError(f"tuning failed on the Ray Train workers: {error}") from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-        if started_here:
-            ray.shutdown()
 
 
 def _work(function: Callable[[dict[str, Any]], dict[str, float]], answer: Path, config: dict[str, Any]) -> None:
