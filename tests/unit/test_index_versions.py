@@ -232,3 +232,23 @@ def test_item_files_without_ids_are_named(tmp_path):
         read_item_ids(tmp_path / "b.csv")
     with pytest.raises(UserError, match="no such file"):
         read_item_ids(tmp_path / "c.parquet")
+
+
+def test_a_version_knows_which_earlier_ones_it_keeps_the_paths_of(built, tmp_path):
+    index, points = built
+    second = assign_items(index, ids(5, 100), {"semantic": topics(5, seed=7)[0]})
+    third = remove_items(assign_items(second, ids(5, 105), {"semantic": topics(5, seed=8)[0]}), ["item-100"])
+    third.save(tmp_path / "index.parquet")
+    loaded = ItemIndex.load(tmp_path / "index.parquet")
+    assert loaded.keeps == third.keeps
+    assert all(loaded.continues(one.checksum) for one in (index, second, loaded))
+    assert not index.continues(second.checksum)
+    assert not loaded.continues("")
+    shuffled = points[np.random.default_rng(0).permutation(len(points))]
+    moved = refresh(index, ids(100), {"semantic": shuffled}, tolerance=0.0).index
+    assert moved.change["moved"] > 0
+    assert moved.parent == index.checksum
+    assert not moved.continues(index.checksum)
+    still = refresh(index, ids(100), {"semantic": points}).index
+    assert still.change["moved"] == 0
+    assert still.continues(index.checksum)

@@ -180,7 +180,9 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
         codes[rows, levels], errors[rows, levels] = found, found_errors
     moved = pd.concat(moves, ignore_index=True)
     change = {"action": "refresh", "moved": int(moved["item_id"].nunique()), "tolerance": tolerance}
-    fresh = index.successor(codes=codes, errors=errors, centroids=centroids, change=change)
+    fresh = index.successor(
+        moved=bool(change["moved"]), codes=codes, errors=errors, centroids=centroids, change=change
+    )
     moved["tokens_before"] = [index.tokens(item) for item in moved["item_id"]]
     moved["tokens_after"] = [fresh.tokens(item) for item in moved["item_id"]]
     return Refresh(fresh, moved, stayed)

@@ -40,7 +40,7 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned, unread_items
 from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
@@ -159,7 +159,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
         if draft:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
-            save_tuned(model, tokenizer, built, draft, task_file(settings))
+            save_tuned(model, tokenizer, built, draft, task_file(settings), book.unread)
             _neighbours(asked, built, sources, settings).save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
@@ -184,7 +184,7 @@ def evaluate(
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
-    unread = unread_rows(built, settings.tuning, settings.seed)
+    unread = {built.rows[item] for item in unread_items(model) if item in built.rows}
     book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, unread)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
     language, dial = _language(recommender, _drawn(asked, settings), model, settings)
