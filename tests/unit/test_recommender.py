@@ -12,8 +12,8 @@ from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.decoding.trie import Trie
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.settings import DecodingSettings
 from eager_llm.index.versions import assign_items
+from eager_llm.settings import DecodingSettings
 from eager_llm.tuning.backbone import load_tuned, save_tuned, unread_items
 from eager_llm.tuning.tasks import item_tokens
 
