@@ -68,14 +68,14 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
 
     folder = (runs / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _absolute(settings)
+    settings = with_whole_paths(settings)
     values = settings.to_dict()
     store = folder / "features"
     if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
         # The feature store is written in place: without it nothing that was published can be re-used.
         shutil.rmtree(folder / "cache", ignore_errors=True)
     source = source if source == "demo" else str(Path(source).resolve())
-    with _environment(folder), redirect_stdout(_Readable(sys.stdout)):
+    with environment(folder), redirect_stdout(Readable(sys.stdout)):
         # kfp's runner replaces the word python3 by this very interpreter.
         local.init(
             local.SubprocessRunner(use_venv=False),
@@ -100,7 +100,7 @@ def run(source: str, name: str, runs: Path, settings: Settings) -> int:
     return 0
 
 
-def _absolute(settings: Settings) -> Settings:
+def with_whole_paths(settings: Settings) -> Settings:
     """Return the settings with whole paths: a step may run in another folder."""
     task_file, tensorboard = (
         str(Path(path).resolve()) if path else "" for path in (settings.tuning.task_file, settings.tuning.tensorboard)
@@ -128,7 +128,11 @@ def run_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", Path(source).resolve().name).strip("-.") or "run"
 
 
-class _Readable(io.TextIOBase):
+# A line of indented JSON: a bracket, a name or a text, or a plain value of a list.
+_JSON_LINE = re.compile(r"""[{}\[\]"]|(-?\d[\d.eE+-]*|true|false|null),?$""")
+
+
+class Readable(io.TextIOBase):
     """Standard output without what kfp's executor tells of itself: its inputs, in full, for each step."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -141,7 +145,7 @@ class _Readable(io.TextIOBase):
             self._blank += text
         elif "[KFP Executor" in line:
             self._dumping, self._blank = line.endswith("Got executor_input:"), ""
-        elif self._dumping and line[0] in '{}[]"':  # the JSON that follows
+        elif self._dumping and _JSON_LINE.match(line):  # what follows
             self._blank = ""
         else:
             self._stream.write(self._blank + text)
@@ -151,7 +155,8 @@ class _Readable(io.TextIOBase):
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def environment(folder: Path) -> Iterator[None]:
+    """Give the steps what they need of the environment; their times are kept in a file of the folder."""
     before = dict(os.environ)
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [before.get("PYTHONPATH")])])
     os.environ.update({name: before.get(name, value) for name, value in ENVIRONMENT.items()})
