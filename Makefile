@@ -30,6 +30,10 @@ setup: $(VENV)/.ready ## make .venv with everything pinned in requirements.lock
 demo: setup ## the main job, end to end: DATA=folder of a log (default: the made-up demo shop)
 	$(BIN)/eager-llm run --data "$(DATA)" $(SETTINGS)
 
+.PHONY: two-nights
+two-nights: setup ## two nights in a row on the made-up demo shop, and a worse bundle that is refused, into runs/nights
+	PYTHONPATH=src $(BIN)/python scripts/two_nights.py $(SETTINGS)
+
 .PHONY: serve
 serve: setup ## answer from the bundle of runs/RUN (default: demo) on PORT: the API, and a page at /ui
 	$(BIN)/eager-llm serve --bundle "runs/$(RUN)/bundle" --features "runs/$(RUN)/features" --port $(PORT)

@@ -1,4 +1,4 @@
-"""Compile the pipeline for a cluster: `kubectl apply -f pipelines/manifests`, or `pipelines/manifests/cuda`.
+"""Compile the pipelines for a cluster: `kubectl apply -f pipelines/manifests`, or `pipelines/manifests/cuda`.
 
 The version's name comes from the content, so that every change is a version of its own.
 """
@@ -14,22 +14,24 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.images import REGISTRY
 from eager_llm.files import whole_file
+from pipelines.nightly import nightly
 from pipelines.placement import Target, compiled_for
 from pipelines.recommender import recommender
 
 MANIFESTS = Path(__file__).with_name("manifests")
-NAME = "eager-llm-recommender"
+PIPELINES = {"recommender.yaml": recommender, "nightly.yaml": nightly}
 TARGETS = {
-    MANIFESTS / "recommender.yaml": Target(),
-    MANIFESTS / "cuda" / "recommender.yaml": Target(accelerator="cuda"),
+    MANIFESTS / folder / name: (pipeline, target)
+    for folder, target in (("", Target()), ("cuda", Target(accelerator="cuda")))
+    for name, pipeline in PIPELINES.items()
 }
 
 
-def manifest(target: Target) -> str:
-    """Return the `Pipeline` and `PipelineVersion` objects for a target as YAML."""
-    pipeline = compiled_for(recommender, target)
-    version = hashlib.sha256(_compile(pipeline, "version").encode()).hexdigest()[:10]
-    return _compile(pipeline, f"{NAME}-{version}")
+def manifest(pipeline: GraphComponent, target: Target) -> str:
+    """Return the `Pipeline` and `PipelineVersion` objects of a pipeline for a target as YAML."""
+    placed = compiled_for(pipeline, target)
+    version = hashlib.sha256(_compile(placed, "version").encode()).hexdigest()[:10]
+    return _compile(placed, f"{placed.name}-{version}")
 
 
 def _compile(pipeline: GraphComponent, version: str) -> str:
@@ -40,7 +42,7 @@ def _compile(pipeline: GraphComponent, version: str) -> str:
             str(path),
             kubernetes_manifest_format=True,
             kubernetes_manifest_options=KubernetesManifestOptions(
-                pipeline_name=NAME, pipeline_version_name=version, include_pipeline_manifest=True
+                pipeline_name=pipeline.name, pipeline_version_name=version, include_pipeline_manifest=True
             ),
         )
         return path.read_text(encoding="utf-8")
@@ -54,10 +56,12 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.registry != REGISTRY and asked.out is None:
         parser.error("--registry: name a folder for these manifests with --out; the project's own stay as they are")
-    for file, target in TARGETS.items():
+    for file, (pipeline, target) in TARGETS.items():
         path = file if asked.out is None else asked.out / file.relative_to(MANIFESTS)
         with whole_file(path) as draft:
-            draft.write_text(manifest(Target("cluster", target.accelerator, asked.registry)), encoding="utf-8")
+            draft.write_text(
+                manifest(pipeline, Target("cluster", target.accelerator, asked.registry)), encoding="utf-8"
+            )
         print(path)
 
 

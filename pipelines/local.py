@@ -69,14 +69,14 @@ def run(source: str, name: str, runs: Path, settings: Settings, containers: "Con
     """
     folder = (runs / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _absolute(settings)
+    settings = with_whole_paths(settings)
     store = folder / "features"
     if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
         # The feature store is written in place: without it nothing that was published can be re-used.
         shutil.rmtree(folder / "cache", ignore_errors=True)
     source = source if source == "demo" or in_store(source) else str(Path(source).resolve())
     mark = fingerprint(source, settings)
-    with _environment(folder), redirect_stdout(_Readable(sys.stdout)), containers or nullcontext():
+    with environment(folder), redirect_stdout(Readable(sys.stdout)), containers or nullcontext():
         _start(folder, source, settings, containers)
         try:
             outputs = _run_graph(folder, source, mark, settings, containers is not None)
@@ -127,7 +127,7 @@ def _run_graph(folder: Path, source: str, mark: str, settings: Settings, in_imag
     return {name: Path(artifact.uri) for name, artifact in task.outputs.items()}
 
 
-def _absolute(settings: Settings) -> Settings:
+def with_whole_paths(settings: Settings) -> Settings:
     """Return the settings with whole paths: a step may run in another folder."""
     task_file, tensorboard = (
         str(Path(path).resolve()) if path else "" for path in (settings.tuning.task_file, settings.tuning.tensorboard)
@@ -157,7 +157,11 @@ def run_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "-", Path(source).resolve().name).strip("-.") or "run"
 
 
-class _Readable(io.TextIOBase):
+# A line of indented JSON: a bracket, a name or a text, or a plain value of a list.
+_JSON_LINE = re.compile(r"""[{}\[\]"]|(-?\d[\d.eE+-]*|true|false|null),?$""")
+
+
+class Readable(io.TextIOBase):
     """Standard output without what kfp's executor tells of itself: its inputs, in full, for each step."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -175,7 +179,7 @@ class _Readable(io.TextIOBase):
             self._blank += text
         elif "[KFP Executor" in line:
             self._dumping, self._blank = line.endswith("Got executor_input:"), ""
-        elif self._dumping and line[0] in '{}[]"':  # the JSON that follows
+        elif self._dumping and _JSON_LINE.match(line):  # what follows
             self._blank = ""
         else:
             self._stream.write(self._blank + text)
@@ -184,7 +188,8 @@ class _Readable(io.TextIOBase):
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def environment(folder: Path) -> Iterator[None]:
+    """Give the steps what they need of the environment; their times are kept in a file of the folder."""
     from pipelines.placement import ENVIRONMENT
 
     before = dict(os.environ)

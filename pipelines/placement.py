@@ -12,11 +12,12 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.images import IMAGES, REGISTRY, Accelerator
 
-# The claim that outlives the steps: features and tuning checkpoints.
+# The claim that outlives the steps: features, tuning checkpoints, and what stands from night to night.
 CLAIM = "eager-llm-store"
 STORE = "/store"
 FEATURE_STORE = f"{STORE}/features"
 CHECKPOINTS = f"{STORE}/checkpoints"
+RUN = f"{STORE}/run"
 # Where every image of the project holds the Feast definitions.
 FEATURE_REPO = "/app/feature_repo"
 
@@ -58,7 +59,7 @@ class Placement:
         cached: whether a run takes the outputs of an earlier one. The key is Kubeflow's own: the image, the command
             (the step's code), every parameter and every artifact that comes in. The settings come in by the sections
             that the step reads; the library's code and the log's bytes come in as `fingerprint` of the first step.
-        store: whether the claim of features and checkpoints is mounted.
+        store: whether the claim is mounted.
         shared_memory: size of /dev/shm, where Ray's workers pass arrays on; Ray wants 30 % of the limit.
         secrets: credentials by reference.
         environment: beside ENVIRONMENT.
@@ -95,6 +96,20 @@ STEPS = {
         cpu=("2", "4"), memory="2Gi", memory_limit="8Gi", gpus=1, retries=1, timeout=timedelta(hours=6),
     ),
     "pack_bundle": Placement(memory_limit="8Gi"),
+    "ingest_night": Placement(retries=2, store=True, secrets=(OBJECT_STORE,)),
+    "update_index": Placement(
+        cpu=("2", "4"), memory="4Gi", memory_limit="8Gi", gpus=1, retries=2, timeout=timedelta(hours=6), store=True,
+        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE),
+    ),
+    # Where the drift asks for it, the night tunes anew.
+    "update_model": Placement(
+        cpu=("2", "4"), memory="4Gi", memory_limit="16Gi", gpus=1, retries=3, timeout=timedelta(hours=48), store=True,
+        shared_memory="5Gi", secrets=(OBJECT_STORE,),
+    ),
+    # Tried again it would find the run's folder as it left it, and a rollout that has begun.
+    "promote_bundle": Placement(
+        cpu=("2", "4"), memory="2Gi", memory_limit="8Gi", gpus=1, timeout=timedelta(hours=6), store=True,
+    ),
 }  # fmt: skip
 
 # What waiting and credentials are worth: `laptop` has neither, and a failure there is read at once.

@@ -12,7 +12,7 @@ from components.pack_bundle.component import pack_bundle
 from components.publish_features.component import publish_features
 from components.tune_model.component import tune_model
 from components.validate_data.component import validate_data
-from eager_llm.settings import Settings
+from eager_llm.settings import AFTER_TUNING, Settings
 from pipelines.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, place
 
 # What each step reads, so that a changed setting runs again only what it touches.
@@ -21,7 +21,7 @@ SECTIONS = {
     "gate_settings": ("gates", "index"),
     "feature_settings": ("data", "gates"),
     "index_settings": ("seed", "threads", "data", "gates", "behaviour", "semantic", "index"),
-    "model_settings": tuple(f.name for f in fields(Settings) if f.name != "acceptance"),
+    "model_settings": tuple(f.name for f in fields(Settings) if f.name not in AFTER_TUNING),
 }
 
 
@@ -31,6 +31,7 @@ class Outputs(NamedTuple):
     bundle: dsl.Model
     report: dsl.HTML
     table: dsl.Artifact
+    tables: dsl.Dataset
 
 
 @dsl.pipeline(
@@ -114,5 +115,8 @@ def recommender(
         )
     )
     return Outputs(
-        bundle=packed.outputs["bundle"], report=evaluated.outputs["report"], table=evaluated.outputs["table"]
+        bundle=packed.outputs["bundle"],
+        report=evaluated.outputs["report"],
+        table=evaluated.outputs["table"],
+        tables=tables,
     )

@@ -9,6 +9,7 @@ from eager_llm.catalogue.features import Features
 from eager_llm.evaluation.evaluate import table_text
 from eager_llm.files import copy_into, read_json, whole_file, whole_folder, write_json
 from eager_llm.project import project_home
+from eager_llm.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import read_times
 
@@ -21,6 +22,8 @@ def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
     bundle, report = folder / "bundle", folder / "report.html"
     with whole_folder(bundle) as draft:
         copy_into(outputs["bundle"], draft)
+    # What a night adds to.
+    RunFolder(folder).accept(outputs["tables"])
     with whole_file(report) as draft_file:
         shutil.copyfile(outputs["report"], draft_file)
     table = read_json(outputs["table"])["test"]

@@ -222,6 +222,37 @@ def fetch_bundle(place: str, folder: Path) -> Path:
     return fetch_folder(place, folder, "the bundle") if "://" in place else Path(place)
 
 
+def version_name(folder: Path) -> str:
+    """Return what a bundle is called where several lie side by side: its day and its version."""
+    return f"{read_json(folder / MANIFEST)['packed_at'][:10]}-{sha256_file(folder / MANIFEST)[:12]}"
+
+
+def store_bundle(folder: Path, store: str) -> str:
+    """Copy a bundle below a folder or fsspec URI under its `version_name`, which is returned.
+
+    The manifest is written last: without it nothing takes an unfinished copy for a bundle.
+
+    Raises:
+        UserError: the bundle is refused, or the place cannot be written.
+    """
+    manifest, version = verify_bundle(folder), version_name(folder)
+    if "://" not in store:
+        with whole_folder(Path(store) / version) as draft:
+            copy_into(folder, draft)
+        return version
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(store)
+        for name in [*manifest["files"], MANIFEST]:
+            target = f"{path.rstrip('/')}/{version}/{name}"
+            system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            system.put_file(str(folder / name), target)
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{store}: the bundle cannot be stored: {error}") from None
+    return version
+
+
 def _manifest(folder: Path, settings: Settings, facts: dict[str, Any], index: ItemIndex) -> dict[str, Any]:
     files = {
         name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in _files(folder)

@@ -1,4 +1,6 @@
-"""The command line: eager-llm import, features, erase, run, recommend, serve, evaluate, index, bundle verify, settings."""
+"""The command line: eager-llm import, features, erase, run, night, rollout, recommend, serve, evaluate, index,
+bundle verify, settings.
+"""
 
 import os
 import subprocess
@@ -11,6 +13,7 @@ import typer
 from eager_llm.cli_data import erase_command, features_command, import_command
 from eager_llm.cli_index import index_app
 from eager_llm.cli_inspect import inspect_command
+from eager_llm.cli_night import rollout_app
 from eager_llm.errors import UserError
 from eager_llm.project import project_home
 
@@ -27,6 +30,7 @@ app.command("features")(features_command)
 app.command("erase")(erase_command)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(index_app, name="index")
+app.add_typer(rollout_app, name="rollout")
 index_app.command("inspect")(inspect_command)
 
 BundleOption = Annotated[Path, typer.Option(help="the bundle's folder")]
@@ -62,6 +66,40 @@ def run(
     command = [sys.executable, "-m", "pipelines.local", "--source", data, "--runs", str(runs.resolve())]
     command += ["--runner", runner]
     command += ["--name", name] if name else []
+    command += ["--settings", str(settings.resolve())] if settings else []
+    for override in overrides or []:
+        command += ["--set", override]
+    for section, names in _excused(continue_without).items():
+        command += ["--set", f"{section}.continue_without={','.join(names)}"]
+    raise typer.Exit(_in_project(command))
+
+
+@app.command()
+def night(
+    data: Annotated[
+        Path, typer.Option(help="folder that holds what arrived: new events, and new items where there are")
+    ],
+    run: Annotated[Path, typer.Option(help="folder of the run that is brought up to date")] = Path("runs/demo"),
+    settings: Annotated[
+        Path | None, typer.Option("--settings", help="YAML file of settings; default: those of the running bundle")
+    ] = None,
+    overrides: SetOption = None,
+    continue_without: Annotated[
+        str, typer.Option(help="gates that may fail, separated by commas; the decision stands in the report")
+    ] = "",
+) -> None:
+    """Bring a run up to date with a night's events and items: the running bundle's successor, if it is no worse.
+
+    What arrived is validated and joins the log; new items get indices without moving the old ones; the adapter is
+    annealed on what is fresh (or everything is built anew, where the measured drift says so); then both bundles are
+    compared on the night's latest events, which neither has seen. A worse one is refused: what was running still
+    is. In a run without a bundle the night builds one. Reports: RUN/nights/NUMBER.
+
+    Status: 0 promoted, 1 a step failed, 2 a mistake of yours, 3 refused.
+
+    Example: eager-llm night --run runs/demo --data arrivals/2026-02-07 --set nightly.epochs=3
+    """
+    command = [sys.executable, "-m", "pipelines.night", "--data", str(data.resolve()), "--run", str(run.resolve())]
     command += ["--settings", str(settings.resolve())] if settings else []
     for override in overrides or []:
         command += ["--set", override]

@@ -3,6 +3,7 @@
 `Settings.from_dict` reports every mistake in one error, each with the value and the fix.
 """
 
+import copy
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -55,11 +56,16 @@ class DataSettings:
     split: str = option(
         "leave_one_out",
         "leave_one_out: each user's last event is test, the one before validation; "
-        "temporal: one cut in time for all users",
-        choices=("leave_one_out", "temporal"),
+        "temporal: one cut in time for all users; "
+        "nightly: the same cut, through what came after the log that was accepted before (leave_one_out for a first one)",
+        choices=("leave_one_out", "temporal", "nightly"),
     )  # fmt: skip
-    validation_share: float = option(0.1, "temporal split: share of events in validation", least=0.0, most=0.5)
-    test_share: float = option(0.1, "temporal split: share of events in test", least=0.0, most=0.5)
+    validation_share: float = option(
+        0.1, "temporal and nightly split: share of (the night's) events in validation", least=0.0, most=0.5
+    )
+    test_share: float = option(
+        0.1, "temporal and nightly split: share of (the night's) events in test", least=0.0, most=0.5
+    )
 
 
 @dataclass(frozen=True)
@@ -267,6 +273,79 @@ class DecodingSettings:
 
 
 @dataclass(frozen=True)
+class NightlySettings:
+    """A night: what it trains on, and the drift from which on it builds everything anew."""
+
+    validation_share: float = option(
+        0.2, "share of the night's events, the latest but the test part, in validation", least=0.0, most=0.5
+    )
+    test_share: float = option(
+        0.4, "share of the night's events, the latest, that both bundles are tested on", least=0.0, most=0.5
+    )
+    epochs: int = option(2, "passes of the annealing adapter over the fresh trajectories", least=1)
+    learning_rate: float = option(2e-4, "AdamW's learning rate for them, falling to zero", least=0.0)
+    replay: float = option(1.0, "older trajectories for each fresh one, so that the adapter does not forget", least=0.0)
+    rebuild: str = option(
+        "drift", "when everything is built anew: drift (where a measure below is passed), always, or never",
+        choices=("drift", "always", "never"),
+    )  # fmt: skip
+    max_new_items: float = option(
+        0.25,
+        "drift: items without a place in the tree when it was built, as a share of those that it was built on",
+        least=0.0,
+    )
+    max_shift: float = option(
+        0.25,
+        "drift: population stability index of the items' popularity and of the pauses between events, since the build",
+        least=0.0,
+    )
+    max_unfit: float = option(
+        0.3, "drift: share of the items that a refresh of the index would move", least=0.0, most=1.0
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromotionSettings:
+    """How much worse than the running bundle a new one may be, when chance has had its say.
+
+    A measure's loss is taken at the far end of its confidence interval: what cannot be told from a loss beyond
+    the tolerance is refused, too.
+    """
+
+    metric: str = option(
+        "ndcg@10", "metric of the recommendations that decides",
+        choices=("recall@1", "ndcg@1", "recall@5", "ndcg@5", "recall@10", "ndcg@10"),
+    )  # fmt: skip
+    tolerance: float = option(0.05, "share of the running bundle's metric that may be lost", least=0.0, most=1.0)
+    language_tolerance: float = option(
+        0.05,
+        "language that may be lost: points of right answers and overlap (of 1), share of the log perplexity",
+        least=0.0,
+        most=1.0,
+    )
+    latency_tolerance: float = option(0.25, "share by which an answer may take longer", least=0.0)
+    confidence: float = option(0.95, "one-sided confidence of the bounds", least=0.5, most=0.999)
+    resamples: int = option(2000, "resamples of the paired bootstrap", least=100)
+    latency_requests: int = option(40, "histories whose answers are timed, each by both bundles in turn", least=1)
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """Where a better bundle goes: a Helm release, as a canary."""
+
+    release: str = option("", "Helm release of the service; none: the bundle only takes its place in the run's folder")
+    namespace: str = option("default", "its namespace")
+    chart: str = option("charts/eager-llm-serving", "its chart: a folder, an archive or an oci:// address")
+    store: str = option("", "folder or fsspec URI below which the release finds a bundle by its version")
+    weight: int = option(10, "percent of the requests that the canary takes", least=0, most=100)
+    timeout: int = option(1200, "seconds that Helm waits for the pods", least=1)
+
+
+# Sections that neither the index nor the model depends on.
+AFTER_TUNING = ("acceptance", "nightly", "promotion", "rollout")
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of a run."""
 
@@ -283,6 +362,9 @@ class Settings:
     tuning: TuningSettings = field(default_factory=TuningSettings)
     annealing: AnnealingSettings = field(default_factory=AnnealingSettings)
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    nightly: NightlySettings = field(default_factory=NightlySettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Settings":
@@ -314,13 +396,15 @@ class Settings:
         return settings
 
     @classmethod
-    def read(cls, file: Path | None = None, overrides: list[str] | None = None) -> "Settings":
-        """Read a YAML or JSON file (none: the defaults) and apply `section.name=value` overrides.
+    def read(
+        cls, file: Path | None = None, overrides: list[str] | None = None, base: dict[str, Any] | None = None
+    ) -> "Settings":
+        """Read a YAML or JSON file (none: `base`, or the defaults) and apply `section.name=value` overrides.
 
         Raises:
             UserError: the file or an override cannot be read, or a value is refused.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = copy.deepcopy(base) if base else {}
         if file is not None:
             try:
                 values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}

@@ -69,7 +69,7 @@ def test_without_an_engine_the_run_says_so(tmp_path, monkeypatch):
 
 def test_what_a_step_says_is_passed_on_and_what_kfp_says_of_itself_is_not():
     told = io.StringIO()
-    readable = local._Readable(told)
+    readable = local.Readable(told)
     # A container's lines come many at once, a process's one by one.
     readable.write('[KFP Executor 9 INFO]: Got executor_input:\n{\n    "inputs": {}\n}\n')
     readable.write("  stage-1: 10%\n")

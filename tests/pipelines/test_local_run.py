@@ -179,7 +179,19 @@ def test_import_writes_tables_and_says_what_was_dropped(run, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["import"], ["features"], ["erase"], ["run"], ["recommend"], ["serve"], ["evaluate"], ["bundle", "verify"]],
+    [
+        [],
+        ["import"],
+        ["features"],
+        ["erase"],
+        ["run"],
+        ["night"],
+        ["rollout"],
+        ["recommend"],
+        ["serve"],
+        ["evaluate"],
+        ["bundle", "verify"],
+    ],
 )
 def test_every_command_has_help_worth_reading(command):
     done = cli(*command, "--help")

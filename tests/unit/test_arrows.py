@@ -15,13 +15,16 @@ ROOMS = [
     "decoding",
     "evaluation",
     "bundle",
+    "promotion",
+    "rollout",
     "steps",
     "cli_data",
     "cli_index",
     "cli_inspect",
+    "cli_night",
     "cli",
 ]
-GROUND = {"errors", "files", "progress", "settings", "project", "page", "workers"}
+GROUND = {"errors", "files", "progress", "settings", "project", "page", "run_folder", "workers"}
 LIBRARY = sorted((ROOT / "src" / "eager_llm").rglob("*.py"))
 
 

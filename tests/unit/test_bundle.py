@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from eager_llm.bundle import Bundle, fetch_bundle, verify_bundle
+from eager_llm.bundle import Bundle, fetch_bundle, store_bundle, verify_bundle, version_name
 from eager_llm.errors import UserError
 from eager_llm.files import sha256_file
 from eager_llm.index.item_index import ItemIndex
@@ -87,3 +87,18 @@ def test_a_bundle_is_fetched_by_uri_whole_or_not_at_all(bundle, tmp_path):
         with pytest.raises(UserError, match="the bundle cannot be read"):
             fetch_bundle(place, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_bundle_is_stored_under_its_day_and_version_and_fetched_again(bundle, tmp_path):
+    name = version_name(bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert name == f"{manifest['packed_at'][:10]}-{Bundle.load(bundle).version}"
+    for store in (str(tmp_path / "store"), "memory://bundles/shop"):
+        assert store_bundle(bundle, store) == name
+        verify_bundle(fetch_bundle(f"{store}/{name}", tmp_path / "fetched"))
+    with pytest.raises(UserError, match="the bundle cannot be stored"):
+        store_bundle(bundle, "nosuchscheme://somewhere")
+    (bundle / "generation.json").write_text("{}")
+    with pytest.raises(UserError, match="has changed since it was packed"):
+        store_bundle(bundle, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()

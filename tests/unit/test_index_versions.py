@@ -12,7 +12,7 @@ from eager_llm.cli import app
 from eager_llm.errors import UserError
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.versions import FreeLeaves, assign_items, refresh, remove_items
+from eager_llm.index.versions import FreeLeaves, assign_items, grow, refresh, remove_items
 from eager_llm.settings import IndexSettings
 
 ONE = IndexSettings(sources=["semantic"], branching=8, iterations=5, full_iterations=1, restarts=1, workers=0)
@@ -232,3 +232,52 @@ def test_item_files_without_ids_are_named(tmp_path):
         read_item_ids(tmp_path / "b.csv")
     with pytest.raises(UserError, match="no such file"):
         read_item_ids(tmp_path / "c.parquet")
+
+
+def test_a_version_knows_which_earlier_ones_it_keeps_the_paths_of(built, tmp_path):
+    index, points = built
+    second = assign_items(index, ids(5, 100), {"semantic": topics(5, seed=7)[0]})
+    third = remove_items(assign_items(second, ids(5, 105), {"semantic": topics(5, seed=8)[0]}), ["item-100"])
+    third.save(tmp_path / "index.parquet")
+    loaded = ItemIndex.load(tmp_path / "index.parquet")
+    assert loaded.keeps == third.keeps
+    assert all(loaded.continues(one.checksum) for one in (index, second, loaded))
+    assert not index.continues(second.checksum)
+    assert not loaded.continues("")
+    shuffled = points[np.random.default_rng(0).permutation(len(points))]
+    moved = refresh(index, ids(100), {"semantic": shuffled}, tolerance=0.0).index
+    assert moved.change["moved"] > 0
+    assert moved.parent == index.checksum
+    assert not moved.continues(index.checksum)
+    still = refresh(index, ids(100), {"semantic": points}).index
+    assert still.change["moved"] == 0
+    assert still.continues(index.checksum)
+
+
+def turn(dim, seed=3):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0].astype(np.float32)
+
+
+def test_a_catalogue_that_grew_keeps_every_path_also_where_the_encoder_turned_its_space(built):
+    index, points = built
+    new, _ = topics(20, seed=5)
+    item_ids, everything = [*ids(20, 100), *ids(90)[::-1]], np.concatenate([new, points[:90][::-1]])
+    plain, unfit = grow(index, item_ids, {"semantic": everything})
+    turned, _ = grow(index, item_ids, {"semantic": everything @ turn(6)})
+    assert unfit == 0
+    assert set(plain.item_ids) == set(item_ids)
+    for grown in (plain, turned):
+        assert [grown.tokens(item) for item in ids(90)] == [index.tokens(item) for item in ids(90)]
+        assert grown.continues(index.checksum)
+        assert grown.item_ids[-20:] == ids(20, 100)
+    # A turned space is the same space: new items go where they would have gone, but for the finest differences.
+    assert (plain.codes[-20:, 0] == turned.codes[-20:, 0]).all()
+    assert (plain.codes[-20:, 1] == turned.codes[-20:, 1]).mean() > 0.4  # by lot 1 / 8
+
+
+def test_growing_tells_how_many_paths_no_longer_fit(built):
+    index, points = built
+    shuffled = points[np.random.default_rng(0).permutation(100)]
+    grown, unfit = grow(index, ids(100), {"semantic": shuffled})
+    assert unfit == refresh(index, ids(100), {"semantic": shuffled}).moved["item_id"].nunique() / 100 > 0.3
+    np.testing.assert_array_equal(grown.codes, index.codes)

@@ -12,8 +12,9 @@ from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.decoding.trie import Trie
 from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
+from eager_llm.index.versions import assign_items
 from eager_llm.settings import DecodingSettings
-from eager_llm.tuning.backbone import load_tuned, save_tuned
+from eager_llm.tuning.backbone import load_tuned, save_tuned, unread_items
 from eager_llm.tuning.tasks import item_tokens
 
 
@@ -165,6 +166,28 @@ def test_an_index_and_a_model_that_do_not_belong_together_are_refused(small, set
     shorter.model.resize_token_embeddings(200)
     with pytest.raises(UserError, match="the model knows 200 tokens, the item index needs"):
         Recommender(shorter.model, shorter.book, shorter.index, DecodingSettings(), 20)
+
+
+def test_a_model_goes_with_later_versions_of_its_index_that_moved_nothing_and_with_no_other(small, tmp_path):
+    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path, unread=[3, 1])
+    assert unread_items(tmp_path) == [small.index.item_ids[1], small.index.item_ids[3]]
+    rng = np.random.default_rng(1)
+    new = {source: rng.normal(size=(2, 8)).astype(np.float32) for source in small.index.sources}
+    second = assign_items(small.index, ["new-1", "new-2"], new)
+    third = assign_items(second, ["new-3"], {source: points[:1] * 2 for source, points in new.items()})
+    for index in (small.index, second, third):
+        model, tokenizer = load_tuned(tmp_path, index)
+        assert item_tokens(tokenizer, index).max() < model.get_input_embeddings().num_embeddings
+    assert third.vocabulary == small.index.vocabulary  # a new leaf is a path of known tokens
+    codes = small.index.codes.copy()
+    codes[[0, 1]] = codes[[1, 0]]
+    moved = small.index.successor(moved=True, codes=codes, change={"action": "refresh", "moved": 2})
+    for index in (moved, assign_items(moved, ["new-1", "new-2"], new)):
+        with pytest.raises(UserError, match="the model was tuned on another item index"):
+            load_tuned(tmp_path, index)
+    save_tuned(small.model, small.book.tokenizer, second, tmp_path)
+    with pytest.raises(UserError, match="the model was tuned on another item index"):
+        load_tuned(tmp_path, small.index)  # an earlier version lacks items that the model may name
 
 
 def test_broken_weights_are_an_error_not_a_ranking(shop, settings):

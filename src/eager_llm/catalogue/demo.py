@@ -5,6 +5,8 @@ class, a brand they like) and work on projects: a project is a chain of items th
 buy one after the other, so the next item can be learned from the last ones and from their text.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -19,6 +21,7 @@ DEPARTMENTS: dict[str, list[str]] = {
     "Camping": ["Two Person Tent", "Ground Mat", "Sleeping Bag", "Gas Stove", "Cooking Pot", "Head Lamp", "Dry Bag"],
 }  # fmt: skip
 SERIES = ["Classic", "Compact", "Pro", "Everyday", "Heritage", "Light", "Max"]
+NEW_SERIES = ["Studio", "Trail", "Nordic"]
 BRANDS = ["Alder & Finch", "Brambleworks", "Coppergate", "Dunmore", "Elmstead", "Fernhill"]
 WISHES = ["something to start {}", "the next thing I need for {}", "a gift for someone who loves {}", "better {} gear"]
 
@@ -52,6 +55,54 @@ def demo_shop(seed: int = 0, users: int = 1200) -> Tables:
         items,
         pd.DataFrame(intentions, columns=columns),
         facts,
+    )
+
+
+def demo_nights(folder: Path, seed: int = 0, nights: int = 2, users: int = 1200) -> list[Path]:
+    """Write the demo shop's log as it arrives: all but the last part, then a night at a time, each in a folder.
+
+    With each night two departments bring out a new series, one item a product, which a third of their customers
+    choose from then on. A night here holds a tenth of the log: some weeks of the made-up shop.
+
+    Returns:
+        The folders, `0` the log before the first night; each holds `events.csv`, `items.csv` and
+        `intentions.csv`, as `eager-llm import` reads them.
+    """
+    shop, rng = demo_shop(seed, users), np.random.default_rng((seed, 2))
+    events = shop.events.assign(**{name: shop.intentions[name] for name in ("intention", "preference")})  # type: ignore[index]
+    cuts = [events["timestamp"].quantile(1 - 0.1 * (nights - night)) for night in range(nights)]
+    arrives = np.searchsorted(np.array(cuts), events["timestamp"].to_numpy(), side="left")
+    department = events["item_id"].map(shop.items.set_index("item_id")["categories"])
+    folders, known = [], shop.items
+    for night in range(nights + 1):
+        fresh = shop.items.iloc[:0]
+        if night:
+            fresh = _new_series(shop.items, NEW_SERIES[(night - 1) % len(NEW_SERIES)], night)
+            chosen = (arrives >= night) & (rng.random(len(events)) < 1 / 3)
+            renewed = department.map(fresh.set_index("categories")["item_id"])
+            events["item_id"] = np.where(chosen & renewed.notna(), renewed, events["item_id"])
+        mine = events[arrives == night]
+        target = folder / str(night)
+        target.mkdir(parents=True, exist_ok=True)
+        mine[["user_id", "item_id", "timestamp"]].to_csv(target / "events.csv", index=False)
+        (fresh if night else known).to_csv(target / "items.csv", index=False)
+        mine[["user_id", "item_id", "intention", "preference"]].to_csv(target / "intentions.csv", index=False)
+        folders.append(target)
+    return folders
+
+
+def _new_series(items: pd.DataFrame, name: str, night: int) -> pd.DataFrame:
+    """Return one item of a new series for each product of the departments whose turn it is."""
+    departments = [list(DEPARTMENTS)[(2 * night - 2 + n) % len(DEPARTMENTS)] for n in range(2)]
+    rows = items[items["categories"].str.split(",").str[1].isin(departments)].drop_duplicates("categories")
+    brand = BRANDS[night % len(BRANDS)]
+    product = rows["categories"].str.split(",").str[2]
+    subject = rows["categories"].str.split(",").str[1].str.lower()
+    return rows.assign(
+        item_id=[f"demo-{name.lower()}-{number:02d}" for number in range(len(rows))],
+        title=brand + f" {name} " + product,
+        description=f"A made-up {name.lower()} " + product.str.lower() + f" by {brand}, for " + subject + " at home.",
+        brand=brand,
     )
 
 

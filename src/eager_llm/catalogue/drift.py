@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.catalogue.engine import engine, one, view_file
+from eager_llm.catalogue.engine import engine, literal, one, view_file
 from eager_llm.catalogue.rules import Gate
 from eager_llm.catalogue.tables import TEXT_COLUMNS
 from eager_llm.errors import UserError
@@ -81,6 +81,9 @@ def drift_gates(connection: duckdb.DuckDBPyConnection, accepted: Path, settings:
 
 _LENGTH = "SELECT floor(log2(count(*)))::INTEGER AS bin, 1 AS n FROM {prefix}events GROUP BY user_id"
 _TEXT = "SELECT floor(log2(1 + length(concat(title, description, brand, categories))))::INTEGER AS bin, 1 AS n FROM {prefix}items"
+_PAUSES = (
+    "SELECT floor(log2(greatest(pause, 1) / 3.6e9))::INTEGER AS bin, 1 AS n FROM {prefix}events WHERE pause IS NOT NULL"
+)
 # Items in ten classes by their rank in the accepted run, so that a change of who is popular shows.
 _POPULARITY = (
     "SELECT coalesce(c.class, 0) AS bin, 1 AS n FROM {prefix}events LEFT JOIN (SELECT item_id, ntile(10) OVER (ORDER BY count(*) "
@@ -95,3 +98,31 @@ def _psi(old: str, new: str) -> str:
         f"SELECT sum((q - p) * ln(q / p)) FROM (SELECT greatest(coalesce(a.share, 0), {SMALL}) AS p, "
         f"greatest(coalesce(b.share, 0), {SMALL}) AS q FROM ({share.format(old)}) a FULL JOIN ({share.format(new)}) b USING (bin))"
     )
+
+
+def shift_since(folder: Path, until: str, memory_gb: float) -> dict[str, float]:
+    """Return the stability index of the events after a moment against those up to it, or nothing where one is empty.
+
+    popularity: the shares of the items, in ten classes by their rank up to the moment; later items are left out.
+    pauses: from a user's event to the next, in doublings of an hour.
+
+    Args:
+        folder: tables.
+        until: the moment, in ISO form.
+    """
+    with engine(memory_gb) as connection:
+        moment = f"TIMESTAMPTZ {literal(until)}"
+        events = f"read_parquet({literal(str(folder / 'events.parquet'))})"
+        connection.execute(
+            f"CREATE TABLE all_events AS SELECT *, timestamp > {moment} AS late, "
+            f"epoch_us(timestamp) - lag(epoch_us(timestamp)) OVER (PARTITION BY user_id ORDER BY timestamp) AS pause FROM {events};"
+            "CREATE VIEW old_events AS SELECT * FROM all_events WHERE NOT late;"
+            "CREATE VIEW events AS SELECT * FROM all_events WHERE late AND item_id IN (SELECT item_id FROM old_events)"
+        )
+        if not all(one(connection, f"SELECT count(*) FROM {name}") for name in ("old_events", "events")):
+            return {}
+        measures = {"popularity": _POPULARITY, "pauses": _PAUSES}
+        return {
+            name: float(one(connection, _psi(bins.format(prefix="old_"), bins.format(prefix=""))) or 0.0)
+            for name, bins in measures.items()
+        }

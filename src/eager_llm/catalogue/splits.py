@@ -12,23 +12,26 @@ from eager_llm.errors import UserError
 from eager_llm.settings import DataSettings
 
 PARTS = ("train", "validation", "test")
+# In the tables' facts: the last moment of the log that was accepted before.
+KNOWN_UNTIL = "known_until"
+UNASKED = "unasked"
 
 
 def assign_parts(tables: Tables, settings: DataSettings) -> pd.DataFrame:
-    """Return the events with a column `part`, one of `PARTS`.
+    """Return the events with a column `part`, one of `PARTS`, or `UNASKED`.
 
     Raises:
-        UserError: a temporal split is asked of a log that has an order but no clock, or a part
-            would be empty.
+        UserError: a temporal or nightly split is asked of a log that has an order but no clock, or a
+            part would be empty.
     """
-    events = tables.events
-    if settings.split == "temporal":
+    events, known = tables.events, tables.facts.get(KNOWN_UNTIL)
+    if settings.split == "temporal" or (settings.split == "nightly" and known):
         if tables.facts.get("ordinal_time"):
             raise UserError(
-                f"data.split = 'temporal': {tables.facts.get('source', 'the log')} has an order but no timestamps; "
-                "use leave_one_out"
+                f"data.split = {settings.split!r}: {tables.facts.get('source', 'the log')} has an order but no "
+                "timestamps; use leave_one_out"
             )
-        parts = _temporal(events, settings)
+        parts = _temporal(events, settings, pd.Timestamp(known) if settings.split == "nightly" else None)
     else:
         parts = _leave_one_out(events)
     empty = [part for part in PARTS if not (parts == part).any()]
@@ -47,14 +50,24 @@ def _leave_one_out(events: pd.DataFrame) -> pd.Series:
     return parts
 
 
-def _temporal(events: pd.DataFrame, settings: DataSettings) -> pd.Series:
-    """One cut in time for everyone: nothing that is trained on is later than the cut."""
+def _temporal(events: pd.DataFrame, settings: DataSettings, known_until: pd.Timestamp | None = None) -> pd.Series:
+    """One cut in time for everyone: nothing that is trained on is later than the cut.
+
+    Args:
+        known_until: the cut goes through the events after this moment; None: through all.
+    """
     moments = events["timestamp"]
-    test_from = moments.quantile(1 - settings.test_share, interpolation="higher")
-    validation_from = moments.quantile(1 - settings.test_share - settings.validation_share, interpolation="higher")
+    fresh = moments if known_until is None else moments[moments > known_until]
+    if fresh.empty:
+        raise UserError(f"no event is later than {known_until}, the end of the log that was accepted before")
+    test_from = fresh.quantile(1 - settings.test_share, interpolation="higher")
+    validation_from = fresh.quantile(1 - settings.test_share - settings.validation_share, interpolation="higher")
     parts = pd.Series("train", index=events.index)
     parts[moments >= validation_from] = "validation"
     parts[moments >= test_from] = "test"
+    if known_until is not None:  # of whom nothing is known nothing can be asked
+        first = ~events.sort_values("timestamp", kind="stable").duplicated("user_id").reindex(events.index)
+        parts[first & (parts != "train")] = UNASKED
     return parts
 
 
@@ -66,6 +79,6 @@ def targets(parted: pd.DataFrame, max_history: int) -> pd.DataFrame:
     trajectories of `max_history` + 1 items cover the training part.
     """
     from_end = parted.groupby(["user_id", "part"]).cumcount(ascending=False)
-    chosen = (parted["part"] != "train") | (from_end % max_history == 0)
+    chosen = parted["part"].isin(PARTS) & ((parted["part"] != "train") | (from_end % max_history == 0))
     result = parted.loc[chosen, ["user_id", "item_id", "timestamp", "part"]]
     return result.rename(columns={"timestamp": "moment"}).reset_index(drop=True)

@@ -29,6 +29,10 @@ class LanguageProbe:
             unseen texts.
         items: how many items of each kind are asked about, at most.
         seed: draws them.
+
+    Attributes:
+        known: rows of items that are asked about.
+        unseen: rows of items whose titles are the unseen texts.
     """
 
     def __init__(self, book: TaskBook, items: int, seed: int) -> None:
@@ -40,7 +44,6 @@ class LanguageProbe:
         self.known = [row for row in told if row not in book.unread][:items]
         self.unseen = [row for row in told if row in book.unread][:items]
 
-    @torch.inference_mode()
     def measure(self, recommender: Recommender) -> Row:
         """Return the measures that the catalogue's texts allow; see `MEASURES`.
 
@@ -48,18 +51,42 @@ class LanguageProbe:
         index2item overlap: ROUGE-L F1 of the greedily written title against the real one, averaged.
         perplexity of unseen texts: exp of the mean cross-entropy a token of titles of items whose texts no task used.
         """
-        model = recommender.model.eval()
-        row: Row = {}
-        if self.known:
-            prompts = [self.book.question("item2index", item)[0] for item in self.known]
-            named, _ = beam_search(
-                model, recommender.trie, prompts, 1, recommender.settings.normalise, reader=recommender.reader
-            )
-            row[MEASURES[0]] = float(np.mean(np.asarray(named[:, 0].tolist()) == np.asarray(self.known)))
-            row[MEASURES[1]] = float(np.mean([rouge_l(said, title) for said, title in self._written(model)]))
+        row = {name: float(np.mean(values)) for name, values in self.answers(recommender).items()}
         if self.unseen:
-            row[MEASURES[2]] = self._perplexity(model)
+            surprise, tokens, _ = self.surprise(recommender)
+            row[MEASURES[2]] = math.exp(surprise.sum() / tokens.sum())
         return row
+
+    @torch.inference_mode()
+    def answers(self, recommender: Recommender) -> dict[str, np.ndarray]:
+        """Return the first two measures of each known item, float [known]; empty where none is known."""
+        if not self.known:
+            return {}
+        model = recommender.model.eval()
+        prompts = [self.book.question("item2index", item)[0] for item in self.known]
+        named, _ = beam_search(
+            model, recommender.trie, prompts, 1, recommender.settings.normalise, reader=recommender.reader
+        )
+        right = np.asarray(named[:, 0].tolist()) == np.asarray(self.known)
+        alike = np.array([rouge_l(said, title) for said, title in self._written(model)])
+        return {MEASURES[0]: right.astype(float), MEASURES[1]: alike}
+
+    @torch.inference_mode()
+    def surprise(self, recommender: Recommender) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the cross-entropy of each unseen title, its tokens and its characters; each float [unseen]."""
+        model = recommender.model.eval()
+        questions = [self.book.question("index2item", item) for item in self.unseen]
+        examples = [Example([*p, *a], [False] * len(p) + [True] * len(a), []) for p, a in questions]
+        batch = collate(examples, self.book.tokenizer.pad_token_id or 0).to(model.device)
+        hidden = hidden_states(model, batch.ids, use_cache=False).last_hidden_state[:, :-1]
+        rows = []
+        for states, ids, learned, (_, answer) in zip(
+            hidden, batch.ids[:, 1:], batch.learn[:, 1:], questions, strict=True
+        ):
+            text = self.book.tokenizer.decode(answer, skip_special_tokens=True)
+            rows.append((float(cross_entropy(model, states[learned], ids[learned])), int(learned.sum()), len(text)))
+        surprise, tokens, characters = np.array(rows, dtype=float).reshape(-1, 3).T
+        return surprise, tokens, characters
 
     def _written(self, model: Any) -> list[tuple[str, str]]:
         """Return what the model writes as each known item's title, and the title."""
@@ -80,14 +107,6 @@ class LanguageProbe:
             (read(one, skip_special_tokens=True), read(title, skip_special_tokens=True))
             for one, (_, title) in zip(said, asked, strict=True)
         ]
-
-    def _perplexity(self, model: Any) -> float:
-        questions = [self.book.question("index2item", item) for item in self.unseen]
-        examples = [Example([*p, *a], [False] * len(p) + [True] * len(a), []) for p, a in questions]
-        batch = collate(examples, self.book.tokenizer.pad_token_id or 0).to(model.device)
-        learned = batch.learn[:, 1:]
-        hidden = hidden_states(model, batch.ids, use_cache=False).last_hidden_state[:, :-1][learned]
-        return math.exp(float(cross_entropy(model, hidden, batch.ids[:, 1:][learned])) / int(learned.sum()))
 
 
 def rouge_l(said: str, real: str) -> float:

@@ -35,6 +35,8 @@ class ItemIndex:
             each level, when it got its path.
         version: 1 for a build, one more for each change.
         parent: checksum of the version before, empty for a build.
+        keeps: checksums of the versions before, oldest first, whose paths this one keeps: no item has another
+            path than it had there. A version that moves items begins anew.
         change: what made this version, such as {"action": "assign", "added": 12}.
     """
 
@@ -46,6 +48,7 @@ class ItemIndex:
     errors: np.ndarray | None = field(default=None, repr=False)
     version: int = 1
     parent: str = ""
+    keeps: tuple[str, ...] = ()
     change: dict[str, Any] = field(default_factory=lambda: {"action": "build"})
 
     def __post_init__(self) -> None:
@@ -114,9 +117,18 @@ class ItemIndex:
         """Names this version and no other, such as `v1-0123456789ab`."""
         return f"v{self.version}-{self.checksum[:12]}"
 
-    def successor(self, **changes: Any) -> "ItemIndex":
-        """Return the next version, which names this one as its parent."""
-        return replace(self, version=self.version + 1, parent=self.checksum, **changes)
+    def successor(self, moved: bool = False, **changes: Any) -> "ItemIndex":
+        """Return the next version, which names this one as its parent.
+
+        Args:
+            moved: whether an item of this version has another path in the next.
+        """
+        keeps = () if moved else (*self.keeps, self.checksum)
+        return replace(self, version=self.version + 1, parent=self.checksum, keeps=keeps, **changes)
+
+    def continues(self, checksum: str) -> bool:
+        """Tell whether this is the version of a checksum, or one after it that has moved none of its items."""
+        return checksum in (self.checksum, *self.keeps)
 
     def save(self, path: Path) -> None:
         """Write one Parquet: a row an item, and a row a centroid."""
@@ -152,6 +164,7 @@ class ItemIndex:
             None if items["errors"].null_count else _matrix(items["errors"], levels, np.float32),
             facts["version"],
             facts["parent"],
+            tuple(facts.get("keeps", ())),
             facts["change"],
         )
         if index.checksum != facts["checksum"]:
@@ -160,7 +173,9 @@ class ItemIndex:
 
     def _facts(self) -> dict[str, Any]:
         names = ("branching", "sources", "version", "parent", "change")
-        return {name: getattr(self, name) for name in names}
+        facts = {name: getattr(self, name) for name in names}
+        # Left out where there are none: indices that were built before versions were kept keep their checksum.
+        return {**facts, "keeps": list(self.keeps)} if self.keeps else facts
 
     def _items_table(self) -> pa.Table:
         numbers = self.token_numbers.astype(np.int32).reshape(-1)

@@ -129,7 +129,41 @@ class Refresh:
     stayed_unfit: dict[str, int]
 
 
-def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5) -> Refresh:
+def grow(
+    index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5
+) -> tuple[ItemIndex, float]:
+    """Return the next version for a catalogue that has changed, and the share of paths that no longer fit.
+
+    Items that are gone leave, the tree is turned along to the new embeddings as in `refresh`, but moves nobody,
+    and new items get the free leaves nearest to them. The share is of the items that stay: how many `refresh`
+    would move.
+
+    Args:
+        item_ids: the whole catalogue, in the order of the embeddings' rows.
+
+    Raises:
+        UserError: no item of the index is left, the embeddings do not fit, or the tree is full.
+    """
+    wanted = set(item_ids)
+    gone = [item for item in index.item_ids if item not in wanted]
+    if gone:
+        index = remove_items(index, gone)
+    sources = {
+        source: np.asarray(Shards.find(embeddings[source], source).take(np.arange(len(item_ids))))
+        for source in index.levels_of
+    }
+    there = np.array([item in index.rows for item in item_ids])
+    old, new = ([item for item in item_ids if (item in index.rows) is known] for known in (True, False))
+    turned = refresh(index, old, {source: points[there] for source, points in sources.items()}, tolerance, moves=False)
+    unfit = turned.moved["item_id"].nunique() / len(old)
+    if not new:
+        return turned.index, unfit
+    return assign_items(turned.index, new, {source: points[~there] for source, points in sources.items()}), unfit
+
+
+def refresh(
+    index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5, moves: bool = True
+) -> Refresh:
     """Fit the index to new embeddings of its items, and move only those that no longer fit.
 
     An encoder that was trained anew turns and scales its whole space; that moves hardly any item: the
@@ -141,6 +175,7 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     Args:
         item_ids: exactly the items of the index, in the order of the embeddings' rows.
         tolerance: 0 moves an item at the slightest drift.
+        moves: whether who would move does; else the tree is turned along and all stay.
 
     Raises:
         UserError: the items differ, or the embeddings do not fit.
@@ -155,7 +190,7 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
     sources = _checked(index, item_ids, embeddings)
     order = pd.Index(item_ids).get_indexer(pd.Index(index.item_ids))
     codes, errors, centroids = index.codes.copy(), index.errors.copy(), list(index.centroids)
-    moves, stayed = [], {}
+    frames, stayed = [], {}
     for source, levels in index.levels_of.items():
         points = sources[source].take(order)
         fit = _best_fit(points, codes[:, levels], index.centroids[levels], errors[:, levels], tolerance)
@@ -165,7 +200,7 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
         rows, found, found_errors = _better_leaves(points, codes[:, levels], fit.codebooks, unfit, most)
         stayed[source] = len(unfit) - len(rows)
         level = fit.unfit[rows].argmax(axis=1)
-        moves.append(
+        frames.append(
             pd.DataFrame({
                 "item_id": np.asarray(index.item_ids, dtype=object)[rows],
                 "source": source,
@@ -177,10 +212,12 @@ def refresh(index: ItemIndex, item_ids: list[str], embeddings: Embeddings, toler
         )  # fmt: skip
         # Who stays is measured by when it got its path: slow drift adds up until it counts.
         errors[:, levels] = fit.then
-        codes[rows, levels], errors[rows, levels] = found, found_errors
-    moved = pd.concat(moves, ignore_index=True)
-    change = {"action": "refresh", "moved": int(moved["item_id"].nunique()), "tolerance": tolerance}
-    fresh = index.successor(codes=codes, errors=errors, centroids=centroids, change=change)
+        if moves:
+            codes[rows, levels], errors[rows, levels] = found, found_errors
+    moved = pd.concat(frames, ignore_index=True)
+    count = int(moved["item_id"].nunique())
+    change = {"action": "refresh", "moved": count if moves else 0, "tolerance": tolerance}
+    fresh = index.successor(moved=moves and count > 0, codes=codes, errors=errors, centroids=centroids, change=change)
     moved["tokens_before"] = [index.tokens(item) for item in moved["item_id"]]
     moved["tokens_after"] = [fresh.tokens(item) for item in moved["item_id"]]
     return Refresh(fresh, moved, stayed)

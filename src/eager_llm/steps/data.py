@@ -119,7 +119,8 @@ def publish(
     loaded = Tables.load(tables)
     store = Features(repository, features)
     parted = assign_parts(loaded, settings.data)
-    store.publish(tables, settings.data.max_history)
+    changed = store.publish(tables, settings.data.max_history)
+    say("published: " + (", ".join(f"{rows} rows of {view}" for view, rows in changed.items()) or "nothing new"))
     examples = store.histories(targets(parted, settings.data.max_history))
     with whole_file(out) as draft:
         examples.to_parquet(draft, index=False)
@@ -128,7 +129,8 @@ def publish(
         require(results, report, "History gates")
     counts = examples["part"].value_counts()
     say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in PARTS))
-    return {f"{part}_examples": int(counts.get(part, 0)) for part in PARTS}
+    published = {f"{view}_published": rows for view, rows in changed.items()}
+    return {**{f"{part}_examples": int(counts.get(part, 0)) for part in PARTS}, **published}
 
 
 def rows_of(report: Path) -> Path:

@@ -38,11 +38,11 @@ from eager_llm.index.build import build_index
 from eager_llm.index.gates import run_index_gates
 from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.progress import say
-from eager_llm.settings import Settings
+from eager_llm.settings import AFTER_TUNING, Settings
 from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
+from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned, unread_items
 from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
@@ -68,20 +68,10 @@ def index(
     report: Path,
 ) -> dict[str, float]:
     """Encode the items by both sources, build the item index, and publish it as features if its gates hold."""
-    device = _prepare_torch(settings)
     loaded = Tables.load(tables)
     item_ids = loaded.items["item_id"].tolist()
-    found: dict[str, np.ndarray] = {}
-    if "semantic" in settings.index.sources:
-        found["semantic"] = semantic_embedding(loaded.items, settings.semantic, settings.seed, device)
-    if "behaviour" in settings.index.sources:
-        rows = {item: row for row, item in enumerate(item_ids)}
-        train = [[rows[item] for item in history] for history in training_histories(read_examples(examples))]
-        found["behaviour"] = behaviour_embedding(train, len(item_ids), settings.behaviour, settings.seed, device)
-    with whole_folder(embeddings) as draft:
-        for source, embedding in found.items():
-            np.save(draft / f"{source}.npy", embedding, allow_pickle=False)
-    files = {source: embeddings / f"{source}.npy" for source in found}
+    found = embed(loaded, read_examples(examples), settings, prepare_torch(settings))
+    files = save_embeddings(found, embeddings)
     built = build_index(item_ids, files, settings.index, settings.seed)
     with whole_file(out) as draft_file:
         built.save(draft_file)
@@ -96,6 +86,26 @@ def index(
     say(f"item index: {len(item_ids)} items, {built.levels} tokens an item, no collisions")
     purity = prefix_purity(built, loaded.items, "categories")
     return {"items": len(item_ids), "levels": built.levels, **{f"purity_{s}": v for s, v in purity.items()}}
+
+
+def embed(tables: Tables, examples: pd.DataFrame, settings: Settings, device: str) -> dict[str, np.ndarray]:
+    """Encode the catalogue by the sources of the index, float32 [items, dim] each; behaviour of the training part."""
+    found: dict[str, np.ndarray] = {}
+    if "semantic" in settings.index.sources:
+        found["semantic"] = semantic_embedding(tables.items, settings.semantic, settings.seed, device)
+    if "behaviour" in settings.index.sources:
+        rows = {item: row for row, item in enumerate(tables.items["item_id"])}
+        train = [[rows[item] for item in history] for history in training_histories(examples)]
+        found["behaviour"] = behaviour_embedding(train, len(rows), settings.behaviour, settings.seed, device)
+    return found
+
+
+def save_embeddings(found: dict[str, np.ndarray], folder: Path) -> dict[str, Path]:
+    """Write a .npy a source, all or none; return their paths."""
+    with whole_folder(folder) as draft:
+        for source, embedding in found.items():
+            np.save(draft / f"{source}.npy", embedding, allow_pickle=False)
+    return {source: folder / f"{source}.npy" for source in found}
 
 
 @timed
@@ -134,12 +144,12 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     tables, examples, item_index, embeddings, checkpoints, out = (
         Path(config[name]) for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
     )
-    device = _prepare_torch(settings)
+    device = prepare_torch(settings)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     sources = {s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources}
     # Checkpoints belong to their inputs: another index or setting starts anew.
-    folder = checkpoints / _tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
+    folder = checkpoints / tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
     model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded, settings), settings.seed)
     # To be spread over the workers, it waits where there is room.
     model.to("cpu" if settings.tuning.sharded else device)
@@ -163,8 +173,8 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
         if draft:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
-            save_tuned(model, tokenizer, built, draft, task_file(settings))
-            _neighbours(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
+            save_tuned(model, tokenizer, built, draft, task_file(settings), book.unread)
+            neighbours_of(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
@@ -185,11 +195,11 @@ def evaluate(
     tables: Path, examples: Path, item_index: Path, model: Path, settings: Settings, metrics: Path, report: Path
 ) -> dict[str, dict[str, float]]:
     """Measure the model and the baselines on validation and, once, on test; write the report."""
-    device = _prepare_torch(settings)
+    device = prepare_torch(settings)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
-    unread = unread_rows(built, settings.tuning, settings.seed)
+    unread = {built.rows[item] for item in unread_items(model) if item in built.rows}
     book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, unread)
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
     language, dial = _language(recommender, _drawn(asked, settings), model, settings)
@@ -223,8 +233,8 @@ def evaluate(
         dial=dial,
         prior=prior,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
-        # The bundle's gates come after, with settings of their own.
-        settings={name: section for name, section in settings.to_dict().items() if name != "acceptance"},
+        # What comes after has settings of its own.
+        settings={name: section for name, section in settings.to_dict().items() if name not in AFTER_TUNING},
         notes=_notes(loaded),
     )
     with whole_file(report) as draft:
@@ -256,13 +266,15 @@ def pack(
     pack_bundle(out, model, item_index, loaded.items, read_examples(examples), settings, found, loaded.facts, check)
 
 
-def _prepare_torch(settings: Settings) -> str:
+def prepare_torch(settings: Settings) -> str:
+    """Set torch's threads, and return the device that there is."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _tuning_key(inputs: list[Path], settings: Settings) -> str:
+def tuning_key(inputs: list[Path], settings: Settings) -> str:
+    """Name a tuning job by its inputs and settings."""
     digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
     for path in [*inputs, task_file(settings)]:
         digest.update(content_digest(path).encode())
@@ -300,7 +312,7 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
     return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
 
 
-def _neighbours(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
+def neighbours_of(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
     """Build the evidence from the sources of the index: counts of the training part, words in common."""
     counted = words = None
     if "behaviour" in settings.index.sources:

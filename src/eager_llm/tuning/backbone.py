@@ -1,6 +1,7 @@
 """The language model and its tokenizer: made on the spot, or any causal LM by id or path."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -128,26 +129,55 @@ def reset_generation(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def save_tuned(model: Any, tokenizer: Any, index: ItemIndex, folder: Path, tasks: Path = DEFAULT_FILE) -> None:
-    """Write the backbone, its tokenizer and phrasings, and which item index they were tuned on."""
+def save_tuned(
+    model: Any,
+    tokenizer: Any,
+    index: ItemIndex,
+    folder: Path,
+    tasks: Path = DEFAULT_FILE,
+    unread: Iterable[int] = (),
+) -> None:
+    """Write the backbone, its tokenizer and phrasings, which item index they were tuned on, and what was held out.
+
+    Args:
+        unread: rows of the items whose texts no task has used.
+    """
     phrasings = {task: [asdict(phrasing) for phrasing in found] for task, found in read_tasks(tasks).items()}
     write_json(folder / TASKS, phrasings)
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
-    write_json(folder / TUNED_ON, {"item_index": index.checksum})
+    mark_tuned(folder, index, [index.item_ids[row] for row in sorted(unread)])
 
 
-def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu", adapter: bool = True) -> tuple[Any, Any]:
+def mark_tuned(folder: Path, index: ItemIndex, unread: list[str]) -> None:
+    """Write which item index the model in a folder was tuned on, and the items whose texts no task has used."""
+    write_json(folder / TUNED_ON, {"item_index": index.checksum, "unread": unread})
+
+
+def unread_items(folder: Path) -> list[str]:
+    """Return the items whose texts no task of a tuned model has used."""
+    return list(read_json(folder / TUNED_ON).get("unread", []))
+
+
+def load_tuned(
+    folder: Path, index: ItemIndex, device: str = "cpu", adapter: bool = True, trainable: bool = False
+) -> tuple[Any, Any]:
     """Load `backbone`, `adapter` (where there is one) and `tokenizer` of a tuned model or bundle.
 
     Args:
+        index: the one that it was tuned on, or a later version that has moved none of its items: new items have
+            paths of the same tokens.
         adapter: whether the adapter is on: with it the model recommends, without it it reads and writes text.
+        trainable: whether the adapter is to be tuned further.
 
     Raises:
-        UserError: it was tuned on another item index.
+        UserError: it was tuned on another item index, or on a version whose items have moved since.
     """
-    if read_json(folder / TUNED_ON).get("item_index") != index.checksum:
-        raise UserError(f"{folder}: the model was tuned on another item index: they do not belong together")
+    if not index.continues(read_json(folder / TUNED_ON).get("item_index", "")):
+        raise UserError(
+            f"{folder}: the model was tuned on another item index: they do not belong together "
+            f"({index.version_name} neither is the one nor comes after it with every path kept)"
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -160,7 +190,9 @@ def load_tuned(folder: Path, index: ItemIndex, device: str = "cpu", adapter: boo
         with warnings.catch_warnings():
             # peft asks transformers by an old name.
             warnings.simplefilter("ignore", FutureWarning)
-            model = PeftModel.from_pretrained(model, str(folder / ADAPTER), use_safetensors=True)
+            model = PeftModel.from_pretrained(
+                model, str(folder / ADAPTER), is_trainable=trainable, use_safetensors=True
+            )
     return model.to(device).eval(), tokenizer
 
 

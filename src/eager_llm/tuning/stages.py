@@ -58,11 +58,18 @@ def stage_one(
 def stage_two(
     model: Any, book: TaskBook, train: list[Trajectory], settings: Settings, checkpoints: Path
 ) -> tuple[Any, Curve]:
-    """Add the annealing adapter and tune it alone; returns the PEFT model and the curve."""
-    from peft import LoraConfig, get_peft_model
+    """Tune the annealing adapter alone; returns the PEFT model and the curve.
+
+    Args:
+        model: a PEFT model, whose adapter is tuned further, or a plain one, which gets one.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     annealing = settings.annealing
     torch.manual_seed(settings.seed)
+    if isinstance(model, PeftModel):
+        curve = fit(_job("stage-2", model, None, book, train, SEQREC_ONLY, settings, checkpoints))
+        return model.eval(), curve
     # "all-linear" leaves the output layer out: tied to the input embeddings, it must stay as it is.
     config = LoraConfig(
         r=annealing.rank,

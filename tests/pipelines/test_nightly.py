@@ -1,0 +1,78 @@
+"""A night by its command: what is wrong is said, and what was running still is."""
+
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from eager_llm.catalogue.demo import demo_nights
+from eager_llm.catalogue.tables import Tables
+from eager_llm.errors import UserError
+from eager_llm.files import content_digest
+from eager_llm.run_folder import RunFolder
+from pipelines.night import night_settings
+
+
+def night(*words):
+    command = [sys.executable, "-m", "eager_llm.cli", "night", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+@pytest.fixture
+def place(run, tmp_path):
+    for part in ("bundle", "tables", "features"):
+        shutil.copytree(run.folder / part, tmp_path / "run" / part)
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_night_that_fails_its_gates_names_the_rows_and_leaves_all_as_it_was(place, tmp_path):
+    before = content_digest(place.bundle), content_digest(place.tables)
+    known = Tables.load(place.tables).events
+    later = known["timestamp"].max() + pd.Timedelta(days=1)
+    (tmp_path / "arrived").mkdir()
+    rows = [(known["user_id"].iat[0], "ghost-item", later), (known["user_id"].iat[0], known["item_id"].iat[0], later)]
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(
+        tmp_path / "arrived" / "events.csv", index=False
+    )
+    Tables.load(place.tables).items.head(1).to_csv(tmp_path / "arrived" / "items.csv", index=False)
+    done = night("--run", place.folder, "--data", tmp_path / "arrived")
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "item_id=ghost-item" in done.stdout
+    assert "[known-items]" in done.stdout
+    assert "Executing task" in done.stdout
+    assert "publish-features" not in done.stdout
+    assert '"outputFile"' not in done.stdout  # what the executor tells of itself
+    assert (content_digest(place.bundle), content_digest(place.tables)) == before
+    assert place.next_night().name == "0002"
+
+
+def test_a_night_reads_the_settings_of_what_is_running(place):
+    settings = night_settings(place, None, ["nightly.test_share=0.3"])
+    assert settings.backbone.hidden == 32
+    assert (settings.data.split, settings.data.test_share) == ("nightly", 0.3)
+    assert settings.gates.baseline == str(place.tables)
+    with pytest.raises(UserError, match=r"nightly\.test_share = 2: must be at most 0\.5"):
+        night_settings(place, None, ["nightly.test_share=2"])
+
+
+def test_mistakes_end_with_status_2(tmp_path):
+    done = night("--run", tmp_path, "--data", tmp_path / "nowhere")
+    assert (done.returncode, "nowhere: no such folder" in done.stderr) == (2, True)
+    assert "Example: eager-llm night" in night("--help").stdout
+
+
+def test_the_demo_shops_nights_follow_one_another_and_bring_new_items(tmp_path):
+    folders = demo_nights(tmp_path, users=200)
+    logs = [pd.read_csv(folder / "events.csv", parse_dates=["timestamp"]) for folder in folders]
+    items = [set(pd.read_csv(folder / "items.csv")["item_id"]) for folder in folders]
+    for number in (1, 2):
+        assert logs[number]["timestamp"].min() > logs[number - 1]["timestamp"].max()
+        assert len(items[number]) == 14
+        assert not items[number] & set().union(*items[:number])
+        assert set(logs[number]["item_id"]) & items[number]
+    assert not set(logs[0]["item_id"]) - items[0]
+    again = demo_nights(tmp_path / "again", users=200)
+    assert [content_digest(folder) for folder in folders] == [content_digest(folder) for folder in again]
