@@ -57,7 +57,7 @@ class DataSettings:
         "leave_one_out",
         "leave_one_out: each user's last event is test, the one before validation; "
         "temporal: one cut in time for all users; "
-        "nightly: the same cut, through what came after the log that was accepted before (leave_one_out for a first one)",
+        "nightly: the same cut, through what came after the log of the running bundle (leave_one_out for a first one)",
         choices=("leave_one_out", "temporal", "nightly"),
     )  # fmt: skip
     validation_share: float = option(

@@ -8,7 +8,7 @@ import pytest
 
 from eager_llm.bundle import Bundle, verify_bundle
 from eager_llm.catalogue.drift import shift_since
-from eager_llm.catalogue.splits import KNOWN_UNTIL
+from eager_llm.catalogue.splits import KNOWN_UNTIL, assign_parts
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
 from eager_llm.files import read_json
@@ -191,6 +191,17 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
     assert verdict["reasons"][0] in worse.paths["report.html"].read_text().replace("&#39;", "'")
     assert Bundle.load(place.bundle).version == running  # what was running still is
     assert read_json(place.tables / "facts.json")["new_items"] == 0  # but the log goes on
+    # Refused, the night can be made again, or waits for the next: its events are still new to what is running.
+    again = Tables.load(place.tables)
+    facts = arrive(str(more), place.folder, worse.settings, night.folder.parent / "again")
+    assert facts["new_events"] == 0
+    assert (
+        facts[KNOWN_UNTIL]
+        == read_json(place.bundle / "manifest.json")["data"]["last_event"]
+        < again.facts["last_event"]
+    )
+    parts = assign_parts(Tables.load(night.folder.parent / "again"), worse.settings.data)["part"]
+    assert parts.tolist() == assign_parts(Tables.load(worse.paths["tables"]), worse.settings.data)["part"].tolist()
     assert place.take_back() == "running"
     assert Bundle.load(place.bundle).version == was
 

@@ -12,7 +12,7 @@ from eager_llm.errors import UserError
 from eager_llm.settings import DataSettings
 
 PARTS = ("train", "validation", "test")
-# In the tables' facts: the last moment of the log that was accepted before.
+# In the tables' facts: the last moment of the log that the running bundle was made from.
 KNOWN_UNTIL = "known_until"
 UNASKED = "unasked"
 
@@ -59,7 +59,9 @@ def _temporal(events: pd.DataFrame, settings: DataSettings, known_until: pd.Time
     moments = events["timestamp"]
     fresh = moments if known_until is None else moments[moments > known_until]
     if fresh.empty:
-        raise UserError(f"no event is later than {known_until}, the end of the log that was accepted before")
+        raise UserError(
+            f"no event is later than {known_until}, the end of the log that the running bundle was made from"
+        )
     test_from = fresh.quantile(1 - settings.test_share, interpolation="higher")
     validation_from = fresh.quantile(1 - settings.test_share - settings.validation_share, interpolation="higher")
     parts = pd.Series("train", index=events.index)

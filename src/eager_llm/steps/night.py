@@ -86,7 +86,7 @@ def arrive(arrivals: str, run: Path, settings: Settings, out: Path) -> dict[str,
     Raises:
         UserError: they are broken, or the log has no clock.
     """
-    accepted = RunFolder(run).accepted
+    accepted, running = RunFolder(run).accepted, RunFolder(run).running
     if accepted is None:
         return ingest(arrivals, settings, out)
     before = read_json(accepted / "facts.json")
@@ -96,7 +96,9 @@ def arrive(arrivals: str, run: Path, settings: Settings, out: Path) -> dict[str,
     facts = ingest(arrivals, settings, out, append=True)
     kept = {name: before[name] for name in ("source", "made_up") if name in before}
     counts = {f"new_{name}": facts[name] - before[name] for name in ("events", "users", "items")}
-    facts = {**facts, **kept, **counts, KNOWN_UNTIL: before["last_event"]}
+    # What the running bundle has not seen: also the events of nights that were refused since.
+    known_until = read_json(running / "manifest.json")["data"]["last_event"] if running else before["last_event"]
+    facts = {**facts, **kept, **counts, KNOWN_UNTIL: known_until}
     write_json(out / "facts.json", facts)
     say(f"arrived: {counts['new_events']} events, {counts['new_users']} users, {counts['new_items']} items")
     return facts
