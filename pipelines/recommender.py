@@ -19,7 +19,7 @@ SECTIONS = {
     "data_settings": ("seed", "data"),
     "gate_settings": ("gates", "index"),
     "feature_settings": ("data", "gates"),
-    "index_settings": ("seed", "threads", "data", "gates", "behaviour", "semantic", "index"),
+    "index_settings": ("seed", "threads", "ray", "data", "gates", "behaviour", "semantic", "index"),
     "model_settings": tuple(f.name for f in fields(Settings) if f.name != "acceptance"),
 }
 

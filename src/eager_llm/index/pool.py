@@ -46,8 +46,9 @@ class RayPool:
 
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Worker)
-        shared = ray.put(sources)
-        self.actors = [actor.remote(shared, precision) for _ in range(workers)]
+        # Kept, since an actor that starts again asks for it again.
+        self.sources = ray.put(sources)
+        self.actors = [actor.remote(self.sources, precision) for _ in range(workers)]
 
     def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
         """Yield `method(*call)` for every call."""
@@ -97,5 +98,7 @@ def start_ray(workers: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime, logging_level="warning")
     else:
-        # The dashboard doubles Ray's memory.
-        ray.init(num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning")
+        # By default Ray would join what another process of this machine has started. The dashboard doubles its memory.
+        ray.init(
+            "local", num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning"
+        )

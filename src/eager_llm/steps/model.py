@@ -39,6 +39,7 @@ from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples, rows_of
+from eager_llm.steps.distributed import distributed
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.phrasings import task_file
@@ -54,6 +55,7 @@ SAMPLED_USERS = 3
 
 
 @timed
+@distributed(("tables", "examples"), ("out", "embeddings", "report"), ("repository", "features"))
 def index(
     tables: Path,
     examples: Path,
@@ -79,7 +81,9 @@ def index(
         for source, embedding in found.items():
             np.save(draft / f"{source}.npy", embedding, allow_pickle=False)
     files = {source: embeddings / f"{source}.npy" for source in found}
-    built = build_index(item_ids, files, settings.index, settings.seed)
+    # Where a job was lost, what it had finished is found again by the next one.
+    jobs = Path(settings.ray.shared) / "index-jobs" if settings.ray.shared else None
+    built = build_index(item_ids, files, settings.index, settings.seed, jobs)
     with whole_file(out) as draft_file:
         built.save(draft_file)
         even, memory = settings.index.builder == "balanced", settings.data.memory_gb
@@ -96,6 +100,7 @@ def index(
 
 
 @timed
+@distributed(("tables", "examples", "item_index", "embeddings"), ("out",), ("checkpoints",))
 def tune(
     tables: Path,
     examples: Path,
@@ -257,7 +262,7 @@ def _prepare_torch(settings: Settings) -> str:
 
 
 def _tuning_key(inputs: list[Path], settings: Settings) -> str:
-    digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({**settings.to_dict(), "ray": None}, sort_keys=True).encode())
     for path in [*inputs, task_file(settings)]:
         digest.update(content_digest(path).encode())
     return digest.hexdigest()[:16]
