@@ -61,6 +61,10 @@ format: setup ## bring the code into style
 manifests: setup ## compile the pipeline for a cluster into pipelines/manifests
 	$(BIN)/python -m pipelines.compile
 
+.PHONY: pages
+pages: setup ## write each step's README from its code and its place
+	$(BIN)/python scripts/pages.py
+
 .PHONY: goldens
 goldens: setup ## render the charts' examples anew into tests/charts/golden
 	$(BIN)/python tests/charts/rendering.py
@@ -76,6 +80,10 @@ base-image: ## make a base image from Debian packages where there is no registry
 .PHONY: e2e-serving
 e2e-serving: setup ## build the serving image, run it with Redis, ask it everything, kill Redis (root, Debian)
 	$(BIN)/python scripts/e2e_serving.py --base "$(BASE)"
+
+.PHONY: e2e-pipeline
+e2e-pipeline: setup ## build the images, run the whole pipeline in them, serve its bundle, break it (root, Debian)
+	$(BIN)/python scripts/e2e_pipeline.py --base "$(BASE)"
 
 .PHONY: lock
 lock: setup ## resolve requirements.lock anew from pyproject.toml

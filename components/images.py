@@ -5,6 +5,8 @@ from typing import Literal
 
 REGISTRY = "eager-llm"
 TAG = "0.1.0"
+# Who runs in them: nobody that a machine knows.
+USER = 65532
 
 Accelerator = Literal["cpu", "cuda"]
 
@@ -25,9 +27,9 @@ class Image:
     parts: tuple[str, ...]
     target: Literal["steps", "serving"]
 
-    def reference(self, accelerator: Accelerator = "cpu") -> str:
-        """Return the name and tag of the build for an accelerator."""
-        return f"{REGISTRY}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
+    def reference(self, accelerator: Accelerator = "cpu", registry: str = REGISTRY) -> str:
+        """Return the name and tag of the build for an accelerator, as a registry holds it."""
+        return f"{registry}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
 
 
 IMAGES = {

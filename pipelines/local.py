@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine with kfp.local: the compiled graph, a process a step."""
+"""Run the pipeline on this machine with kfp.local: the compiled graph, a process or a container a step."""
 
 import argparse
 import hashlib
@@ -8,31 +8,23 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from eager_llm.catalogue.features import ONLINE_VARIABLE, SQLITE
 from eager_llm.errors import UserError
-from eager_llm.files import content_digest
+from eager_llm.files import content_digest, in_store, store_digest
 from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from eager_llm.tuning.phrasings import read_tasks, task_file
+from pipelines.containers import ARTIFACTS, Containers, table
+from pipelines.placement import ENVIRONMENT, FEATURE_REPO, Target, compiled_for
 from pipelines.summary import TIMES_FILE, finish
 
 ROOT = Path(__file__).resolve().parents[1]
-# A step's lines show at once; nothing phones home; the steps find the library and each other.
-ENVIRONMENT = {
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": "ignore",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "FEAST_USAGE": "False",
-    "GX_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--settings", type=Path, help="YAML file of settings; default: pipelines/settings")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a setting")
+    parser.add_argument(
+        "--runner", default="process", choices=["process", "docker"], help="what a step runs in; docker: its own image"
+    )
     asked = parser.parse_args(arguments)
     try:
         file = asked.settings or ROOT / "pipelines" / "settings" / (
@@ -50,54 +45,82 @@ def main(arguments: list[str] | None = None) -> int:
         )
         settings = Settings.read(file, asked.set)
         name = asked.name or run_name(asked.source)
-        return run(asked.source, name, asked.runs, settings)
+        return run(asked.source, name, asked.runs, settings, Containers() if asked.runner == "docker" else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(source: str, name: str, runs: Path, settings: Settings) -> int:
+def run(source: str, name: str, runs: Path, settings: Settings, containers: Containers | None = None) -> int:
     """Run the pipeline into `runs/name`, re-using the steps whose inputs have not changed.
+
+    Args:
+        containers: what the steps run in; None: processes of this Python.
 
     Returns:
         0, or 1 where a step failed; the step has said why.
     """
-    from kfp import local
-
-    from pipelines.recommender import SECTIONS, recommender
-
     folder = (runs / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     settings = _absolute(settings)
-    values = settings.to_dict()
     store = folder / "features"
     if not (store / "online.db").is_file() and os.environ.get(ONLINE_VARIABLE, SQLITE) == SQLITE:
         # The feature store is written in place: without it nothing that was published can be re-used.
         shutil.rmtree(folder / "cache", ignore_errors=True)
-    source = source if source == "demo" else str(Path(source).resolve())
-    with _environment(folder), redirect_stdout(_Readable(sys.stdout)):
-        # kfp's runner replaces the word python3 by this very interpreter.
-        local.init(
-            local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(folder / "artifacts"),
-            enable_caching=True,
-            cache_root=str(folder / "cache"),
-        )
+    source = source if source == "demo" or in_store(source) else str(Path(source).resolve())
+    mark = fingerprint(source, settings)
+    with _environment(folder), redirect_stdout(_Readable(sys.stdout)), containers or nullcontext():
+        _start(folder, source, settings, containers)
         try:
-            task = recommender(
-                source=source,
-                fingerprint=fingerprint(source, settings),
-                feature_repo=str(project_home() / "feature_repo"),
-                feature_store=str(store),
-                checkpoints=str(folder / "checkpoints"),
-                settings=values,
-                **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()},
-            )
+            outputs = _run_graph(folder, source, mark, settings, FEATURE_REPO if containers else str(_repository()))
         except RuntimeError as error:
+            outputs = {}
             print(f"error: {error}", file=sys.stderr)
-            return 1
-    finish(folder, {name: Path(artifact.uri) for name, artifact in task.outputs.items()}, settings)
-    return 0
+    if containers and containers.runs:
+        print(f"\n{table(containers.runs)}")
+        for failure in filter(None, (step.failure for step in containers.runs)):
+            print(f"error: {failure}", file=sys.stderr)
+    if outputs:
+        finish(folder, outputs, settings)
+    return 0 if outputs else 1
+
+
+def _start(folder: Path, source: str, settings: Settings, containers: Containers | None) -> None:
+    """Tell kfp.local how to run a step and where its outputs lie."""
+    from kfp import local
+
+    if containers is None:
+        # kfp's runner replaces the word python3 by this very interpreter.
+        runner = local.SubprocessRunner(use_venv=False)
+    else:
+        read = [Path(path) for path in (source, settings.tuning.task_file) if path and Path(path).exists()]
+        write = [Path(settings.tuning.tensorboard)] if settings.tuning.tensorboard else []
+        runner = containers.runner(folder, {TIMES_VARIABLE: str(folder / TIMES_FILE)}, read, write)
+    local.init(
+        runner,
+        pipeline_root=str(folder / ARTIFACTS),
+        enable_caching=True,
+        cache_root=str(folder / "cache"),
+    )
+
+
+def _run_graph(folder: Path, source: str, mark: str, settings: Settings, repository: str) -> dict[str, Path]:
+    """Run every step that has to run, and return where the pipeline's outputs lie."""
+    from pipelines.recommender import recommender, setting_parameters
+
+    task = compiled_for(recommender, Target("laptop"))(
+        source=source,
+        fingerprint=mark,
+        feature_repo=repository,
+        feature_store=str(folder / "features"),
+        checkpoints=str(folder / "checkpoints"),
+        **setting_parameters(settings),
+    )
+    return {name: Path(artifact.uri) for name, artifact in task.outputs.items()}
+
+
+def _repository() -> Path:
+    return project_home() / "feature_repo"
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -116,7 +139,9 @@ def fingerprint(source: str, settings: Settings) -> str:
             digest.update(file.read_bytes())
     read_tasks(task_file(settings))  # refused before anything runs
     digest.update(task_file(settings).read_bytes())
-    if source != "demo":
+    if in_store(source):
+        digest.update(store_digest(source).encode())
+    elif source != "demo":
         if not Path(source).is_dir():
             raise UserError(f"{source}: no such folder; name the folder that holds the log, or demo")
         digest.update(content_digest(Path(source)).encode())

@@ -1,7 +1,7 @@
 """The pipeline: from a log to a bundle, in seven steps."""
 
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -13,6 +13,7 @@ from components.publish_features.component import publish_features
 from components.tune_model.component import tune_model
 from components.validate_data.component import validate_data
 from eager_llm.settings import Settings
+from pipelines.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, place
 
 # What each step reads, so that a changed setting runs again only what it touches.
 SECTIONS = {
@@ -22,6 +23,12 @@ SECTIONS = {
     "index_settings": ("seed", "threads", "ray", "data", "gates", "behaviour", "semantic", "index"),
     "model_settings": tuple(f.name for f in fields(Settings) if f.name != "acceptance"),
 }
+
+
+def setting_parameters(settings: Settings) -> dict[str, Any]:
+    """Return the pipeline's parameters that hold settings: each section where it is read, and all."""
+    values = settings.to_dict()
+    return {"settings": values, **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()}}
 
 
 class Outputs(NamedTuple):
@@ -39,64 +46,78 @@ class Outputs(NamedTuple):
 def recommender(
     source: str,
     fingerprint: str,
-    feature_repo: str,
-    feature_store: str,
-    checkpoints: str,
     data_settings: dict,
     gate_settings: dict,
     feature_settings: dict,
     index_settings: dict,
     model_settings: dict,
     settings: dict,
+    feature_repo: str = FEATURE_REPO,
+    feature_store: str = FEATURE_STORE,
+    checkpoints: str = CHECKPOINTS,
 ) -> Outputs:
     """Turn a log into a bundle.
 
     Args:
         source: a folder that holds the log, or `demo`.
         fingerprint: digest of the source and the code, so that a change is noticed.
-        feature_repo: folder of the Feast definitions.
-        feature_store: folder that the features are published to.
-        checkpoints: folder that the tuning checkpoints outlive a step in.
         data_settings: the sections that ingestion reads.
         gate_settings: the sections that validation reads.
         feature_settings: the sections that features and their gates read.
         index_settings: the sections that the item index and its gates read.
         model_settings: the sections that tuning reads: all but those of the bundle's gates.
         settings: all sections.
+        feature_repo: folder of the Feast definitions.
+        feature_store: folder that the features are published to.
+        checkpoints: folder that the tuning checkpoints outlive a step in.
     """
-    ingested = ingest_data(source=source, fingerprint=fingerprint, settings=data_settings)
-    gated = validate_data(tables=ingested.outputs["tables"], settings=gate_settings)
+    ingested = place(ingest_data(source=source, fingerprint=fingerprint, settings=data_settings))
+    gated = place(validate_data(tables=ingested.outputs["tables"], settings=gate_settings))
     tables = gated.outputs["validated"]
-    published = publish_features(
-        tables=tables, settings=feature_settings, feature_repo=feature_repo, feature_store=feature_store
+    published = place(
+        publish_features(
+            tables=tables, settings=feature_settings, feature_repo=feature_repo, feature_store=feature_store
+        )
     )
     examples = published.outputs["examples"]
-    indexed = build_index(
-        tables=tables,
-        examples=examples,
-        settings=index_settings,
-        feature_repo=feature_repo,
-        feature_store=feature_store,
+    indexed = place(
+        build_index(
+            tables=tables,
+            examples=examples,
+            settings=index_settings,
+            feature_repo=feature_repo,
+            feature_store=feature_store,
+        )
     )
     item_index = indexed.outputs["item_index"]
-    tuned = tune_model(
-        tables=tables,
-        examples=examples,
-        item_index=item_index,
-        embeddings=indexed.outputs["embeddings"],
-        settings=model_settings,
-        checkpoints=checkpoints,
+    tuned = place(
+        tune_model(
+            tables=tables,
+            examples=examples,
+            item_index=item_index,
+            embeddings=indexed.outputs["embeddings"],
+            settings=model_settings,
+            checkpoints=checkpoints,
+        )
     )
-    evaluated = evaluate_model(
-        tables=tables, examples=examples, item_index=item_index, model=tuned.outputs["model"], settings=model_settings
+    evaluated = place(
+        evaluate_model(
+            tables=tables,
+            examples=examples,
+            item_index=item_index,
+            model=tuned.outputs["model"],
+            settings=model_settings,
+        )
     )
-    packed = pack_bundle(
-        tables=tables,
-        examples=examples,
-        item_index=item_index,
-        model=tuned.outputs["model"],
-        table=evaluated.outputs["table"],
-        settings=settings,
+    packed = place(
+        pack_bundle(
+            tables=tables,
+            examples=examples,
+            item_index=item_index,
+            model=tuned.outputs["model"],
+            table=evaluated.outputs["table"],
+            settings=settings,
+        )
     )
     return Outputs(
         bundle=packed.outputs["bundle"], report=evaluated.outputs["report"], table=evaluated.outputs["table"]

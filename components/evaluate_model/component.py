@@ -30,19 +30,24 @@ def evaluate_model(
     """
     from pathlib import Path
 
+    from eager_llm.errors import UserError
     from eager_llm.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import evaluate
 
-    found = evaluate(
-        Path(tables.path),
-        Path(examples.path),
-        Path(item_index.path),
-        Path(model.path),
-        Settings.from_dict(settings),
-        Path(table.path),
-        Path(report.path),
-    )
+    try:
+        found = evaluate(
+            Path(tables.path),
+            Path(examples.path),
+            Path(item_index.path),
+            Path(model.path),
+            Settings.from_dict(settings),
+            Path(table.path),
+            Path(report.path),
+        )
+    except UserError as error:
+        # The message says it all; a traceback above it would only hide it.
+        raise SystemExit(f"error: {error}") from None
     figures = {f"{method} {name}": value for method, row in found.items() for name, value in row.items()}
     for name, value in figures.items():
         metrics.log_metric(name, value)

@@ -21,7 +21,7 @@ from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.errors import UserError
 from eager_llm.evaluation.baselines import Popularity
 from eager_llm.evaluation.evaluate import training_histories
-from eager_llm.files import copy_into, read_json, sha256_file, whole_folder, write_json
+from eager_llm.files import copy_into, fetch_folder, read_json, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.similar import NearItems
 from eager_llm.settings import DecodingSettings, Settings
@@ -219,23 +219,7 @@ def fetch_bundle(place: str, folder: Path) -> Path:
     Raises:
         UserError: nothing is there, or the scheme needs a package that is missing.
     """
-    if "://" not in place:
-        return Path(place)
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(place)
-        files = system.find(path)
-        if not files:
-            raise FileNotFoundError("nothing is there")
-        with whole_folder(folder) as draft:
-            for file in files:
-                target = draft / file[len(system._strip_protocol(path)) :].lstrip("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(file, str(target))
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{place}: the bundle cannot be fetched: {error}") from None
-    return folder
+    return fetch_folder(place, folder, "the bundle") if "://" in place else Path(place)
 
 
 def _manifest(folder: Path, settings: Settings, facts: dict[str, Any], index: ItemIndex) -> dict[str, Any]:

@@ -38,7 +38,9 @@ SettingsOption = Annotated[Path | None, typer.Option("--settings", help="YAML fi
 
 @app.command()
 def run(
-    data: Annotated[str, typer.Option(help="folder that holds the log, or `demo` for the made-up shop")] = "demo",
+    data: Annotated[
+        str, typer.Option(help="folder that holds the log or its URI, or `demo`, the made-up shop")
+    ] = "demo",
     name: Annotated[str | None, typer.Option(help="name of the run; default: the source's name")] = None,
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     settings: SettingsOption = None,
@@ -46,6 +48,9 @@ def run(
     continue_without: Annotated[
         str, typer.Option(help="gates that may fail, separated by commas; the decision stands in the report")
     ] = "",
+    runner: Annotated[
+        str, typer.Option(help="process, or docker: each step in a container of its own image")
+    ] = "process",
 ) -> None:
     """Run the whole pipeline here: ingest, validate, publish features, index, tune, evaluate, pack.
 
@@ -55,6 +60,7 @@ def run(
     Example: eager-llm run --data ../my-shop --set tuning.epochs=20 --set seed=1
     """
     command = [sys.executable, "-m", "pipelines.local", "--source", data, "--runs", str(runs.resolve())]
+    command += ["--runner", runner]
     command += ["--name", name] if name else []
     command += ["--settings", str(settings.resolve())] if settings else []
     for override in overrides or []:

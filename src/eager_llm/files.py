@@ -112,6 +112,69 @@ def _unique_keys(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+@contextmanager
+def reading(place: str, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a store's files into one message.
+
+    Raises:
+        UserError: the store is away, refuses, holds nothing there, or its scheme needs a package that is missing;
+            `place` is named.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # every store's package has errors of its own, without a class in common
+        said = str(error).strip() or type(error).__name__
+        raise UserError(f"{place}: {what} cannot be read: {said}") from None
+
+
+def in_store(place: str) -> bool:
+    """Whether this is a URI that fsspec reads, such as s3://bucket/folder, and no path or database."""
+    import fsspec
+
+    scheme, separator, _ = place.partition("://")
+    return bool(separator) and scheme in fsspec.available_protocols()
+
+
+def store_digest(place: str) -> str:
+    """Return one SHA-256 over the names, sizes and marks of change of all files below an fsspec URI.
+
+    Raises:
+        UserError: as `reading`.
+    """
+    import fsspec
+
+    with reading(place, "the folder"):
+        system, path = fsspec.core.url_to_fs(place)
+        files = system.find(path, detail=True)
+        marks = {name: [facts["size"], system.ukey(name)] for name, facts in sorted(files.items())}
+    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()
+
+
+def fetch_folder(place: str, folder: Path, what: str) -> Path:
+    """Copy all files below an fsspec URI into `folder`, whole or not at all, and return it.
+
+    Raises:
+        UserError: as `reading`.
+    """
+    import fsspec
+
+    with reading(place, what):
+        system, path = fsspec.core.url_to_fs(place)
+        files = system.find(path)
+        if not files:
+            raise FileNotFoundError("nothing is there")
+        with whole_folder(folder) as draft:
+            for file in files:
+                target = draft / file[len(system._strip_protocol(path)) :].lstrip("/")
+                if not target.resolve().is_relative_to(draft.resolve()):
+                    raise ValueError(f"{file} would be written outside of its folder")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(file, str(target))
+    return folder
+
+
 def copy_into(source: Path, target: Path) -> None:
     """Copy a folder, sharing the bytes by hard links where the file system allows it."""
 

@@ -1,13 +1,15 @@
 """The images: named in one place, complete by their declarations, built without a network."""
 
+import ast
 import re
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
 
 import eager_llm
-from components.images import IMAGES, PYTHON_DATA, PYTHON_TRAINING, SERVING, TAG
+from components.images import IMAGES, PYTHON_DATA, PYTHON_TRAINING, SERVING, TAG, USER
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import images as building
@@ -51,3 +53,31 @@ def test_wheels_are_pinned_as_they_lie(tmp_path):
     ):
         (tmp_path / name).touch()
     assert building.requirements(tmp_path) == "a_b==1.2\ntorch==2.13.0+cpu\n"
+
+
+# What a library is called where it is imported, and what comes along with another one.
+CALLED = {"sklearn": "scikit-learn", "yaml": "pyyaml", "great_expectations": "great-expectations", "redis": "feast"}
+
+
+def library_imports():
+    for file in (ROOT / "src" / "eager_llm").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (name.name for name in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield node.module
+
+
+def test_the_training_image_declares_all_that_the_library_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(line for extra in IMAGES["training"].extras for line in extras[extra])]
+    declared = {re.match(r"[\w-]+", line)[0] for line in wanted}
+    imported = {name.split(".")[0] for name in library_imports()} - sys.stdlib_module_names - {"eager_llm"}
+    # Databases are read by ingest_data alone, whose image has what speaks to them.
+    assert {CALLED.get(name, name) for name in imported} - declared == {"sqlalchemy"}
+    assert any(line.startswith("sqlalchemy") for line in extras["data"])
+
+
+def test_the_images_user_is_named_once():
+    assert f"USER {USER}:{USER}" in CONTAINERFILE

@@ -53,7 +53,10 @@ class FakeKube(ThreadingHTTPServer):
         return [{**box, "state": {"running": {}}, "lastState": state} if restarts else {**box, "state": state}]
 
     def submitter(self, job, *lines):
-        self.pods[f"{job}-x"] = {"metadata": {"name": f"{job}-x", "labels": {"job-name": job}}, "spec": {"containers": []}}
+        self.pods[f"{job}-x"] = {
+            "metadata": {"name": f"{job}-x", "labels": {"job-name": job}},
+            "spec": {"containers": []},
+        }
         self.logs[f"{job}-x"] = [f"2026-01-31T12:00:{number:02d}.5Z {line}" for number, line in enumerate(lines)]
 
 

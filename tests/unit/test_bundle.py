@@ -84,6 +84,6 @@ def test_a_bundle_is_fetched_by_uri_whole_or_not_at_all(bundle, tmp_path):
         assert verify_bundle(there) == verify_bundle(bundle)
     assert fetch_bundle(str(bundle), tmp_path / "other") == bundle
     for place in ("memory://nowhere", "nosuchscheme://bundle"):
-        with pytest.raises(UserError, match="cannot be fetched"):
+        with pytest.raises(UserError, match="the bundle cannot be read"):
             fetch_bundle(place, tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -228,7 +228,7 @@ def test_embeddings_are_read_by_uri():
     np.testing.assert_array_equal(found.read(5, 28), points[5:28])
     rows = np.array([29, 0, 12, 12, 24, 25])
     np.testing.assert_array_equal(found.take(rows), points[rows])
-    with pytest.raises(UserError, match=r"semantic embedding: nowhere://x\.npy cannot be looked up"):
+    with pytest.raises(UserError, match=r"nowhere://x\.npy: the semantic embedding cannot be read"):
         Shards.find("nowhere://x.npy", "semantic")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eager_llm.errors import UserError
-from eager_llm.files import read_json, whole_folder, write_json
-from eager_llm.settings import RaySettings, Settings
+from eager_llm.files import fetch_folder, read_json, reading, write_json
 
 # Folders under which Kubeflow Pipelines keeps what lies in an object store; a step sees paths, another pod the URIs.
 MOUNTS = {"/s3/": "s3://", "/minio/": "s3://", "/gcs/": "gs://"}
@@ -56,7 +55,9 @@ class Call:
         """
         text = base64.urlsafe_b64encode(zlib.compress(json.dumps(asdict(self)).encode(), 9)).decode()
         if len(text) > LONGEST_CALL:
-            raise UserError(f"step {self.step}: its settings come to {len(text)} characters; at most {LONGEST_CALL} travel")
+            raise UserError(
+                f"step {self.step}: its settings come to {len(text)} characters; at most {LONGEST_CALL} travel"
+            )
         return text
 
     @classmethod
@@ -73,12 +74,13 @@ class Call:
 
     def read_answer(self) -> dict[str, Any] | None:
         """Return what the step left for whoever waits for it, and remove it; None: nothing is there."""
-        system, path = _file_system(self.answer)
-        if not system.exists(path):
-            return None
-        found = dict(json.loads(system.cat_file(path)))
-        system.rm_file(path)
-        return found
+        with reading(self.answer, "the step's answer"):
+            system, path = _file_system(self.answer)
+            if not system.exists(path):
+                return None
+            found = dict(json.loads(system.cat_file(path)))
+            system.rm_file(path)
+            return found
 
 
 def uri_of(path: Path | str) -> str:
@@ -100,23 +102,13 @@ def fetch(place: str, folder: Path) -> Path:
         if not Path(place).exists():
             raise UserError(f"{place}: not there on the Ray cluster; mount the claim that holds it at the same path")
         return Path(place)
-    try:
+    with reading(place, "what the step reads"):
         system, path = _file_system(place)
         if system.isfile(path):
             folder.parent.mkdir(parents=True, exist_ok=True)
             system.get_file(path, str(folder))
             return folder
-        files = system.find(path)
-        if not files:
-            raise FileNotFoundError("nothing is there")
-        with whole_folder(folder) as draft:
-            for file in files:
-                target = draft / file[len(path) :].lstrip("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(file, str(target))
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{place}: cannot be fetched: {error}") from None
-    return folder
+    return fetch_folder(place, folder, "what the step reads")
 
 
 def deliver(local: Path, place: str) -> None:
@@ -147,11 +139,6 @@ def write_answer(call: Call, answer: dict[str, Any], folder: Path) -> None:
         write_json(Path(call.answer), read_json(draft))  # whole or not at all
     else:
         deliver(draft, call.answer)
-
-
-def ray_settings(call: Call) -> RaySettings:
-    """Return where the call is to run."""
-    return Settings.from_dict(call.settings).ray
 
 
 def _file_system(place: str) -> tuple[Any, str]:

@@ -46,7 +46,9 @@ class Kube:
         Raises:
             UserError: there is none, or it holds none.
         """
-        found = self._ask(lambda: self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=PATIENCE))
+        found = self._ask(
+            lambda: self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=PATIENCE)
+        )
         text = (found.data or {}).get("rayjob.yaml") if found else None
         if not text:
             raise UserError(
@@ -71,7 +73,10 @@ class Kube:
 
         where = (GROUP, VERSION, self.namespace, PLURAL)
         try:
-            self._ask(lambda: self._objects.create_namespaced_custom_object(*where, job, _request_timeout=PATIENCE), (422, 400))
+            self._ask(
+                lambda: self._objects.create_namespaced_custom_object(*where, job, _request_timeout=PATIENCE),
+                (422, 400),
+            )
         except _Missing:
             raise UserError("the cluster knows no RayJob (ray.io/v1); install the KubeRay operator") from None
         except ApiException as error:

@@ -99,6 +99,4 @@ def start_ray(workers: int) -> None:
         ray.init(runtime_env=runtime, logging_level="warning")
     else:
         # By default Ray would join what another process of this machine has started. The dashboard doubles its memory.
-        ray.init(
-            "local", num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning"
-        )
+        ray.init("local", num_cpus=workers, include_dashboard=False, runtime_env=runtime, logging_level="warning")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from eager_llm.errors import UserError
+from eager_llm.files import reading
 
 PART_ROWS = 1 << 16
 MOST_PARTS = 256
@@ -43,11 +44,9 @@ class Shards:
             return cls(where, name)
         import fsspec
 
-        try:
+        with reading(str(where), f"the {name} embedding"):
             files, _, paths = fsspec.get_fs_token_paths(str(where))
             found = sorted(path for path in paths if files.exists(path))
-        except (ImportError, ValueError, OSError) as error:  # a protocol without its package, or unknown; no access
-            raise UserError(f"{name} embedding: {where} cannot be looked up: {error}") from None
         if not found:
             raise UserError(f"{name} embedding: there is no {where}")
         return cls([files.unstrip_protocol(path) for path in found], name)
@@ -95,8 +94,9 @@ class Shards:
 def _map(uri: str, name: str) -> np.ndarray:
     import fsspec
 
-    try:
+    with reading(uri, f"the {name} embedding"):
         local = fsspec.open_local(uri if uri.startswith("file:") else f"simplecache::{uri}")
+    try:
         # Mapped for private writing: never written, but torch wants its memory writable.
         return np.load(local, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:

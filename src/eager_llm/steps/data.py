@@ -1,5 +1,8 @@
 """Steps on the log: ingest, validate, publish features."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +19,21 @@ from eager_llm.catalogue.prepare import clean, save
 from eager_llm.catalogue.splits import PARTS, assign_parts, targets
 from eager_llm.catalogue.tables import Tables, require_tables
 from eager_llm.errors import UserError
-from eager_llm.files import copy_into, read_json, whole_file, whole_folder, write_json
+from eager_llm.files import copy_into, fetch_folder, in_store, read_json, whole_file, whole_folder, write_json
 from eager_llm.progress import say
 from eager_llm.settings import Settings
+from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
 
 DEMO = "demo"
 
 
 @timed
+@within_memory("ingest_data", "data.memory_gb")
 def ingest(
     source: str, settings: Settings, out: Path, mapping: Mapping | None = None, append: bool = False
 ) -> dict[str, Any]:
-    """Import `source` (a folder, a database, or `demo` for the made-up shop), clean it, and return its facts.
+    """Import `source` (a folder or its URI, a database, or `demo`, the made-up shop), clean it, and return its facts.
 
     Args:
         mapping: what the source's columns and files are called; None: its import.yaml, or its form.
@@ -41,7 +46,10 @@ def ingest(
             stage_tables(connection, shop)
             origin = shop.facts
         else:
-            origin = stage(connection, source, settings.data, mapping)
+            with _at_hand(source, out.parent) as place:
+                origin = stage(connection, place, settings.data, mapping)
+            if in_store(source):
+                origin["source"] = source
         if append:
             stage_folder(connection, out)
         facts = {**origin, **clean(connection, settings.data, not origin.get("ordinal_time"))}
@@ -55,6 +63,16 @@ def ingest(
             save(connection, draft, facts)
     say(f"{facts['source']}: {facts['events']} events, {facts['users']} users, {facts['items']} items")
     return facts
+
+
+@contextmanager
+def _at_hand(source: str, scratch: Path) -> Iterator[str]:
+    """Yield where the log can be read from: a copy here of what lies in an object store, else the source itself."""
+    if not in_store(source):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix=".log-", dir=scratch) as folder:
+        yield str(fetch_folder(source, Path(folder) / "log", "the log"))
 
 
 def _require_replaceable(out: Path, source: str) -> None:
@@ -72,6 +90,7 @@ def _require_replaceable(out: Path, source: str) -> None:
 
 
 @timed
+@within_memory("validate_data", "data.memory_gb")
 def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[str, float]:
     """Run the gates; pass the tables on only if all hold, or a person excused those that do not.
 
@@ -91,6 +110,7 @@ def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[
 
 
 @timed
+@within_memory("publish_features", "data.memory_gb")
 def publish(
     tables: Path, settings: Settings, repository: Path, features: Path, out: Path, report: Path
 ) -> dict[str, float]:

@@ -80,5 +80,7 @@ def elsewhere(call: Call, settings: Settings, outputs: list[Path]) -> dict[str, 
         raise UserError(told or str(error)) from None
     answer = call.read_answer()
     if answer is None:
-        raise UserError(f"the Ray job of step {call.step} ended well, but {call.answer} is not there; do both reach it?")
+        raise UserError(
+            f"the Ray job of step {call.step} ended well, but {call.answer} is not there; do both reach it?"
+        )
     return dict(answer["figures"])

@@ -40,6 +40,7 @@ from eager_llm.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.distributed import distributed
+from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned
 from eager_llm.tuning.phrasings import task_file
@@ -56,6 +57,7 @@ SAMPLED_USERS = 3
 
 @timed
 @distributed(("tables", "examples"), ("out", "embeddings", "report"), ("repository", "features"))
+@within_memory("build_index", "semantic.batch", "index.workers")
 def index(
     tables: Path,
     examples: Path,
@@ -101,6 +103,7 @@ def index(
 
 @timed
 @distributed(("tables", "examples", "item_index", "embeddings"), ("out",), ("checkpoints",))
+@within_memory("tune_model", "tuning.batch_tokens", "tuning.loss_tokens")
 def tune(
     tables: Path,
     examples: Path,
@@ -181,6 +184,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
 
 
 @timed
+@within_memory("evaluate_model", "decoding.batch", "decoding.beams")
 def evaluate(
     tables: Path, examples: Path, item_index: Path, model: Path, settings: Settings, metrics: Path, report: Path
 ) -> dict[str, dict[str, float]]:
@@ -233,6 +237,7 @@ def evaluate(
 
 
 @timed
+@within_memory("pack_bundle")
 def pack(
     tables: Path,
     examples: Path,

@@ -1,0 +1,212 @@
+"""The whole pipeline in containers, from a log to a bundle that serves: `make e2e-pipeline`.
+
+Builds the images, runs the compiled graph on the demo shop through kfp's DockerRunner, each step in a container of
+its own (not root, read-only, bounded as pipelines/placement.py says), runs it again to see every step re-used, and
+asks the serving image for recommendations from the bundle. Then breaks it on purpose: a step out of memory, a gate
+that fails, a store that is away. Starts the Docker engine and installs docker.io and debootstrap where they are
+missing, which needs root on Debian. Ends with a status other than 0 if something is not as expected.
+"""
+
+import argparse
+import io
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TextIO
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "scripts")]
+
+import httpx  # noqa: E402
+from e2e_serving import readable, service  # noqa: E402
+from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, install  # noqa: E402
+
+from components.images import IMAGES, USER  # noqa: E402
+from components.ingest_data.component import ingest_data  # noqa: E402
+from eager_llm.bundle import verify_bundle  # noqa: E402
+from eager_llm.settings import Settings  # noqa: E402
+from pipelines import local  # noqa: E402
+from pipelines.containers import Containers, table  # noqa: E402
+from pipelines.placement import STEPS  # noqa: E402
+
+SETTINGS = ROOT / "pipelines" / "settings" / "demo.yaml"
+# What the step that runs out of memory is given of what it needed.
+SHORT = 0.7
+AWAY = "s3://eager-llm-is-away/log"
+
+
+def main() -> None:
+    """Do it all, print what came out, and end with 1 where something was not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the run `e2e-pipeline`")
+    parser.add_argument("--set", action="append", default=[], help="override a setting of the demo's")
+    parser.add_argument("--no-build", action="store_true", help="take the images that are there")
+    asked = parser.parse_args()
+    folder = asked.runs.resolve() / "e2e-pipeline"
+    shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        install(ENGINE_PACKAGES)
+        stack.enter_context(docker_engine())
+        if not asked.no_build:
+            call("scripts/images.py", "--base", base_image(asked.base))
+        first = Containers()
+        run(folder, asked.set, first, 0)
+        rows = [*whole_run(folder, first), *again(folder, asked.set), *served(folder)]
+        rows += [*out_of_memory(folder, asked.set, first), *failing_gate(folder, asked.set), *store_away(folder)]
+    print("\n" + table(first.runs) + "\n")
+    width = max(len(what) for what, *_ in rows)
+    for what, holds, shown in rows:
+        print(f"{what.ljust(width)}  {'' if holds else 'WRONG: '}{shown}")
+    sys.exit(0 if all(holds for _, holds, _ in rows) else 1)
+
+
+Row = tuple[str, bool, str]
+
+
+def run(folder: Path, overrides: list[str], containers: Containers, status: int) -> str:
+    """Run the pipeline in containers, and return what it said; end where its status is another one."""
+    settings = Settings.read(SETTINGS, overrides)
+    with _heard() as heard:
+        ended = local.run("demo", folder.name, folder.parent, settings, containers)
+    if ended != status:
+        sys.exit(f"the run ended with status {ended}, not {status}")
+    return heard.getvalue()
+
+
+def whole_run(folder: Path, containers: Containers) -> list[Row]:
+    """Look at the first run: every step in a container of its own, none of them root, to a bundle that verifies."""
+    runs = containers.runs
+    verify_bundle(folder / "bundle")
+    users = {entry.user.split(":")[0] for entry in runs}
+    images = {entry.image for entry in runs}
+    sizes = (
+        f"{image.reference()} {int(docker('image', 'inspect', '--format', '{{.Size}}', image.reference()).stdout) / 1e6:.0f} MB"
+        for image in IMAGES.values()
+    )
+    return [
+        ("images", len(images) == 2, "; ".join(sizes)),
+        ("every step, once", [entry.step for entry in runs] == list(STEPS), f"{len(runs)} containers"),
+        (
+            "all ended well",
+            all(entry.exit == 0 for entry in runs),
+            f"{sum(entry.seconds for entry in runs):.0f} s in all",
+        ),
+        ("not root", users == {str(USER)}, f"user {', '.join(users)}"),
+        ("bundle", True, "verified"),
+    ]
+
+
+def again(folder: Path, overrides: list[str]) -> list[Row]:
+    """Run the same once more."""
+    containers, began = Containers(), time.monotonic()
+    run(folder, overrides, containers, 0)
+    took = f"{len(containers.runs)} containers, {time.monotonic() - began:.1f} s"
+    return [("run again, all re-used", not containers.runs, took)]
+
+
+def served(folder: Path) -> list[Row]:
+    """Ask the serving image for what follows a history and for a user of the online store, from the run's bundle."""
+    import pandas as pd
+
+    histories = pd.read_parquet(folder / "features" / "user_history.parquet", columns=["user_id"])
+    items = pd.read_parquet(folder / "bundle" / "catalogue.parquet", columns=["item_id"])["item_id"].tolist()
+    asked = {"a history": {"items": items[:3], "k": 3}, "a user": {"user_id": str(histories["user_id"].iat[0]), "k": 3}}
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="eager-llm-e2e-") as scratch:
+        Path(scratch).chmod(0o755)
+        bundle, features = (readable(folder / part, Path(scratch) / part) for part in ("bundle", "features"))
+        with service(bundle, features, "sqlite", free_port()) as client:
+            for what, body in asked.items():
+                rows.append(_answered(client, what, body))
+    return rows
+
+
+def _answered(client: httpx.Client, what: str, body: dict[str, object]) -> Row:
+    answer = client.post("/recommend", json=body)
+    found = answer.json()
+    holds = answer.status_code == 200 and found["source"] == "model" and len(found["items"]) == body["k"]
+    titles = "; ".join(str(item.get("title")) for item in found.get("items", []))
+    return (f"served, {what}", holds, f"{found.get('source')}: {titles}" if holds else answer.text[:200])
+
+
+def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list[Row]:
+    """Give a step less than it needed; what was there before must be re-used, what follows must not start."""
+    needed = next(entry.memory for entry in first.runs if entry.step == "tune_model")
+    limit = f"{int(SHORT * needed / 2**20)}Mi"
+    containers = Containers(memory={"tune_model": limit})
+    said = run(folder, [*overrides, "tuning.warmup_share=0.06"], containers, 1)
+    # The step's own warning comes before; the run's last word counts.
+    message = re.search(r"error: (tune_model: out of memory: .*)", said)
+    alone = [entry.step for entry in containers.runs] == ["tune_model"]
+    holds = alone and message is not None and "memory_limit of tune_model" in message[1] and limit in message[1]
+    return [
+        (f"out of memory at {limit}", holds, message[1] if message else said[-300:]),
+        ("  warned before", True, "yes" if "warning: tune_model: " in said else "no: it grew too fast"),
+        _untouched(folder),
+    ]
+
+
+def failing_gate(folder: Path, overrides: list[str]) -> list[Row]:
+    """Ask more of the log than it holds."""
+    containers = Containers()
+    said = run(folder, [*overrides, "gates.min_users=1000000"], containers, 1)
+    report = re.search(r"report: (\S+)", said)
+    kept = report is not None and Path(report[1]).is_file()
+    named = re.search(r"(\w+: .* break it \[.*)", said)
+    stopped = [entry.step for entry in containers.runs] == ["validate_data"] and "Traceback" not in said
+    shown = f"{named[1].strip()}; report {'kept' if kept else 'lost'}" if named else said[-300:]
+    return [("a gate fails", kept and stopped and named is not None, shown), _untouched(folder)]
+
+
+def store_away(folder: Path) -> list[Row]:
+    """Let the first step read its log from an object store that nobody answers for."""
+    from kfp import local as kfp_local
+
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    environment = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+    with Containers() as containers, _heard() as heard:
+        kfp_local.init(containers.runner(folder, environment, [], []), pipeline_root=str(folder / "artifacts"))
+        try:
+            ingest_data(source=AWAY, fingerprint="", settings=Settings().to_dict())
+        except RuntimeError as error:
+            print(error)
+    said = heard.getvalue()
+    message = re.search(rf"error: ({re.escape(AWAY)}: .*)", said)
+    holds = message is not None and endpoint in message[1] and "Traceback" not in said
+    ended = containers.runs[0]
+    return [("the store is away", holds and ended.exit == 1, message[1] if message else said[-300:])]
+
+
+def _untouched(folder: Path) -> Row:
+    """See whether the bundle of the good run is still whole."""
+    return ("  the bundle from before", bool(verify_bundle(folder / "bundle")), "verified")
+
+
+class _Tee(io.StringIO):
+    """What is printed, kept too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(text)
+        self._stream.flush()
+        return super().write(text)
+
+
+@contextmanager
+def _heard() -> Iterator[io.StringIO]:
+    tee = _Tee(sys.stdout)
+    with redirect_stdout(tee), redirect_stderr(tee):
+        yield tee
+
+
+if __name__ == "__main__":
+    main()

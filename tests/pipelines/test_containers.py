@@ -1,0 +1,81 @@
+"""Steps in containers: what is kept of the engine's events, and the graph that the laptop runs."""
+
+import pytest
+
+from eager_llm.errors import UserError
+from eager_llm.settings import Settings
+from pipelines import local
+from pipelines.containers import Containers, StepRun, cores, size, table
+from pipelines.placement import ENVIRONMENT, STEPS, Target, compiled_for
+from pipelines.recommender import recommender
+
+
+def event(action, moment, **facts):
+    return {"id": "a1", "Action": action, "timeNano": moment * 10**9, "Actor": {"Attributes": facts}}
+
+
+def watched(*events, limit="300Mi"):
+    """The row of one step after these events."""
+    containers = Containers()
+    run = StepRun("build_index", "an/image:1", "65532:65532", limit, 100.0)
+    containers.runs.append(run)
+    containers._by_id["a1"] = run
+    containers._events = events
+    containers._listen()
+    return run
+
+
+def test_an_end_without_a_word_is_explained_where_memory_was_short():
+    run = watched(event("oom", 103), event("die", 104, exitCode="137"))
+    assert (run.exit, run.seconds) == (137, 4.0)
+    assert run.failure == (
+        "build_index: out of memory: the system ended it (status 137) at the 300Mi of its container. "
+        "Give it more: memory_limit of build_index in pipelines/placement.py, then `make manifests`"
+    )
+    assert "out of memory" in table([run])
+
+
+def test_a_step_that_said_why_it_failed_is_left_its_word():
+    run = watched(event("die", 101, exitCode="1"))
+    assert (run.exit, run.failure) == (1, "")
+
+
+def test_events_of_other_containers_are_not_counted():
+    run = watched({**event("die", 104, exitCode="0"), "id": "b2"})
+    assert run.exit is None
+
+
+def test_quantities_are_read():
+    assert (size("512Mi"), size("4Gi"), cores("500m"), cores("2")) == (512 * 2**20, 4 * 2**30, 0.5, 2.0)
+    for row in STEPS.values():
+        assert size(row.memory) <= size(row.memory_limit)
+        assert cores(row.cpu[0]) <= cores(row.cpu[1])
+
+
+def test_without_an_engine_the_run_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("docker", reason="the Python package docker is not installed")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(UserError, match="no Docker engine answers"):
+        local.run("demo", "none", tmp_path, Settings(), Containers())
+
+
+def test_the_laptop_runs_the_same_graph_without_waiting():
+    here, there = compiled_for(recommender, Target("laptop")).pipeline_spec, recommender.pipeline_spec
+    assert list(here.root.dag.tasks) == list(there.root.dag.tasks)
+    assert here.components == there.components
+    assert not any(task.HasField("retry_policy") for task in here.root.dag.tasks.values())
+    for executor in here.deployment_spec["executors"].values():
+        assert "resources" not in executor["container"]
+        assert {pair["name"] for pair in executor["container"]["env"]} >= set(ENVIRONMENT)
+
+
+def test_a_store_that_is_away_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    status = local.main(["--source", "s3://shop/log", "--runs", str(tmp_path), "--name", "away"])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert "s3://shop/log: the folder cannot be read" in said
+    assert "http://127.0.0.1:9" in said
