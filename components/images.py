@@ -33,7 +33,10 @@ class Image:
 
 
 IMAGES = {
-    "data": Image("python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
+    # It also submits: the platform chart's schedule runs pipelines.submit in it.
+    "data": Image(
+        "python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo", "components", "pipelines"), "steps"
+    ),
     "training": Image("python-training", ("training", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
     "serving": Image("serving", ("serving",), ("src/eager_llm", "feature_repo", "serving"), "serving"),
 }

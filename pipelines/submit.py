@@ -13,6 +13,7 @@ Examples:
 import argparse
 import hashlib
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipelines.recommender import setting_parameters
 
 GROUP, VERSION = "pipelines.kubeflow.org", "v2beta1"
 EXPERIMENT = "eager-llm"
+TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105  # kfp's name of the variable
 # A recurring run names the time that it is for, so that its log is read anew.
 SCHEDULED = "[[ScheduledTime]]"
 
@@ -112,7 +114,9 @@ class Runs:
         self.asked = asked
         self.settings = Settings.read(asked.settings, asked.set)
         try:
-            self.client = kfp.Client(host=asked.host, namespace=asked.namespace)
+            # A pod proves who it is by a token of Kubeflow's audience; whoever forwards a port need not.
+            token = kfp.client.ServiceAccountTokenVolumeCredentials() if os.environ.get(TOKEN_VARIABLE) else None
+            self.client = kfp.Client(host=asked.host, namespace=asked.namespace, credentials=token)
             self.experiment = self.client.create_experiment(EXPERIMENT, namespace=asked.namespace).experiment_id
         except Exception as error:  # the client's own errors and those of three libraries below it
             raise UserError(f"Kubeflow Pipelines at {asked.host} does not answer: {_first(error)}") from None
@@ -240,11 +244,15 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a setting")
         one.add_argument("--root", help="URI below which artifacts lie; default: that of the installation")
         one.add_argument("--service-account", help="account of the steps; default: that of the installation")
-    once.add_argument("--mark", help="names the state of the log: the same mark re-uses what was ingested; default: now")
+    once.add_argument(
+        "--mark", help="names the state of the log: the same mark re-uses what was ingested; default: now"
+    )
     once.add_argument("--wait", action="store_true", help="until it has ended; the status tells how")
     once.add_argument("--hours", type=float, default=72, help="how long to wait (default: 72)")
     recurring.add_argument("--name", default="nightly", help="name of the schedule (default: nightly)")
-    recurring.add_argument("--cron", default="0 0 2 * * *", help="six fields, seconds first (default: every night at two)")
+    recurring.add_argument(
+        "--cron", default="0 0 2 * * *", help="six fields, seconds first (default: every night at two)"
+    )
     recurring.add_argument("--delete", action="store_true", help="take the schedule away")
     return parser
 

@@ -4,6 +4,7 @@ Custom objects are checked against their schemas as a cluster does. What an oper
 """
 
 import json
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,20 +12,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
-import referencing
 import yaml
 
-CRDS = Path(__file__).resolve().parents[1] / "charts" / "crds"
-SCHEMAS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in CRDS.glob("*.json")}
-REGISTRY = referencing.Registry().with_resources(
-    (f"{name}.json", referencing.jsonschema.DRAFT202012.create_resource(schema)) for name, schema in SCHEMAS.items()
-)
-
-
-def check(found):
-    """Refuse an object that its kind's schema does not allow."""
-    schema = SCHEMAS[found["kind"].lower()]
-    jsonschema.Draft202012Validator(schema, registry=REGISTRY).validate(found)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "charts"))
+from rendering import check_custom
 
 
 class FakeKube(ThreadingHTTPServer):
@@ -110,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             if (plural, name) in fake.objects:
                 return self.refuse(409, f'{plural} "{name}" already exists')
             try:
-                check(body)
+                check_custom(body)
             except jsonschema.ValidationError as error:
                 return self.refuse(422, f"{name} is invalid: {error.message[:300]}")
             fake.objects[plural, name] = body

@@ -11,7 +11,8 @@ import yaml
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "cluster"))
-from fake_kube import check, fake_kube
+from fake_kube import fake_kube
+from rendering import check_custom
 
 from pipelines import submit
 from pipelines.compile import TARGETS
@@ -30,7 +31,7 @@ def kube(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", TARGETS, ids=lambda file: file.parent.name)
 def test_what_is_compiled_is_what_kubeflow_defines(file):
     for found in yaml.safe_load_all(file.read_text(encoding="utf-8")):
-        check(found)
+        check_custom(found)
 
 
 def test_the_same_version_twice_is_nothing_and_another_content_is_refused(kube, tmp_path):
@@ -71,7 +72,7 @@ class FakeKubeflow(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs, self.recurring, self.versions = [], {}, []
-        self.state = "SUCCEEDED"
+        self.state, self.tokens = "SUCCEEDED", set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         fake, url = self.server, urlsplit(self.path)
+        fake.tokens.add(self.headers.get("Authorization"))
         place = url.path.removeprefix("/apis/v2beta1/")
         if place == "pipelines":
             asked = json.loads(parse_qs(url.query)["filter"][0])["predicates"][0]["stringValue"]
@@ -132,7 +134,16 @@ def kubeflow():
 
 
 def test_one_run_carries_the_version_and_its_settings(kubeflow, capsys):
-    arguments = ["--host", kubeflow.host, "--source", "s3://shop/log", "--set", "ray.cluster=rayjob", "--mark", "monday"]
+    arguments = [
+        "--host",
+        kubeflow.host,
+        "--source",
+        "s3://shop/log",
+        "--set",
+        "ray.cluster=rayjob",
+        "--mark",
+        "monday",
+    ]
     assert submit.main(["run", *arguments, "--root", "s3://shop/runs", "--wait"]) == 0
     assert "run run-1: SUCCEEDED" in capsys.readouterr().out
     (run,) = kubeflow.runs
@@ -144,8 +155,16 @@ def test_one_run_carries_the_version_and_its_settings(kubeflow, capsys):
     assert given["fingerprint"].endswith("-monday")
     assert given["checkpoints"] == "/store/checkpoints"
     assert run["runtime_config"]["pipeline_root"] == "s3://shop/runs"
+    assert kubeflow.tokens == {None}
     kubeflow.state = "FAILED"
     assert submit.main(["run", *arguments, "--wait"]) == 1
+
+
+def test_a_pod_proves_who_it_is(kubeflow, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("of-the-audience")
+    monkeypatch.setenv(submit.TOKEN_VARIABLE, str(tmp_path / "token"))
+    assert submit.main(["recurring", "--host", kubeflow.host, "--delete"]) == 0
+    assert kubeflow.tokens == {"Bearer of-the-audience"}
 
 
 def compiled_inputs():
@@ -176,8 +195,12 @@ def test_mistakes_are_named(kubeflow, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "six fields, seconds first" in refused("recurring", "--host", kubeflow.host, "--cron", "0 2 * * *")
-    assert "tuning.epochs = 0: must be at least 1" in refused("run", "--host", kubeflow.host, "--set", "tuning.epochs=0")
-    assert "no such manifest; run: make manifests" in refused("run", "--host", kubeflow.host, "--file", str(tmp_path / "no"))
+    assert "tuning.epochs = 0: must be at least 1" in refused(
+        "run", "--host", kubeflow.host, "--set", "tuning.epochs=0"
+    )
+    assert "no such manifest; run: make manifests" in refused(
+        "run", "--host", kubeflow.host, "--file", str(tmp_path / "no")
+    )
     kubeflow.versions = ["older"]
     said = refused("run", "--host", kubeflow.host)
     assert "is not on the cluster (there: older); run: python -m pipelines.submit version" in said

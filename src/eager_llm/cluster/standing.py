@@ -47,29 +47,44 @@ class StandingJob:
         self.lost: set[str] | None = None
 
     def submit(self) -> None:
-        """Start the job, unless it is there already and not failed."""
+        """Start the job, unless it is there already and not failed.
+
+        Raises:
+            UserError: the cluster takes none.
+        """
+        end = time.monotonic() + self.settings.start_minutes * 60
+        while True:
+            try:
+                return self._submit()
+            except (OSError, RuntimeError) as error:  # it answers, and its head is not quite there
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"the Ray cluster at {self.settings.cluster} took no job within ray.start_minutes = "
+                        f"{self.settings.start_minutes:g}: {_first_line(error)}"
+                    ) from None
+                time.sleep(self.settings.poll_seconds)
+
+    def _submit(self) -> None:
         found = {job.submission_id: str(job.status) for job in self.client.list_jobs()}.get(self.name)
         if found in ("PENDING", "RUNNING", "SUCCEEDED"):
             say(f"Ray: job {self.name} is there already ({found}); following it")
             return
         if found:
             self.client.delete_job(self.name)
-        self.client.submit_job(
-            entrypoint=f"{ENTRY} {self.call.encode()}",
-            submission_id=self.name,
-            metadata={"step": self.call.step},
-        )
+        entry = f"{ENTRY} {self.call.encode()}"
+        self.client.submit_job(entrypoint=entry, submission_id=self.name, metadata={"step": self.call.step})
         say(f"Ray: job {self.name} submitted to {self.settings.cluster}")
 
     def look(self) -> bool:
         """See `Job`."""
         from ray.exceptions import RayError
+        from ray.util.state.exception import RayStateApiException
 
         try:
             status = str(self.client.get_job_status(self.name))
             self.log.whole(self.client.get_job_logs(self.name))
             self._tell_of_lost_nodes()
-        except (OSError, RuntimeError, RayError) as error:
+        except (OSError, RuntimeError, RayError, RayStateApiException) as error:
             raise Away(f"the head of the Ray cluster at {self.settings.cluster} does not answer; if it was lost, so is "
                        f"its job ({_first_line(error)})") from None  # fmt: skip
         if status != self.status:
