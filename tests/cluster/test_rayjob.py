@@ -18,6 +18,7 @@ from eager_llm.cluster.kube import stamp_of
 from eager_llm.cluster.rayjob import filled, run_rayjob
 from eager_llm.cluster.watching import Stopped
 from eager_llm.errors import UserError
+from eager_llm.index import pool
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps import remote
 from eager_llm.steps.distributed import elsewhere
@@ -245,6 +246,18 @@ def test_without_a_cluster_it_says_so(call, monkeypatch, tmp_path):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(UserError, match="neither in a pod with a service account nor with a kubeconfig"):
         run_rayjob(call, QUICK)
+
+
+def test_too_few_cores_are_told_rather_than_waited_for(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(pool, "JOIN_SECONDS", 0)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "init", lambda *_, **__: None)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    pool.start_ray(4)
+    with pytest.raises(UserError, match="8 workers are asked for, and the Ray cluster has 4 cores for work"):
+        pool.start_ray(8)
 
 
 def test_times_of_a_log_compare_as_times():

@@ -52,7 +52,7 @@ def pod_of(found: Any) -> Pod:
 def what_to_do(why: str) -> str:
     """Return a sentence on how to keep it from happening again, where there is one."""
     if "OOMKilled" in why:
-        return "It needs more memory: raise ray.resources of charts/eager-llm-platform. "
+        return "It needs more memory: raise ray.head.resources or ray.workers.resources of charts/eager-llm-platform. "
     if "Evicted" in why:
         return "Its node ran short: lower the requests of its neighbours, or give it a node of its own. "
     return ""

@@ -19,7 +19,7 @@ class Away(Exception):
     """The API that tells of a job did not answer this time."""
 
 
-class Stopped(BaseException):
+class Stopped(SystemExit):
     """The step was told to end (SIGTERM); not an Exception, so that nothing on the way takes it for a failure."""
 
 
@@ -97,7 +97,7 @@ def _stoppable() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("told to end; the Ray job is taken away")
+        raise Stopped("error: told to end; the Ray job is taken away")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
