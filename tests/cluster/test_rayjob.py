@@ -155,6 +155,17 @@ def test_a_head_that_vanished_is_lost_too(kube, call):
         run_rayjob(call, QUICK)
 
 
+def test_a_cluster_that_goes_when_its_job_is_done_is_not_lost(kube, call):
+    def finish():
+        kube.pods.clear()
+        kube.objects["rayjobs", call.name]["status"] = COMPLETE
+
+    kube.pod("made-head", "head")
+    play(kube, RUNNING, RUNNING, finish)
+    run_rayjob(call, QUICK)
+    assert kube.deleted == [call.name]
+
+
 def test_a_lost_worker_is_told_and_the_job_goes_on(kube, call, capsys):
     for name in ("one", "two", "three"):
         kube.pod(name, "worker")

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "charts"))
-from rendering import check, number, versions
+from rendering import check, versions
 
 from pipelines.compile import MANIFESTS, TARGETS
 from pipelines.submit import version_name
@@ -61,16 +61,6 @@ def test_nobody_may_change_a_version_or_anything_by_a_wildcard(overlay):
     for rule in rules:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
         assert not {"update", "patch", "delete", "deletecollection"} & set(rule["verbs"])
-
-
-@needs_kubectl
-def test_the_cluster_refuses_a_changed_version_itself():
-    policy, binding = built(PIPELINES / "cluster")
-    for version in (v for v in versions() if number(v) >= (1, 30)):
-        check(policy, version)
-        check(binding, version)
-    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
-    assert "namespace" not in policy["metadata"]
 
 
 def test_every_compiled_manifest_is_part_of_an_overlay():

@@ -106,8 +106,10 @@ class RayJob:
             raise UserError(f"RayJob {self.name} is gone: somebody deleted it while the step waited for it")
         state = job.get("status") or {}
         self._tell_status(state)
-        # Before the log and the state, that the cause stands above what follows from it.
-        self._tell_of_pods(state.get("rayClusterName", ""))
+        # Before the log and the state, so that the cause stands above what follows from it; a cluster whose job is
+        # done may go.
+        if state.get("jobDeploymentStatus") not in DONE:
+            self._tell_of_pods(state.get("rayClusterName", ""))
         self._show_log()
         return self._ended(state)
 
