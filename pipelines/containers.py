@@ -12,6 +12,7 @@ from typing import Any
 
 from components.images import USER
 from eager_llm.errors import UserError
+from eager_llm.progress import say
 from eager_llm.steps.memory import remedy
 from pipelines.placement import STEPS
 
@@ -142,23 +143,16 @@ class Containers:
 
         try:
             container = self._client.containers.get(key)
-            facts = container.attrs["Config"]
-            command = [*facts["Entrypoint"], *facts["Cmd"]] if facts["Entrypoint"] else facts["Cmd"]
-            step = command[command.index("--function_to_execute") + 1]
-            row = STEPS[step]
-            limit = self.memory.get(step, row.memory_limit)
-            run = StepRun(step, facts["Image"], facts["User"], limit, moment)
-            self.runs.append(run)
-            self._by_id[key] = run
-            # kfp's runner starts every step alike; what the table bounds is set here.
-            container.update(
-                mem_limit=size(limit),
-                memswap_limit=size(limit),
-                cpu_period=PERIOD,
-                cpu_quota=int(cores(row.cpu[1]) * PERIOD),
-            )
         except docker.errors.NotFound:  # over already
             return
+        facts = container.attrs["Config"]
+        command = [*(facts["Entrypoint"] or []), *facts["Cmd"]]
+        step = command[command.index("--function_to_execute") + 1]
+        limit = self.memory.get(step, STEPS[step].memory_limit)
+        run = StepRun(step, facts["Image"], facts["User"], limit, moment)
+        self.runs.append(run)
+        self._by_id[key] = run
+        _bound(container, run)
         threading.Thread(target=_look, args=(container, run), daemon=True).start()
 
     def _ended(self, run: StepRun, name: str, moment: float, facts: Mapping[str, str]) -> None:
@@ -166,6 +160,19 @@ class Containers:
             run.out_of_memory = True
         elif name == "die":
             run.exit, run.seconds = int(facts["exitCode"]), moment - run.began
+
+
+def _bound(container: Any, run: StepRun) -> None:
+    """Give a container the limits of its step: kfp's runner starts all of them alike."""
+    import docker
+
+    memory, quota = size(run.memory_limit), int(cores(STEPS[run.step].cpu[1]) * PERIOD)
+    try:
+        container.update(mem_limit=memory, memswap_limit=memory, cpu_period=PERIOD, cpu_quota=quota)
+    except docker.errors.NotFound:  # over already
+        return
+    except docker.errors.APIError as error:
+        say(f"warning: {run.step}: the engine sets no limits here ({error.explanation})")
 
 
 def _look(container: Any, run: StepRun) -> None:

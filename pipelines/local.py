@@ -21,7 +21,7 @@ from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from eager_llm.tuning.phrasings import read_tasks, task_file
 from pipelines.containers import ARTIFACTS, Containers, table
-from pipelines.placement import ENVIRONMENT, FEATURE_REPO, Target, compiled_for
+from pipelines.placement import ENVIRONMENT, FEATURE_REPO, THREADS_VARIABLE, Target, compiled_for
 from pipelines.summary import TIMES_FILE, finish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,10 @@ def _start(folder: Path, source: str, settings: Settings, containers: Containers
     else:
         read = [Path(path) for path in (source, settings.tuning.task_file) if path and Path(path).exists()]
         write = [Path(settings.tuning.tensorboard)] if settings.tuning.tensorboard else []
-        runner = containers.runner(folder, {TIMES_VARIABLE: str(folder / TIMES_FILE)}, read, write)
+        environment = {TIMES_VARIABLE: str(folder / TIMES_FILE)}
+        if THREADS_VARIABLE in os.environ:
+            environment[THREADS_VARIABLE] = os.environ[THREADS_VARIABLE]
+        runner = containers.runner(folder, environment, read, write)
     local.init(
         runner,
         pipeline_root=str(folder / ARTIFACTS),
@@ -160,7 +163,12 @@ class _Readable(io.TextIOBase):
         self._stream, self._dumping, self._blank = stream, False, ""
 
     def write(self, text: str) -> int:
-        """Pass a line on, with the blanks before it, unless it is the executor's own."""
+        """Pass lines on, with the blanks before them, unless they are the executor's own."""
+        for line in text.splitlines(keepends=True):
+            self._write(line)
+        return len(text)
+
+    def _write(self, text: str) -> None:
         line = text.strip()
         if not line:
             self._blank += text
@@ -172,7 +180,6 @@ class _Readable(io.TextIOBase):
             self._stream.write(self._blank + text)
             self._stream.flush()
             self._dumping, self._blank = False, ""
-        return len(text)
 
 
 @contextmanager

@@ -24,9 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "scripts")]
 
 import httpx  # noqa: E402
 from e2e_serving import readable, service  # noqa: E402
-from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, install  # noqa: E402
+from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install  # noqa: E402
 
-from components.images import IMAGES, USER  # noqa: E402
+from components.images import USER  # noqa: E402
 from components.ingest_data.component import ingest_data  # noqa: E402
 from eager_llm.bundle import verify_bundle  # noqa: E402
 from eager_llm.settings import Settings  # noqa: E402
@@ -83,14 +83,11 @@ def whole_run(folder: Path, containers: Containers) -> list[Row]:
     """Look at the first run: every step in a container of its own, none of them root, to a bundle that verifies."""
     runs = containers.runs
     verify_bundle(folder / "bundle")
-    users = {entry.user.split(":")[0] for entry in runs}
-    images = {entry.image for entry in runs}
-    sizes = (
-        f"{image.reference()} {int(docker('image', 'inspect', '--format', '{{.Size}}', image.reference()).stdout) / 1e6:.0f} MB"
-        for image in IMAGES.values()
-    )
+    users, images = {entry.user.split(":")[0] for entry in runs}, sorted({entry.image for entry in runs})
+    tools = [tool for image in images for tool in inside(image)[1]]
     return [
-        ("images", len(images) == 2, "; ".join(sizes)),
+        ("images", len(images) == 2, "; ".join(f"{image} {megabytes(image):.0f} MB" for image in images)),
+        ("compilers and installers", not tools, ", ".join(tools) or "none"),
         ("every step, once", [entry.step for entry in runs] == list(STEPS), f"{len(runs)} containers"),
         (
             "all ended well",
@@ -100,6 +97,11 @@ def whole_run(folder: Path, containers: Containers) -> list[Row]:
         ("not root", users == {str(USER)}, f"user {', '.join(users)}"),
         ("bundle", True, "verified"),
     ]
+
+
+def megabytes(image: str) -> float:
+    """Return an image's size, uncompressed."""
+    return int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout) / 1e6
 
 
 def again(folder: Path, overrides: list[str]) -> list[Row]:

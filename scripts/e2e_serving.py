@@ -26,7 +26,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, install, wait_until  # noqa: E402
+from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install, wait_until  # noqa: E402
 
 from components.images import SERVING  # noqa: E402
 from eager_llm.catalogue.features import ONLINE_VARIABLE, Features  # noqa: E402
@@ -295,12 +295,9 @@ def ask(client: httpx.Client, phase: str, checks: list[Check]) -> list[tuple[str
 
 def image_rows() -> list[tuple[str, ...]]:
     """Look into the image: who runs in it, and that nothing in it compiles or installs."""
-    asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip', 'apt']))"
-    uid, *tools = docker("run", "--rm", "--network=none", "--read-only", SERVING, "python3", "-c", asked).stdout.split()
+    uid, builders = inside(SERVING)
     facts = json.loads(docker("image", "inspect", SERVING).stdout)[0]
     labels = facts["Config"]["Labels"]
-    # A base from Debian packages brings apt, which without root and on a read-only root does nothing.
-    builders = [tool for tool in tools if tool != "apt"]
     return [
         ("image", "size", "", "", "", f"{facts['Size'] / 1e6:.0f} MB, torch {labels['eager-llm.torch']}"),
         ("image", "runs as", "", "", "", f"user {uid}" if uid != "0" else "WRONG: root"),

@@ -78,6 +78,16 @@ def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[s
     return done
 
 
+def inside(image: str) -> tuple[str, list[str]]:
+    """Return who runs in an image, and which tools in it compile or install.
+
+    A base from Debian packages brings apt, which without root and on a read-only root does nothing.
+    """
+    asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip']))"
+    user, *tools = docker("run", "--rm", "--network=none", "--read-only", image, "python3", "-c", asked).stdout.split()
+    return user, tools
+
+
 def call(*arguments: str) -> None:
     """Run a script of the project with this Python; end where it fails."""
     if subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode:

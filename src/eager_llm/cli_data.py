@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from eager_llm.errors import UserError
+from eager_llm.files import in_store
 
 
 def import_command(
-    source: Annotated[str, typer.Argument(help="folder that holds the log, a database's URL or env:NAME, or `demo`")],
+    source: Annotated[
+        str, typer.Argument(help="folder of the log or its URI, a database's URL or env:NAME, or `demo`")
+    ],
     out: Annotated[Path, typer.Option(help="folder for the tables")],
     mapping: Annotated[Path | None, typer.Option(help="YAML file: the source's files and columns")] = None,
     column: Annotated[list[str] | None, typer.Option(help="table.field=column, repeatable")] = None,
@@ -41,7 +44,9 @@ def import_command(
     values = {"form": form or found.form, "queries": {**found.queries, **_queries(query or [])}}
     Mapping.from_dict(values, "the command line")
     found = replace(found, **values).with_columns(column or [])  # type: ignore[arg-type]
-    facts = ingest(source, Settings.read(settings, overrides), out, found, append)
+    # The import.yaml of a store is read with the rest of it, unless something here is put in its place.
+    own = mapping or column or query or form or not in_store(source)
+    facts = ingest(source, Settings.read(settings, overrides), out, found if own else None, append)
     for name, value in facts.items():
         typer.echo(f"{name.replace('_', ' '):<30} {value}")
 

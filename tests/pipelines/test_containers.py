@@ -1,5 +1,7 @@
 """Steps in containers: what is kept of the engine's events, and the graph that the laptop runs."""
 
+import io
+
 import pytest
 
 from eager_llm.errors import UserError
@@ -57,6 +59,16 @@ def test_without_an_engine_the_run_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(UserError, match="no Docker engine answers"):
         local.run("demo", "none", tmp_path, Settings(), Containers())
+
+
+def test_what_a_step_says_is_passed_on_and_what_kfp_says_of_itself_is_not():
+    told = io.StringIO()
+    readable = local._Readable(told)
+    # A container's lines come many at once, a process's one by one.
+    readable.write('[KFP Executor 9 INFO]: Got executor_input:\n{\n    "inputs": {}\n}\n')
+    readable.write("  stage-1: 10%\n")
+    readable.write('\n{"a step": "may print JSON"}\n')
+    assert told.getvalue() == '  stage-1: 10%\n\n{"a step": "may print JSON"}\n'
 
 
 def test_the_laptop_runs_the_same_graph_without_waiting():

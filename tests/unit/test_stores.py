@@ -1,6 +1,8 @@
 """Logs and embeddings in object stores: read by their URI, and named where the store is away."""
 
 import json
+import subprocess
+import sys
 
 import fsspec
 import pytest
@@ -36,6 +38,18 @@ def test_a_log_is_read_by_its_uri_as_from_its_folder(tmp_path):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"shop", "here", "there"}, "the copy of the log is still there"
+
+
+def test_the_import_yaml_of_a_store_is_read_from_there(tmp_path):
+    shop = demo_shop(seed=0, users=200)
+    folder = write_csv(shop, tmp_path / "shop")
+    named = shop.events.rename(columns={"user_id": "customer"})
+    named.to_csv(folder / "events.csv", index=False)
+    (folder / "import.yaml").write_text("columns: {events: {user_id: customer}}\n")
+    command = [sys.executable, "-m", "eager_llm.cli", "import", folder.as_uri(), "--out", str(tmp_path / "tables")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert folder.as_uri() in done.stdout
 
 
 @pytest.mark.parametrize(
