@@ -230,6 +230,11 @@ def test_a_short_silence_of_the_api_is_sat_out_and_a_long_one_leaves_the_job_alo
         run_rayjob(call, QUICK)
     assert kube.deleted == []
     assert ("rayjobs", call.name) in kube.objects
+    with pytest.raises(UserError, match=r"answered 503: .*no answer for ray\.away_minutes = 0\.01"):
+        run_rayjob(call, QUICK)
+    kube.away = 3
+    play(kube, RUNNING, COMPLETE)
+    run_rayjob(call, QUICK)
 
 
 def test_what_is_missing_is_named(kube, call):

@@ -9,7 +9,7 @@ from eager_llm.cluster.calls import Call
 from eager_llm.cluster.kube import Kube, Stamp
 from eager_llm.cluster.pods import Pod, pod_of, what_to_do
 from eager_llm.cluster.standing import ENTRY
-from eager_llm.cluster.watching import Log, follow
+from eager_llm.cluster.watching import Log, follow, sit_out
 from eager_llm.errors import UserError
 from eager_llm.progress import say
 from eager_llm.settings import RaySettings
@@ -34,7 +34,7 @@ def run_rayjob(call: Call, settings: RaySettings) -> None:
         UserError: the job failed, the cluster did not come up, or its head was lost.
     """
     job = RayJob(call, settings, Kube())
-    job.submit()
+    sit_out(job.submit, settings)
     follow(job, settings)
 
 

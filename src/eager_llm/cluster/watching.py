@@ -56,6 +56,22 @@ def follow(job: Job, settings: RaySettings) -> None:
     _remove(job)
 
 
+def sit_out(action: Callable[[], None], settings: RaySettings) -> None:
+    """Do something, again and again while there is no answer.
+
+    Raises:
+        UserError: there is none for `ray.away_minutes`.
+    """
+    end = time.monotonic() + settings.away_minutes * 60
+    while True:
+        try:
+            return action()
+        except Away as error:
+            if time.monotonic() > end:
+                raise UserError(f"{error}; no answer for ray.away_minutes = {settings.away_minutes:g}") from None
+            time.sleep(settings.poll_seconds)
+
+
 class _Unreachable(Exception):
     pass
 
