@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -76,7 +77,9 @@ def elsewhere(call: Call, settings: Settings, outputs: list[Path]) -> dict[str, 
         (run_rayjob if settings.ray.cluster == "rayjob" else run_standing)(call, settings.ray)
     except UserError as error:
         # What the step says itself says more than how its job ended.
-        told = (call.read_answer() or {}).get("error")
+        told = None
+        with suppress(UserError):
+            told = (call.read_answer() or {}).get("error")
         raise UserError(told or str(error)) from None
     answer = call.read_answer()
     if answer is None:
