@@ -1,6 +1,7 @@
 """Run the steps in containers on this machine: each in its own image, bounded as its row of the table says."""
 
 import os
+import sys
 import threading
 import time
 import uuid
@@ -14,13 +15,14 @@ from components.images import USER
 from eager_llm.errors import UserError
 from eager_llm.progress import say
 from eager_llm.steps.memory import remedy
-from pipelines.placement import STEPS
+from pipelines.placement import STEPS, THREADS_VARIABLE
+from pipelines.summary import ARTIFACTS
 
 LABEL = "eager-llm.run"
 PATIENCE_SECONDS = 5.0
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 PERIOD = 100_000
-ARTIFACTS = "artifacts"
+PASSED_ON = (THREADS_VARIABLE,)
 
 
 @dataclass
@@ -43,9 +45,14 @@ class StepRun:
     out_of_memory: bool = False
 
     @property
+    def ended_by_memory(self) -> bool:
+        """Whether the limit ended it; one of its processes may be lost and replaced, and the step go on."""
+        return self.out_of_memory and self.exit != 0
+
+    @property
     def failure(self) -> str:
         """Why it failed where the step itself could not say it; empty where it could."""
-        if not self.out_of_memory:
+        if not self.ended_by_memory:
             return ""
         return (
             f"{self.step}: out of memory: the system ended it (status {self.exit}) at the {self.memory_limit} of its "
@@ -72,7 +79,7 @@ class Containers:
 
         Args:
             folder: of the run; every container has it under its own path.
-            environment: beside that of the steps.
+            environment: beside that of the steps, and of what is set here for threads.
             read: further files and folders that a step may read.
             write: further folders that a step may write to.
         """
@@ -93,7 +100,7 @@ class Containers:
             security_opt=["no-new-privileges"],
             user=f"{USER}:{USER}" if os.geteuid() == 0 else f"{os.getuid()}:{os.getgid()}",
             labels={LABEL: self._label},
-            environment=dict(environment),
+            environment={**environment, **{name: os.environ[name] for name in PASSED_ON if name in os.environ}},
             mounts=[Mount(str(path), str(path), "bind", read_only=only) for path, only in bound],
         )
 
@@ -101,9 +108,12 @@ class Containers:
         """Start to listen.
 
         Raises:
-            UserError: no Docker engine answers.
+            UserError: no Docker engine answers, or its Python package is missing.
         """
-        import docker
+        try:
+            import docker
+        except ImportError:
+            raise UserError("the runner docker needs the Python package docker: pip install docker") from None
 
         try:
             self._client = docker.from_env()
@@ -129,6 +139,13 @@ class Containers:
         self._events.close()
         self._listener.join(10)
         self._client.close()
+
+    def tell(self) -> None:
+        """Print what became of the steps, and why one failed that could not say it."""
+        if self.runs:
+            print(f"\n{table(self.runs)}")
+        for failure in filter(None, (run.failure for run in self.runs)):
+            print(f"error: {failure}", file=sys.stderr)
 
     def _listen(self) -> None:
         for event in self._events:
@@ -213,7 +230,7 @@ def table(runs: Sequence[StepRun]) -> str:
     rows = [
         (
             run.step, run.image, run.user.split(":")[0], f"{run.seconds:.1f}", f"{run.memory / 2**20:.0f} MiB",
-            run.memory_limit, "out of memory" if run.out_of_memory else str(run.exit),
+            run.memory_limit, "out of memory" if run.ended_by_memory else str(run.exit),
         )
         for run in runs
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from eager_llm.catalogue.features import ONLINE_VARIABLE, SQLITE
 from eager_llm.errors import UserError
@@ -20,9 +20,10 @@ from eager_llm.project import project_home
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from eager_llm.tuning.phrasings import read_tasks, task_file
-from pipelines.containers import ARTIFACTS, Containers, table
-from pipelines.placement import ENVIRONMENT, FEATURE_REPO, THREADS_VARIABLE, Target, compiled_for
-from pipelines.summary import TIMES_FILE, finish
+from pipelines.summary import ARTIFACTS, TIMES_FILE, finish
+
+if TYPE_CHECKING:
+    from pipelines.containers import Containers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,13 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         )
         settings = Settings.read(file, asked.set)
         name = asked.name or run_name(asked.source)
-        return run(asked.source, name, asked.runs, settings, Containers() if asked.runner == "docker" else None)
+        return run(asked.source, name, asked.runs, settings, _containers() if asked.runner == "docker" else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(source: str, name: str, runs: Path, settings: Settings, containers: Containers | None = None) -> int:
+def _containers() -> "Containers":
+    from pipelines.containers import Containers
+
+    return Containers()
+
+
+def run(source: str, name: str, runs: Path, settings: Settings, containers: "Containers | None" = None) -> int:
     """Run the pipeline into `runs/name`, re-using the steps whose inputs have not changed.
 
     Args:
@@ -72,20 +79,18 @@ def run(source: str, name: str, runs: Path, settings: Settings, containers: Cont
     with _environment(folder), redirect_stdout(_Readable(sys.stdout)), containers or nullcontext():
         _start(folder, source, settings, containers)
         try:
-            outputs = _run_graph(folder, source, mark, settings, FEATURE_REPO if containers else str(_repository()))
+            outputs = _run_graph(folder, source, mark, settings, containers is not None)
         except RuntimeError as error:
             outputs = {}
             print(f"error: {error}", file=sys.stderr)
-    if containers and containers.runs:
-        print(f"\n{table(containers.runs)}")
-        for failure in filter(None, (step.failure for step in containers.runs)):
-            print(f"error: {failure}", file=sys.stderr)
+    if containers:
+        containers.tell()
     if outputs:
         finish(folder, outputs, settings)
     return 0 if outputs else 1
 
 
-def _start(folder: Path, source: str, settings: Settings, containers: Containers | None) -> None:
+def _start(folder: Path, source: str, settings: Settings, containers: "Containers | None") -> None:
     """Tell kfp.local how to run a step and where its outputs lie."""
     from kfp import local
 
@@ -95,10 +100,7 @@ def _start(folder: Path, source: str, settings: Settings, containers: Containers
     else:
         read = [Path(path) for path in (source, settings.tuning.task_file) if path and Path(path).exists()]
         write = [Path(settings.tuning.tensorboard)] if settings.tuning.tensorboard else []
-        environment = {TIMES_VARIABLE: str(folder / TIMES_FILE)}
-        if THREADS_VARIABLE in os.environ:
-            environment[THREADS_VARIABLE] = os.environ[THREADS_VARIABLE]
-        runner = containers.runner(folder, environment, read, write)
+        runner = containers.runner(folder, {TIMES_VARIABLE: str(folder / TIMES_FILE)}, read, write)
     local.init(
         runner,
         pipeline_root=str(folder / ARTIFACTS),
@@ -107,23 +109,20 @@ def _start(folder: Path, source: str, settings: Settings, containers: Containers
     )
 
 
-def _run_graph(folder: Path, source: str, mark: str, settings: Settings, repository: str) -> dict[str, Path]:
+def _run_graph(folder: Path, source: str, mark: str, settings: Settings, in_images: bool) -> dict[str, Path]:
     """Run every step that has to run, and return where the pipeline's outputs lie."""
+    from pipelines.placement import FEATURE_REPO, Target, compiled_for
     from pipelines.recommender import recommender, setting_parameters
 
     task = compiled_for(recommender, Target("laptop"))(
         source=source,
         fingerprint=mark,
-        feature_repo=repository,
+        feature_repo=FEATURE_REPO if in_images else str(project_home() / "feature_repo"),
         feature_store=str(folder / "features"),
         checkpoints=str(folder / "checkpoints"),
         **setting_parameters(settings),
     )
     return {name: Path(artifact.uri) for name, artifact in task.outputs.items()}
-
-
-def _repository() -> Path:
-    return project_home() / "feature_repo"
 
 
 def _absolute(settings: Settings) -> Settings:
@@ -184,6 +183,8 @@ class _Readable(io.TextIOBase):
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
+    from pipelines.placement import ENVIRONMENT
+
     before = dict(os.environ)
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [before.get("PYTHONPATH")])])
     os.environ.update({name: before.get(name, value) for name, value in ENVIRONMENT.items()})

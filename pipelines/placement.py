@@ -50,11 +50,11 @@ class Placement:
     Attributes:
         cpu: cores it asks for, and may use.
         memory: what it asks for.
-        memory_limit: what ends it.
+        memory_limit: at which the system ends it.
         gpus: with the CUDA images only.
         retries: after a failure, for what passes by itself. None where a failure is an answer: a gate.
         backoff: wait before the first retry; each later one waits twice as long.
-        timeout: what ends it, all retries of its pod apart.
+        timeout: after which its pod is ended; each retry has as long.
         cached: whether a run takes the outputs of an earlier one. The key is Kubeflow's own: the image, the command
             (the step's code), every parameter and every artifact that comes in. The settings come in by the sections
             that the step reads; the library's code and the log's bytes come in as `fingerprint` of the first step.

@@ -13,6 +13,7 @@ from eager_llm.settings import Settings
 from eager_llm.steps.timing import read_times
 
 TIMES_FILE = "times.jsonl"
+ARTIFACTS = "artifacts"
 
 
 def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:

@@ -37,6 +37,12 @@ def test_an_end_without_a_word_is_explained_where_memory_was_short():
     assert "out of memory" in table([run])
 
 
+def test_a_lost_worker_that_was_replaced_is_no_failure():
+    run = watched(event("oom", 103), event("die", 104, exitCode="0"))
+    assert not run.failure
+    assert "out of memory" not in table([run])
+
+
 def test_a_step_that_said_why_it_failed_is_left_its_word():
     run = watched(event("die", 101, exitCode="1"))
     assert (run.exit, run.failure) == (1, "")
