@@ -33,8 +33,14 @@ class Image:
 
 
 IMAGES = {
-    "data": Image("python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
-    "training": Image("python-training", ("training", "pipeline"), ("src/eager_llm", "feature_repo"), "steps"),
+    # It also submits: the platform chart's schedule runs pipelines.submit in it.
+    "data": Image(
+        "python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo", "components", "pipelines"), "steps"
+    ),
+    # It also rolls bundles out: promote_bundle upgrades the serving chart's release.
+    "training": Image(
+        "python-training", ("training", "pipeline", "rollout"), ("src/eager_llm", "feature_repo", "charts"), "steps"
+    ),
     "serving": Image("serving", ("serving",), ("src/eager_llm", "feature_repo", "serving"), "serving"),
 }
 

@@ -1,4 +1,6 @@
-"""Compile the pipelines for a cluster: `kubectl apply -f pipelines/manifests`, or `pipelines/manifests/cuda`.
+"""Compile the pipelines for a cluster: pipelines/manifests, and pipelines/manifests/cuda for GPUs.
+
+Overlays apply them: `kubectl apply -k pipelines/overlays/cpu`, or laptop, or gpu.
 
 The version's name comes from the content, so that every change is a version of its own.
 """

@@ -112,17 +112,15 @@ def _start(folder: Path, source: str, settings: Settings, containers: "Container
 def _run_graph(folder: Path, source: str, mark: str, settings: Settings, in_images: bool) -> dict[str, Path]:
     """Run every step that has to run, and return where the pipeline's outputs lie."""
     from pipelines.placement import FEATURE_REPO, Target, compiled_for
-    from pipelines.recommender import SECTIONS, recommender
+    from pipelines.recommender import recommender, setting_parameters
 
-    values = settings.to_dict()
     task = compiled_for(recommender, Target("laptop"))(
         source=source,
         fingerprint=mark,
         feature_repo=FEATURE_REPO if in_images else str(project_home() / "feature_repo"),
         feature_store=str(folder / "features"),
         checkpoints=str(folder / "checkpoints"),
-        settings=values,
-        **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()},
+        **setting_parameters(settings),
     )
     return {name: Path(artifact.uri) for name, artifact in task.outputs.items()}
 

@@ -44,17 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def night_settings(place: RunFolder, file: Path | None, overrides: list[str]) -> Settings:
     """Return the settings of a night: a file's, or the running bundle's, cut in time through what arrived."""
+    from pipelines.nightly import cut_for_a_night
+
     base: Any = file or ROOT / "pipelines" / "settings" / "small.yaml"
     if file is None and place.running:
         base = read_json(place.running / "manifest.json")["settings"]
     settings = Settings.read(base, overrides) if isinstance(base, Path) else Settings.read(None, overrides, base)
-    shares = {name: getattr(settings.nightly, name) for name in ("validation_share", "test_share")}
     baseline = str(place.accepted) if place.accepted else settings.gates.baseline
-    return replace(
-        with_whole_paths(settings),
-        data=replace(settings.data, split="nightly", **shares),
-        gates=replace(settings.gates, baseline=baseline),
-    )
+    return replace(cut_for_a_night(with_whole_paths(settings)), gates=replace(settings.gates, baseline=baseline))
 
 
 def night(arrivals: Path, place: RunFolder, settings: Settings) -> int:

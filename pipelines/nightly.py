@@ -1,5 +1,6 @@
 """The night: what arrived joins the log, the running model is brought up to date, and a better bundle is promoted."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from kfp import dsl
@@ -12,7 +13,14 @@ from components.publish_features.component import publish_features
 from components.update_index.component import update_index
 from components.update_model.component import update_model
 from components.validate_data.component import validate_data
+from eager_llm.settings import Settings
 from pipelines.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, RUN, place
+
+
+def cut_for_a_night(settings: Settings) -> Settings:
+    """Return the settings with the log cut in time through what arrived, by the shares of `nightly`."""
+    shares = {name: getattr(settings.nightly, name) for name in ("validation_share", "test_share")}
+    return replace(settings, data=replace(settings.data, split="nightly", **shares))
 
 
 class NightOutputs(NamedTuple):

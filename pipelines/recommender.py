@@ -1,7 +1,7 @@
 """The pipeline: from a log to a bundle, in seven steps."""
 
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -20,9 +20,15 @@ SECTIONS = {
     "data_settings": ("seed", "data"),
     "gate_settings": ("gates", "index"),
     "feature_settings": ("data", "gates"),
-    "index_settings": ("seed", "threads", "data", "gates", "behaviour", "semantic", "index"),
+    "index_settings": ("seed", "threads", "ray", "data", "gates", "behaviour", "semantic", "index"),
     "model_settings": tuple(f.name for f in fields(Settings) if f.name not in AFTER_TUNING),
 }
+
+
+def setting_parameters(settings: Settings) -> dict[str, Any]:
+    """Return the pipeline's parameters that hold settings: each section where it is read, and all."""
+    values = settings.to_dict()
+    return {"settings": values, **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()}}
 
 
 class Outputs(NamedTuple):

@@ -27,6 +27,26 @@ def option(default: Any, help: str, **rules: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class RaySettings:
+    """Where index building and tuning run; no part of what comes out."""
+
+    cluster: str = option(
+        "local",
+        "local: Ray on this machine, as far as workers ask for it; http://host:8265: a standing cluster, by the address "
+        "of its dashboard; rayjob: a cluster of the step's own, made by KubeRay",
+    )
+    template: str = option("eager-llm-ray", "rayjob: ConfigMap of the namespace with the job that is filled in")
+    shared: str = option(
+        "", "folder that every pod of the Ray cluster reaches, for what workers read and where a lost one goes on; "
+        "none: the cluster has one machine"
+    )  # fmt: skip
+    start_minutes: float = option(20.0, "time in which the cluster must be there and the job running", least=0.01)
+    hours: float = option(48.0, "time after which a job is ended", least=0.01)
+    away_minutes: float = option(5.0, "time for which the API that tells of the job may be out of reach", least=0.01)
+    poll_seconds: float = option(3.0, "time between two looks at the job", least=0.01)
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """What is kept of the log, and how it is split."""
 
@@ -351,6 +371,7 @@ class Settings:
 
     seed: int = option(0, "seed of everything that is drawn at random", least=0)
     threads: int = option(0, "torch threads; 0 uses every core", least=0)
+    ray: RaySettings = field(default_factory=RaySettings)
     data: DataSettings = field(default_factory=DataSettings)
     gates: GateSettings = field(default_factory=GateSettings)
     acceptance: AcceptanceSettings = field(default_factory=AcceptanceSettings)
@@ -388,6 +409,11 @@ class Settings:
             mistakes.append(
                 "decoding.normalise = 'vocabulary': tuning.loss = 'level' trains no probability over the vocabulary; "
                 "choose level or allowed"
+            )
+        if settings.ray.cluster not in ("local", "rayjob") and "://" not in settings.ray.cluster:
+            mistakes.append(
+                f"ray.cluster = {settings.ray.cluster!r}: choose local, rayjob, or the address of a cluster's dashboard, "
+                "such as http://eager-llm-ray-head-svc:8265"
             )
         if settings.tuning.sharded and not settings.tuning.workers:
             mistakes.append("tuning.sharded = True: needs tuning.workers of at least 1")

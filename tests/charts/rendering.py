@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
+import jsonschema
 import kubernetes_validate
+import referencing
 import yaml
 from helm_python import _native
 
 CHARTS = Path(__file__).resolve().parents[2] / "charts"
 GOLDEN = Path(__file__).with_name("golden")
+# Of objects that no package carries, the fields that the project uses; files name one another by $ref.
+CRDS = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(__file__).with_name("crds").glob("*.json")}
+_REGISTRY = referencing.Registry().with_resources(
+    (f"{name}.json", referencing.jsonschema.DRAFT202012.create_resource(schema)) for name, schema in CRDS.items()
+)
 # Image volumes came with 1.31.
 OLDEST = {"gpu-production": (1, 31)}
 
@@ -65,6 +72,35 @@ def objects(rendered: dict[str, str]) -> list[dict[str, Any]]:
     texts = (text for name, text in rendered.items() if not name.endswith("NOTES.txt"))
     found = [one for text in texts for one in yaml.safe_load_all(text) if one]
     return sorted(found, key=lambda one: (one["kind"], one["metadata"]["name"]))
+
+
+def check_custom(found: dict[str, Any]) -> None:
+    """Refuse an object of a kind of `CRDS` that its schema does not allow."""
+    jsonschema.Draft202012Validator(CRDS[found["kind"].lower()], registry=_REGISTRY).validate(found)
+
+
+def check(found: dict[str, Any], version: str) -> None:
+    """Refuse an object that a version of Kubernetes, or the schema of its kind, does not allow."""
+    if found["kind"].lower() not in CRDS:
+        kubernetes_validate.validate(found, version, strict=True)
+        return
+    check_custom(found)
+    for pod in pod_specs(found):
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod}
+        kubernetes_validate.validate(whole, version, strict=True)
+
+
+def pod_specs(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the specs of the pods that an object stands for, also those inside of Ray's objects."""
+    spec = found.get("spec", {})
+    if found["kind"] == "Pod":
+        return [spec]
+    if found["kind"] == "RayJob":
+        inner = {"kind": "RayCluster", "spec": spec.get("rayClusterSpec", {"headGroupSpec": {}})}
+        return [spec["submitterPodTemplate"]["spec"], *pod_specs(inner)]
+    groups = [spec.get("headGroupSpec", {}), *spec.get("workerGroupSpecs", [])]
+    templates = [part["template"] for part in [spec, *groups] if "template" in part]
+    return [template["spec"] for template in templates if "spec" in template]
 
 
 def golden_path(example: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINES = {"kfp", "feast", "great_expectations", "bentoml", "ray"}
+ENGINES = {"kfp", "feast", "great_expectations", "bentoml", "ray", "kubernetes"}
 ROOMS = [
     "catalogue",
     "encoders",
@@ -17,6 +17,7 @@ ROOMS = [
     "bundle",
     "promotion",
     "rollout",
+    "cluster",
     "steps",
     "cli_data",
     "cli_index",

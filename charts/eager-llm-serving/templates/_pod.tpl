@@ -136,21 +136,6 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{- define "eager.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "eager.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
 {{- define "eager.probes" -}}
 startupProbe:
   httpGet: {path: /readyz, port: http}

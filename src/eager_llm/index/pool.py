@@ -45,8 +45,9 @@ class RayPool:
 
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
         actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(Worker)
-        shared = ray.put(sources)
-        self.actors = [actor.remote(shared, precision) for _ in range(workers)]
+        # Kept, since an actor that starts again asks for it again.
+        self.sources = ray.put(sources)
+        self.actors = [actor.remote(self.sources, precision) for _ in range(workers)]
 
     def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
         """Yield `method(*call)` for every call."""

@@ -40,6 +40,7 @@ from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.progress import say
 from eager_llm.settings import AFTER_TUNING, Settings
 from eager_llm.steps.data import read_examples, rows_of
+from eager_llm.steps.distributed import distributed
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned, unread_items
@@ -56,6 +57,7 @@ SAMPLED_USERS = 3
 
 
 @timed
+@distributed(("tables", "examples"), ("out", "embeddings", "report"), ("repository", "features"))
 @within_memory("build_index", "semantic.batch", "index.workers")
 def index(
     tables: Path,
@@ -72,7 +74,9 @@ def index(
     item_ids = loaded.items["item_id"].tolist()
     found = embed(loaded, read_examples(examples), settings, prepare_torch(settings))
     files = save_embeddings(found, embeddings)
-    built = build_index(item_ids, files, settings.index, settings.seed)
+    # Where a job was lost, what it had finished is found again by the next one.
+    jobs = Path(settings.ray.shared) / "index-jobs" if settings.ray.shared else None
+    built = build_index(item_ids, files, settings.index, settings.seed, jobs)
     with whole_file(out) as draft_file:
         built.save(draft_file)
         even, memory = settings.index.builder == "balanced", settings.data.memory_gb
@@ -109,6 +113,7 @@ def save_embeddings(found: dict[str, np.ndarray], folder: Path) -> dict[str, Pat
 
 
 @timed
+@distributed(("tables", "examples", "item_index", "embeddings"), ("out",), ("checkpoints",))
 @within_memory("tune_model", "tuning.batch_tokens", "tuning.loss_tokens")
 def tune(
     tables: Path,
@@ -275,7 +280,7 @@ def prepare_torch(settings: Settings) -> str:
 
 def tuning_key(inputs: list[Path], settings: Settings) -> str:
     """Name a tuning job by its inputs and settings."""
-    digest = hashlib.sha256(json.dumps(settings.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({**settings.to_dict(), "ray": None}, sort_keys=True).encode())
     for path in [*inputs, task_file(settings)]:
         digest.update(content_digest(path).encode())
     return digest.hexdigest()[:16]

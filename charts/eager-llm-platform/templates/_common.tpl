@@ -1,0 +1,1 @@
+../../eager-llm-serving/templates/_common.tpl
