@@ -29,6 +29,7 @@ OBJECT_STORE: Secret = (
     {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")},
 )
 ONLINE_STORE: Secret = ("eager-llm-online-store", {"url": "EAGER_LLM_ONLINE_STORE", "registry": "EAGER_LLM_REGISTRY"})
+OFFLINE_STORE: Secret = ("eager-llm-offline-store", {"url": "EAGER_LLM_OFFLINE_STORE"})
 
 # For every step: its lines show at once, and nothing phones home.
 ENVIRONMENT = {
@@ -82,10 +83,10 @@ class Placement:
 STEPS = {
     "ingest_data": Placement(retries=2, secrets=(OBJECT_STORE,)),
     "validate_data": Placement(),
-    "publish_features": Placement(retries=2, store=True, secrets=(ONLINE_STORE,)),
+    "publish_features": Placement(retries=2, store=True, secrets=(ONLINE_STORE, OFFLINE_STORE)),
     "build_index": Placement(
         cpu=("2", "4"), memory="4Gi", memory_limit="8Gi", gpus=1, retries=2, timeout=timedelta(hours=6), store=True,
-        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE),
+        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE, OFFLINE_STORE),
     ),
     # Goes on from its last checkpoint, so a lost node costs little.
     "tune_model": Placement(

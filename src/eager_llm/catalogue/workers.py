@@ -180,8 +180,11 @@ def on_ray(label: str, function: Callable[..., Any], calls: Sequence[tuple]) -> 
             f"written; has it memory for data.memory_gb? ({str(error).strip().splitlines()[0]})"
         ) from None
     finally:
-        for reference in waiting[len(answers) :]:
+        left = waiting[len(answers) :]
+        for reference in left:
             ray.cancel(reference)
+        if left:  # else one would write where the folder is about to go
+            ray.wait(left, num_returns=len(left))
     return answers
 
 
