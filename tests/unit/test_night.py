@@ -222,6 +222,24 @@ def test_drift_beyond_its_limit_builds_anew_unless_it_is_not_to(night):
     assert read_json(night.paths["bundle"] / NIGHT)["action"] != BUILD
 
 
+def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, tmp_path):
+    for part in ("bundle", "tables", "features"):
+        shutil.copytree(run.folder / part, tmp_path / "run" / part)
+    place = RunFolder(tmp_path / "run")
+    few = ["nightly.rebuild=always", "tuning.epochs=1", "tuning.language_items=5"]
+    built = Night(place, night.folder.parent / "arrivals", tmp_path / "night", *few)
+    plan = standing(built.paths["bundle"])
+    assert (plan.action, plan.reasons) == (BUILD, ["nightly.rebuild = always"])
+    assert plan.built_until == read_json(built.paths["tables"] / "facts.json")["last_event"]
+    index = ItemIndex.load(built.paths["index"])
+    assert {"fresh-0", "fresh-1"} <= set(index.item_ids)
+    assert plan.built_items == len(index.item_ids)
+    assert not index.continues(ItemIndex.load(place.bundle / "item_index.parquet").checksum)
+    _, verdict = built.promote()
+    assert verdict["running"]  # it is compared like any other
+    assert "Everything was built anew: nightly.rebuild = always" in built.paths["report.html"].read_text()
+
+
 def test_the_shift_is_none_for_more_of_the_same_and_large_for_another_shop(tmp_path):
     start = pd.Timestamp("2026-01-01", tz="UTC")
 
