@@ -100,7 +100,7 @@ STEPS = {
     "ingest_night": Placement(retries=2, store=True, secrets=(OBJECT_STORE,)),
     "update_index": Placement(
         cpu=("2", "4"), memory="4Gi", memory_limit="8Gi", gpus=1, retries=2, timeout=timedelta(hours=6), store=True,
-        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE),
+        shared_memory="3Gi", secrets=(OBJECT_STORE, ONLINE_STORE, OFFLINE_STORE),
     ),
     # Where the drift asks for it, the night tunes anew.
     "update_model": Placement(

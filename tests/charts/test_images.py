@@ -56,7 +56,14 @@ def test_wheels_are_pinned_as_they_lie(tmp_path):
 
 
 # What a library is called where it is imported, and what comes along with another one.
-CALLED = {"sklearn": "scikit-learn", "yaml": "pyyaml", "great_expectations": "great-expectations", "redis": "feast", "psycopg": "feast", "helm_python": "helm-python-sdk"}
+CALLED = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "great_expectations": "great-expectations",
+    "redis": "feast",
+    "psycopg": "feast",
+    "helm_python": "helm-python-sdk",
+}
 
 
 def library_imports():
