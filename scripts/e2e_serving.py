@@ -10,6 +10,7 @@ missing, which needs root on Debian. Ends with a status other than 0 if an answe
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,11 +125,18 @@ def publish(run: Path, folder: Path, url: str) -> Shop:
     os.environ[ONLINE_VARIABLE] = url
     history = read_json(run / "bundle" / "generation.json")["max_history"]
     Features(ROOT / "feature_repo", folder).publish(tables, history)
-    for path in [folder, *folder.rglob("*")]:  # by the container's user, as a cluster's `fsGroup` sees to
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    readable(folder)
     events = pd.read_parquet(tables / "events.parquet")
     last = events.sort_values("timestamp").groupby("user_id")["item_id"].agg(list)
     return Shop(str(last.index[0]), [str(item) for item in last.iloc[0]])
+
+
+def readable(source: Path, copy: Path | None = None) -> Path:
+    """Return a folder that the container's user can read, as a cluster's `fsGroup` sees to; a copy where named."""
+    folder = Path(shutil.copytree(source, copy)) if copy else source
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
 
 
 @contextmanager
