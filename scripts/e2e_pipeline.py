@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "scripts")]
 
 import httpx  # noqa: E402
 from e2e_serving import readable, service  # noqa: E402
-from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, inside, install  # noqa: E402
+from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install  # noqa: E402
 
 from components.images import USER  # noqa: E402
 from components.ingest_data.component import ingest_data  # noqa: E402
