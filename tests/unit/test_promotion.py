@@ -1,6 +1,7 @@
 """Promotion: the same bundle passes, one made worse is refused for what is worse, and the page says so."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
 from eager_llm.evaluation.metrics import gains, ranking_metrics, target_places
 from eager_llm.files import read_json, sha256_file, write_json
-from eager_llm.promotion.compare import NEW, RUNNING, Check, Comparison, _check, compare, ranking
+from eager_llm.promotion.compare import NEW, RUNNING, Check, Comparison, _check, _latency, compare, ranking
 from eager_llm.promotion.verdict import FIRST, PROMOTED, REFUSED, PromotionPage, judge, render_promotion
 from eager_llm.settings import PromotionSettings, Settings
 
@@ -150,3 +151,17 @@ def test_the_page_names_the_reasons_the_drift_and_the_commands(loaded):
     ):
         assert text in page
     assert "<ndcg>" not in page
+
+
+@pytest.mark.parametrize(("slower", "passed"), [(1, True), (3, False)])
+def test_only_a_loss_of_time_that_is_certain_is_refused(monkeypatch, slower, passed):
+    pauses = iter([0.004, 0.004 * slower])
+
+    def asker(_):
+        pause = next(pauses)
+        return lambda _: time.sleep(pause)
+
+    monkeypatch.setattr("eager_llm.promotion.compare._asker", asker)
+    settings = PromotionSettings(latency_requests=10, resamples=200)
+    check = _latency(None, None, [["a"]] * 10, settings, seed=0)
+    assert check.passed == passed

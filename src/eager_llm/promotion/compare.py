@@ -31,7 +31,7 @@ class Check:
         name: what is measured.
         running, new: its values.
         worst: the change as a share of `running`, negative where the new one is worse, at the far end of its
-            confidence interval; shares of right answers, which may be next to none, change in points of 1.
+            confidence interval (for times, at the near end); shares of right answers, which may be next to none, change in points of 1.
         tolerance: how much of that may be lost.
         units: what chance was drawn from, such as "402 users".
     """
@@ -177,7 +177,8 @@ def _language(running: Bundle, new: Bundle, settings: PromotionSettings, seed: i
 def _latency(running: Bundle, new: Bundle, histories: list[list[str]], settings: PromotionSettings, seed: int) -> Check:
     """Time the same single answers by both in turn, and compare the medians.
 
-    The bound is that of the ratio of medians over requests drawn anew, both bundles' times of a request together.
+    The bound is that of the ratio of medians over requests drawn anew, both bundles' times of a request together;
+    its near end: what else the machine does slows either, and only a loss that is certain says something of the bundle.
     """
     rng = np.random.default_rng(seed)
     chosen = [histories[row] for row in rng.permutation(len(histories))[: settings.latency_requests]]
@@ -194,13 +195,13 @@ def _latency(running: Bundle, new: Bundle, histories: list[list[str]], settings:
                 times[way, number] = min(times[way, number], time.perf_counter() - started)
     drawn = rng.integers(0, len(chosen), (settings.resamples, len(chosen)))
     old, now = np.median(times[0][drawn], axis=1), np.median(times[1][drawn], axis=1)
-    slowest = float(np.quantile(now / old, settings.confidence))
+    surely = float(np.quantile(now / old, 1 - settings.confidence))
     values = [float(np.median(row)) * 1000 for row in times]
     return Check(
         "milliseconds an answer, median",
         values[0],
         values[1],
-        1 - slowest,
+        1 - surely,
         settings.latency_tolerance,
         f"{len(chosen)} requests",
     )
