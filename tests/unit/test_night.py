@@ -42,14 +42,14 @@ QUICK = [
 
 
 def arrivals(tables, folder):
-    """After the log: 60 known users choose what is known, and two new items that they all choose."""
+    """After the log 60 known users, one after another, choose the same known items with a new one among them."""
     newest, known = tables.events["timestamp"].max(), tables.items["item_id"].tolist()
     users = tables.events["user_id"].drop_duplicates().tolist()[:60]
     rows = []
     for number, user in enumerate(users):
         for step in range(4):
-            item = f"fresh-{number % 2}" if step == 2 else known[(7 * number + step) % len(known)]
-            rows.append((user, item, newest + pd.Timedelta(hours=1 + 60 * step + number)))
+            item = f"fresh-{number % 2}" if step == 2 else known[step]
+            rows.append((user, item, newest + pd.Timedelta(hours=1 + 4 * number + step)))
     folder.mkdir()
     pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(folder / "events.csv", index=False)
     like = tables.items.iloc[[0, 1]].assign(item_id=["fresh-0", "fresh-1"], title=["Fresh Hand Saw", "Fresh Seed Tray"])
