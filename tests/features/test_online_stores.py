@@ -227,6 +227,7 @@ def test_the_registry_may_be_a_database(shop, tmp_path, monkeypatch):
 
 
 def test_an_online_store_of_another_kind_is_named(shop, tmp_path, monkeypatch):
-    monkeypatch.setenv(ONLINE_VARIABLE, "mysql://x")
-    with pytest.raises(UserError, match="choose sqlite, or redis://host:port"):
+    monkeypatch.setenv(ONLINE_VARIABLE, "mysql://me:secret@x")
+    with pytest.raises(UserError, match="mysql: choose sqlite, or redis://host:port") as told:
         Features(REPOSITORY, tmp_path).publish(shop, 5)
+    assert "secret" not in str(told.value)

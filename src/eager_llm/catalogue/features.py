@@ -327,7 +327,9 @@ def _online_store(setting: str, folder: Path) -> dict[str, str]:
         return {"type": "sqlite", "path": str(folder / "online.db")}
     url = urlsplit(setting)
     if url.scheme != "redis" or not url.hostname:
-        raise UserError(f"{ONLINE_VARIABLE}={setting}: choose sqlite, or redis://host:port")
+        # Not the whole of it: it may hold a password.
+        kind = url.scheme or "no scheme"
+        raise UserError(f"{ONLINE_VARIABLE}: {kind}: choose sqlite, or redis://host:port")
     options = [f"{url.hostname}:{url.port or 6379}"]
     options += [f"db={url.path[1:]}"] if url.path.strip("/") else []
     options += [f"password={url.password}"] if url.password else []
