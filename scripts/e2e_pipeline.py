@@ -32,7 +32,8 @@ from eager_llm.bundle import verify_bundle  # noqa: E402
 from eager_llm.settings import Settings  # noqa: E402
 from pipelines import local  # noqa: E402
 from pipelines.containers import Containers, table  # noqa: E402
-from pipelines.placement import STEPS  # noqa: E402
+from pipelines.placement import step_name  # noqa: E402
+from pipelines.recommender import recommender  # noqa: E402
 
 SETTINGS = ROOT / "pipelines" / "settings" / "demo.yaml"
 # What the step that runs out of memory is given of what it needed.
@@ -83,12 +84,13 @@ def whole_run(folder: Path, containers: Containers) -> list[Row]:
     """Look at the first run: every step in a container of its own, none of them root, to a bundle that verifies."""
     runs = containers.runs
     verify_bundle(folder / "bundle")
+    graph = sorted(step_name(task) for task in recommender.pipeline_spec.root.dag.tasks)
     users, images = {entry.user.split(":")[0] for entry in runs}, sorted({entry.image for entry in runs})
     tools = [tool for image in images for tool in inside(image)[1]]
     return [
         ("images", len(images) == 2, "; ".join(f"{image} {megabytes(image):.0f} MB" for image in images)),
         ("compilers and installers", not tools, ", ".join(tools) or "none"),
-        ("every step, once", [entry.step for entry in runs] == list(STEPS), f"{len(runs)} containers"),
+        ("every step, once", sorted(entry.step for entry in runs) == graph, f"{len(runs)} containers"),
         (
             "all ended well",
             all(entry.exit == 0 for entry in runs),

@@ -17,7 +17,7 @@ from conftest import ROOT
 from running import free_port
 
 pytest.importorskip("aiohttp_cors", reason="Ray's job API needs ray[default]")
-PARTS = 12
+PARTS = 20
 # A step of the test's own, done by the real pool of the item index; a part takes half a second.
 ENTRY = f"""
 import sys, time
@@ -52,8 +52,8 @@ sys.exit(main(sys.argv[1:]))
 # The step that waits, and the cluster, with a token of the test's own; a process keeps the first that it has seen.
 ENVIRONMENT = {
     **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}/src",
-    "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
+    "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
     "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests-own-with-some-length",
 }  # fmt: skip
 ENVIRONMENT.pop("RAY_ADDRESS", None)
