@@ -1,5 +1,6 @@
 """The BentoML service: loads what its environment names, warms it up, and answers until it is told to end."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -57,6 +58,9 @@ class EagerLLM:
             self.store = Store(Features(REPOSITORY, settings.features_folder), max_history, settings)
             self.store.warm_up()
         app.state.answers = Answers(self.decoders, self.store, settings)
+        # What stands for the life of the service is not searched for garbage: that would hold up everybody a quarter second.
+        gc.collect()
+        gc.freeze()
 
     @bentoml.on_shutdown
     def close(self) -> None:
