@@ -40,14 +40,14 @@ from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
-from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.encoders.words import item_words
 from eager_llm.evaluation.evaluate import evaluate_model, training_histories, try_weights
 from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
 from eager_llm.settings import Settings
+from eager_llm.steps.model import neighbours_of
 from eager_llm.tuning.backbone import for_decoding, load_backbone
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import TaskBook, trajectories
@@ -168,9 +168,7 @@ def tuned(case: Case, folder: Path) -> tuple[Recommender, Neighbours]:
         model, _ = stage_two(model, book, train, settings, folder)
     recommender.model = for_decoding(model.eval())
     recommender = recommender.again()
-    counted = case.train if "behaviour" in settings.index.sources else None
-    words = item_words(tables.items) if "semantic" in settings.index.sources else None
-    neighbours = build_neighbours(counted, len(case.ids), words, settings.neighbours)
+    neighbours = neighbours_of(case.examples, tables.items, index, settings)
     tried = try_weights(recommender, neighbours, drawn, settings.neighbours.weights)
     return recommender, replace(neighbours, weight=max(tried, key=tried.__getitem__))
 

@@ -21,7 +21,7 @@ from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.errors import UserError
 from eager_llm.evaluation.baselines import Popularity
 from eager_llm.evaluation.evaluate import training_histories
-from eager_llm.files import copy_into, fetch_folder, read_json, sha256_file, whole_folder, write_json
+from eager_llm.files import copy_into, fetch_folder, read_json, send, sha256_file, whole_folder, write_json
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.similar import NearItems
 from eager_llm.settings import DecodingSettings, Settings
@@ -240,16 +240,7 @@ def store_bundle(folder: Path, store: str) -> str:
         with whole_folder(Path(store) / version) as draft:
             copy_into(folder, draft)
         return version
-    import fsspec
-
-    try:
-        system, path = fsspec.core.url_to_fs(store)
-        for name in [*manifest["files"], MANIFEST]:
-            target = f"{path.rstrip('/')}/{version}/{name}"
-            system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            system.put_file(str(folder / name), target)
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{store}: the bundle cannot be stored: {error}") from None
+    send([(name, folder / name) for name in [*manifest["files"], MANIFEST]], f"{store.rstrip('/')}/{version}")
     return version
 
 

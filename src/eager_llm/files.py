@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,24 @@ def fetch_folder(place: str, folder: Path, what: str) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 system.get_file(file, str(target))
     return folder
+
+
+def send(files: Iterable[tuple[str, Path]], place: str) -> None:
+    """Copy files, in this order, to their names below an fsspec URI; an empty name is the URI itself.
+
+    Raises:
+        UserError: the store is away, refuses, or its scheme needs a package that is missing; `place` is named.
+    """
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(place)
+        for name, file in files:
+            target = f"{path}/{name}".rstrip("/")
+            system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            system.put_file(str(file), target)
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{place}: cannot be written: {error}") from None
 
 
 def copy_into(source: Path, target: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_bundle_is_stored_under_its_day_and_version_and_fetched_again(bundle, 
     for store in (str(tmp_path / "store"), "memory://bundles/shop"):
         assert store_bundle(bundle, store) == name
         verify_bundle(fetch_bundle(f"{store}/{name}", tmp_path / "fetched"))
-    with pytest.raises(UserError, match="the bundle cannot be stored"):
+    with pytest.raises(UserError, match="cannot be written"):
         store_bundle(bundle, "nosuchscheme://somewhere")
     (bundle / "generation.json").write_text("{}")
     with pytest.raises(UserError, match="has changed since it was packed"):

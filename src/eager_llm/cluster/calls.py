@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eager_llm.errors import UserError
-from eager_llm.files import fetch_folder, read_json, reading, write_json
+from eager_llm.files import fetch_folder, read_json, reading, send, write_json
 
 # Folders under which Kubeflow Pipelines keeps what lies in an object store; a step sees paths, another pod the URIs.
 MOUNTS = {"/s3/": "s3://", "/minio/": "s3://", "/gcs/": "gs://"}
@@ -121,14 +121,8 @@ def deliver(local: Path, place: str) -> None:
         if Path(place) != local:
             shutil.copytree(local, place) if local.is_dir() else shutil.copyfile(local, place)
         return
-    try:
-        system, path = _file_system(place)
-        for file in [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.is_file()):
-            target = path if file == local else f"{path}/{file.relative_to(local).as_posix()}"
-            system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            system.put_file(str(file), target)
-    except (ImportError, OSError, ValueError) as error:
-        raise UserError(f"{place}: cannot be written: {error}") from None
+    whole = [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.is_file())
+    send([("" if file == local else file.relative_to(local).as_posix(), file) for file in whole], place)
 
 
 def write_answer(call: Call, answer: dict[str, Any], folder: Path) -> None:
