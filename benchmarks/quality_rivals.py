@@ -49,7 +49,7 @@ def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -
 
 def evidence_alone(neighbours: Neighbours, train: list[list[int]], seed: int) -> Scores:
     """The neighbours that are weighed beside our model, without it."""
-    fallback = popularity_fallback(Popularity(train, neighbours.table.shape[0], seed).order)
+    fallback = popularity_fallback(Popularity(train, neighbours.table.shape[1], seed).order)
     return lambda histories: neighbours.evidence(histories).toarray() + fallback
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +29,7 @@ def test_damping_divides_by_the_sum():
 def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():
     angles = np.array([0.0, 0.3, 1.4, np.pi / 2])
     words = csr_matrix(np.stack([np.cos(angles), np.sin(angles)], axis=1).round(12))
-    table = build_neighbours([[0]], 4, words, NeighbourSettings(semantic_weight=0.5, kept=2)).table.toarray()
+    table = build_neighbours([], 4, words, NeighbourSettings(semantic_weight=0.5, kept=2), count=False).table.toarray()
     assert np.allclose(np.diag(table), 0)
     assert table[0, 1] == pytest.approx(0.5 * np.cos(0.3), rel=1e-5)
     assert table[0, 3] == 0, "texts without a word in common are no evidence"
@@ -58,6 +60,31 @@ def test_the_strongest_are_kept_and_equals_are_not_told_apart_by_number():
     assert kept[0].tolist() == [0, 3, 2, 2, 0]
 
 
+def test_each_source_looks_back_as_far_as_its_decay_says():
+    sources = csr_matrix(np.concatenate([np.eye(3)[[1, 2, 0]], np.eye(3)[[2, 0, 1]]]))
+    found = Neighbours(sources, (0.5, 0.1), 1.0, 0.1, 1.0).evidence([[0, 1], [], [2]]).toarray()
+    # Of the first history 1 speaks for 2 and 0, half and a tenth of that 0 for 1 and 2.
+    assert np.allclose(found, [[1, 0.5, 1.1], [0, 0, 0], [1, 1, 0]])
+
+
+def test_people_who_never_go_back_take_the_evidence_from_what_they_had():
+    rng = np.random.default_rng(0)
+    once = [rng.permutation(30)[:8].tolist() for _ in range(300)]
+    found = build_neighbours(once, 30, None, PLAIN)
+    assert found.repeats < 0.01
+    had = found.evidence([[3, 4, 5]]).toarray()[0, [3, 4, 5]]
+    assert np.allclose(had, found.repeats * replace(found, repeats=1.0).evidence([[3, 4, 5]]).toarray()[0, [3, 4, 5]])
+    assert build_neighbours([[0]], 4, None, PLAIN).repeats == 1, "nothing is known of a log without a step"
+
+
+def test_the_evidence_sends_people_back_as_often_as_they_go():
+    found = build_neighbours([[0, 1, 0]] * 30 + [[0, 1, 2]] * 70, 3, None, PLAIN)
+    evidence = found.evidence([[0, 1]]).toarray()[0]
+    assert evidence[:2].sum() / evidence.sum() == pytest.approx(30.5 / 101, rel=1e-5)
+    always = build_neighbours([[0, 1, 0, 1]] * 50, 2, None, PLAIN)
+    assert always.repeats == 1, "there is nothing else to go to"
+
+
 def test_shuffled_item_numbers_give_the_same_evidence():
     rng = np.random.default_rng(0)
     histories = [rng.integers(20, size=6).tolist() for _ in range(50)]
@@ -69,7 +96,9 @@ def test_shuffled_item_numbers_give_the_same_evidence():
     moved[name] = words
     renamed = [[int(name[i]) for i in history] for history in histories]
     other = build_neighbours(renamed, 20, csr_matrix(moved), NeighbourSettings(kept=5))
-    assert np.allclose(other.table.toarray()[np.ix_(name, name)], one.table.toarray(), atol=1e-6)
+    both = np.concatenate([name, 20 + name])  # a source after the other
+    assert np.allclose(other.table.toarray()[np.ix_(both, name)], one.table.toarray(), atol=1e-6)
+    assert other.repeats == pytest.approx(one.repeats)
 
 
 def test_saved_and_loaded_it_is_the_same_and_of_another_index_it_is_refused(tmp_path):
@@ -77,7 +106,12 @@ def test_saved_and_loaded_it_is_the_same_and_of_another_index_it_is_refused(tmp_
     table.save(tmp_path / "neighbours.safetensors")
     again = Neighbours.load(tmp_path / "neighbours.safetensors", 3)
     assert (again.table != table.table).nnz == 0
-    assert (again.decay, again.floor, again.weight) == (table.decay, table.floor, table.weight)
+    assert (again.decays, again.repeats, again.floor, again.weight) == (
+        table.decays,
+        table.repeats,
+        table.floor,
+        table.weight,
+    )
     with pytest.raises(UserError, match="neighbours of 3 items; the item index has 4"):
         Neighbours.load(tmp_path / "neighbours.safetensors", 4)
     (tmp_path / "broken").write_bytes(b"none")

@@ -20,7 +20,7 @@ DECAY, FLOOR = 0.5, 0.2
 
 
 def neighbours(table, weight):
-    return Neighbours(csr_matrix(np.asarray(table, dtype=np.float32)), DECAY, FLOOR, weight)
+    return Neighbours(csr_matrix(np.asarray(table, dtype=np.float32)), (DECAY,), 1.0, FLOOR, weight)
 
 
 def obvious_prior(table, history):

@@ -4,7 +4,8 @@ A generative model keeps of the log what its weights hold; counted evidence on a
 single pairs of items. Here it is kept as it was counted, for decoding to weigh beside the model.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from eager_llm.settings import NeighbourSettings
 BLOCK_ENTRIES = 1 << 24
 FILE = "neighbours.safetensors"
 _TABLES = ("start", "item", "weight")
-_FACTS = ("decay", "floor", "weight")
+_FACTS = ("decays", "repeats", "floor", "weight")
+# Steps of the log that say how often people go back to an item.
+STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,17 @@ class Neighbours:
     """For each item of the index, what speaks for the items that may follow it.
 
     Attributes:
-        table: sparse float32 [items, items], rows and columns in the order of the index, none negative.
-        decay: what an item of a history counts beside the next one.
+        table: sparse float32 [sources * items, items], the rows of one source after another, rows and
+            columns in the order of the index, none negative.
+        decays: for each source, what an item of a history counts beside the next one.
+        repeats: what evidence counts that speaks for an item that the history has already.
         floor: share of the prior that all items have in common, evenly.
         weight: of the prior beside the model; see `decoding/prior.py`.
     """
 
     table: csr_matrix
-    decay: float
+    decays: tuple[float, ...]
+    repeats: float
     floor: float
     weight: float
 
@@ -48,11 +54,17 @@ class Neighbours:
         Returns:
             Sparse float [histories, items].
         """
-        rows = [row for row, history in enumerate(histories) for _ in history]
-        items = [item for history in histories for item in history]
-        weights = [self.decay**gap for history in histories for gap in range(len(history) - 1, -1, -1)]
-        interest = csr_matrix((weights, (rows, items)), shape=(len(histories), self.table.shape[0]), dtype=np.float32)
-        return interest @ self.table
+        count, width = self.table.shape
+        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        items = np.array([item for history in histories for item in history], dtype=np.int64)
+        gaps = np.array([gap for history in histories for gap in range(len(history) - 1, -1, -1)])
+        weights = np.concatenate([np.float32(decay) ** gaps for decay in self.decays])
+        columns = np.concatenate([items + width * source for source in range(len(self.decays))])
+        places = (np.tile(rows, len(self.decays)), columns)
+        found = csr_matrix((weights, places), shape=(len(histories), count), dtype=np.float32) @ self.table
+        if self.repeats != 1 and len(items):
+            found.data[_among(found, np.unique(rows * width + items))] *= self.repeats
+        return found
 
     def save(self, path: Path) -> None:
         """Write everything as one safetensors file."""
@@ -60,7 +72,7 @@ class Neighbours:
 
         start, item = self.table.indptr.astype(np.int64), self.table.indices.astype(np.int32)
         tables = {"start": start, "item": item, "weight": self.table.data.astype(np.float32)}
-        facts = {name: repr(getattr(self, name)) for name in _FACTS}
+        facts = {name: json.dumps(getattr(self, name)) for name in _FACTS}
         with whole_file(path) as draft:
             save_file(tables, draft, facts)
 
@@ -76,16 +88,19 @@ class Neighbours:
         try:
             with safe_open(path, framework="numpy") as file:
                 start, item, weight = (file.get_tensor(name) for name in _TABLES)
-                facts = {name: float((file.metadata() or {})[name]) for name in _FACTS}
+                facts = {name: json.loads((file.metadata() or {})[name]) for name in _FACTS}
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise UserError(f"{path}: not readable as a table of neighbours: {error}") from None
-        if len(start) != items + 1 or (len(item) and not 0 <= item.min() <= item.max() < items):
-            raise UserError(f"{path}: neighbours of {len(start) - 1} items; the item index has {items}")
-        return cls(csr_matrix((weight, item, start), shape=(items, items)), **facts)
+        decays = facts.pop("decays")
+        rows = items * len(decays)
+        if len(start) != rows + 1 or (len(item) and not 0 <= item.min() <= item.max() < items):
+            known = (len(start) - 1) // max(1, len(decays))
+            raise UserError(f"{path}: neighbours of {known} items; the item index has {items}")
+        return cls(csr_matrix((weight, item, start), shape=(rows, items)), tuple(decays), **facts)
 
 
 def build_neighbours(
-    histories: list[list[int]] | None, items: int, words: csr_matrix | None, settings: NeighbourSettings
+    histories: list[list[int]], items: int, words: csr_matrix | None, settings: NeighbourSettings, count: bool = True
 ) -> Neighbours:
     """Build the table from the training part and the items' words, or from one of them.
 
@@ -95,20 +110,63 @@ def build_neighbours(
     `kept` strongest of an item.
 
     Args:
-        histories: the training part of each user as item rows, oldest first, or None.
+        histories: the training part of each user as item rows, oldest first.
         words: of `item_words`, [items, words], or None.
+        count: whether behaviour is a source; it says in any case how often people go back to an item.
 
     Returns:
         The table, with the first of `weights`; which one is best is for validation to say.
     """
-    forward = co_occurrence_counts(histories or [], items, settings.window)
+    tables, decays = [], []
+    if count:
+        tables.append(_strongest(_counts(histories, items, settings), settings.kept))
+        decays.append(settings.decay)
+    if words is not None and settings.semantic_weight:
+        tables.append(settings.semantic_weight * _alike(words, settings.kept))
+        decays.append(settings.semantic_decay)
+    if not tables:  # nothing speaks for anything
+        tables, decays = [csr_matrix((items, items))], [settings.decay]
+    table = vstack(tables).tocsr().astype(np.float32)
+    found = Neighbours(table, tuple(decays), 1.0, settings.floor, settings.weights[0])
+    return replace(found, repeats=_repeats(found, histories))
+
+
+def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings) -> csr_matrix:
+    forward = co_occurrence_counts(histories, items, settings.window)
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
-    counts = diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts
-    table = _strongest(counts.tocsr(), settings.kept)
-    if words is not None and settings.semantic_weight:
-        table = table + settings.semantic_weight * _alike(words, settings.kept)
-    return Neighbours(table.tocsr().astype(np.float32), settings.decay, settings.floor, settings.weights[0])
+    return (diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts).tocsr()
+
+
+def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
+    """Return what makes the evidence speak for items of the history as often as people go back to one.
+
+    It is the ratio of the odds at the last steps of the training part: those of a step back to an
+    item of the history, to those that the evidence gives it. Where nobody ever went back, as in logs
+    that keep each item once, it is next to nothing.
+    """
+    long = [history for history in histories if len(history) > 1]
+    steps = long[:: max(1, len(long) // STEPS)]
+    pasts = [history[:-1] for history in steps]
+    if not steps:
+        return 1.0
+    every = neighbours.evidence(pasts)
+    inside, items = every.copy(), every.shape[1]
+    seen = np.unique([row * items + item for row, past in enumerate(pasts) for item in past])
+    inside.data[~_among(every, seen)] = 0
+    sums = np.asarray(every.sum(axis=1)).ravel()
+    expected = float((np.asarray(inside.sum(axis=1)).ravel()[sums > 0] / sums[sums > 0]).mean()) if sums.any() else 0.0
+    if not 0 < expected < 1:
+        return 1.0
+    back = (sum(history[-1] in past for history, past in zip(steps, pasts, strict=True)) + 0.5) / (len(steps) + 1)
+    return back / (1 - back) * (1 - expected) / expected
+
+
+def _among(table: csr_matrix, places: np.ndarray) -> np.ndarray:
+    """Say which entries of a table are at one of the places, row * columns + column, rising: bool [entries]."""
+    rows, columns = table.shape
+    own = np.repeat(np.arange(rows), np.diff(table.indptr)) * columns + table.indices
+    return places[np.searchsorted(places, own).clip(max=len(places) - 1)] == own
 
 
 def _strongest(table: csr_matrix, kept: int) -> csr_matrix:

@@ -45,7 +45,7 @@ class CoOccurrence:
 
     def rank(self, histories: list[list[int]], k: int) -> np.ndarray:
         """Return the k first items for each history, int64 [histories, k]."""
-        return rank_by_evidence(Neighbours(self.counts, HISTORY_DECAY, 0.0, 0.0), self._fallback, histories, k)
+        return rank_by_evidence(Neighbours(self.counts, (HISTORY_DECAY,), 1.0, 0.0, 0.0), self._fallback, histories, k)
 
 
 def rank_by_evidence(

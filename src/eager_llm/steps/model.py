@@ -319,12 +319,10 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
 
 def neighbours_of(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
     """Build the evidence from the sources of the index: counts of the training part, words in common."""
-    counted = words = None
-    if "behaviour" in settings.index.sources:
-        counted = [[index.rows[item] for item in history] for history in training_histories(examples)]
-    if "semantic" in settings.index.sources:
-        words = item_words(items.set_index("item_id").loc[index.item_ids])
-    return build_neighbours(counted, len(index.item_ids), words, settings.neighbours)
+    train = [[index.rows[item] for item in history] for history in training_histories(examples)]
+    words = item_words(items.set_index("item_id").loc[index.item_ids]) if "semantic" in settings.index.sources else None
+    count = "behaviour" in settings.index.sources
+    return build_neighbours(train, len(index.item_ids), words, settings.neighbours, count)
 
 
 def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
