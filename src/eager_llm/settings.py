@@ -159,7 +159,7 @@ class NeighbourSettings:
     damping: float = option(0.3, "power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
     semantic_weight: float = option(1.0, "weight of words in common beside the counts; 0: counts alone", least=0.0)
     kept: int = option(200, "neighbours that an item keeps of each source", least=1)
-    decay: float = option(0.7, "counts: what an item of the history counts beside the next one", least=0.0, most=1.0)
+    decay: float = option(0.5, "counts: what an item of the history counts beside the next one", least=0.0, most=1.0)
     semantic_decay: float = option(0.5, "words: the same", least=0.0, most=1.0)
     floor: float = option(0.1, "share of the prior that all items have in common", least=1e-6, most=1.0)
 

@@ -77,7 +77,7 @@ def test_people_who_never_go_back_take_the_evidence_from_what_they_had():
     assert build_neighbours([[0]], 4, None, PLAIN).repeats == 1, "nothing is known of a log without a step"
 
 
-def test_the_evidence_sends_people_back_as_often_as_they_go():
+def test_the_evidence_sends_people_back_no_more_often_than_they_go():
     found = build_neighbours([[0, 1, 0]] * 30 + [[0, 1, 2]] * 70, 3, None, PLAIN)
     evidence = found.evidence([[0, 1]]).toarray()[0]
     assert evidence[:2].sum() / evidence.sum() == pytest.approx(30.5 / 101, rel=1e-5)

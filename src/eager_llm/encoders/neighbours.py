@@ -139,11 +139,11 @@ def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings)
 
 
 def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
-    """Return what makes the evidence speak for items of the history as often as people go back to one.
+    """Return what makes the evidence speak for items of the history no more often than people go back to one.
 
     It is the ratio of the odds at the last steps of the training part: those of a step back to an
-    item of the history, to those that the evidence gives it. Where nobody ever went back, as in logs
-    that keep each item once, it is next to nothing.
+    item of the history, to those that the evidence gives it; at most 1. Where nobody ever went back,
+    as in logs that keep each item once, it is next to nothing.
     """
     long = [history for history in histories if len(history) > 1]
     steps = long[:: max(1, len(long) // STEPS)]
@@ -159,7 +159,7 @@ def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
     if not 0 < expected < 1:
         return 1.0
     back = (sum(history[-1] in past for history, past in zip(steps, pasts, strict=True)) + 0.5) / (len(steps) + 1)
-    return back / (1 - back) * (1 - expected) / expected
+    return min(1.0, back / (1 - back) * (1 - expected) / expected)
 
 
 def _among(table: csr_matrix, places: np.ndarray) -> np.ndarray:
