@@ -73,8 +73,8 @@ OURS: dict[str, list[str]] = {
         "annealing.epochs=0", "neighbours.weights=[0]",
     ],
 }  # fmt: skip
-# Measured with the model of "eager-llm", which is not trained again for them.
-DERIVED = ("eager-llm, model alone", "neighbours alone")
+# Measured with what "eager-llm" is made of, which is not made again for them.
+MODEL_ALONE, EVIDENCE_ALONE = "eager-llm, model alone", "eager-llm, neighbours alone"
 QUICK = [
     "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
     "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
@@ -191,14 +191,14 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             recommender, neighbours = tuned(case, Path(folder))
         rows = {}
-        for row, evidence in ((name, neighbours), ("eager-llm, model alone", None)):
+        for row, evidence in ((name, neighbours), (MODEL_ALONE, None)):
             recommender.weigh(evidence)
             if row == name or name == "eager-llm":
                 rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
         rows[name]["prior_weight"] = neighbours.weight
         if name == "eager-llm":
             alone = evidence_alone(neighbours, case.train, case.settings.seed)
-            rows["neighbours alone"] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
+            rows[EVIDENCE_ALONE] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
     return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
 
 
