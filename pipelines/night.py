@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ def night_settings(place: RunFolder, file: Path | None, overrides: list[str]) ->
     if file is None and place.running:
         base = read_json(place.running / "manifest.json")["settings"]
     settings = Settings.read(base, overrides) if isinstance(base, Path) else Settings.read(None, overrides, base)
-    baseline = str(place.accepted) if place.accepted else settings.gates.baseline
-    return replace(cut_for_a_night(with_whole_paths(settings)), gates=replace(settings.gates, baseline=baseline))
+    return cut_for_a_night(with_whole_paths(settings))
 
 
 def night(arrivals: Path, place: RunFolder, settings: Settings) -> int:

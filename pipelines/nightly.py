@@ -64,7 +64,7 @@ def nightly(
         checkpoints: folder that the tuning checkpoints outlive a step in.
     """
     ingested = _fresh(ingest_night(arrivals=arrivals, run=run, settings=settings))
-    gated = _fresh(validate_data(tables=ingested.outputs["tables"], settings=settings))
+    gated = _fresh(validate_data(tables=ingested.outputs["tables"], settings=settings, run=run))
     tables = gated.outputs["validated"]
     published = _fresh(
         publish_features(tables=tables, settings=settings, feature_repo=feature_repo, feature_store=feature_store)

@@ -82,7 +82,7 @@ class Placement:
 
 STEPS = {
     "ingest_data": Placement(retries=2, secrets=(OBJECT_STORE,)),
-    "validate_data": Placement(),
+    "validate_data": Placement(store=True),
     "publish_features": Placement(retries=2, store=True, secrets=(ONLINE_STORE, OFFLINE_STORE)),
     "build_index": Placement(
         cpu=("2", "4"), memory="4Gi", memory_limit="8Gi", gpus=1, retries=2, timeout=timedelta(hours=6), store=True,
@@ -110,6 +110,7 @@ STEPS = {
     # Tried again it would find the run's folder as it left it, and a rollout that has begun.
     "promote_bundle": Placement(
         cpu=("2", "4"), memory="2Gi", memory_limit="8Gi", gpus=1, timeout=timedelta(hours=6), store=True,
+        secrets=(OBJECT_STORE,),
     ),
 }  # fmt: skip
 

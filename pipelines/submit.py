@@ -88,7 +88,7 @@ def _create(api: Any, wanted: dict[str, Any], namespace: str) -> str:
     except ApiException as error:
         if error.status == 404:
             raise UserError(
-                f"namespace {namespace} knows no {kind} ({GROUP}/{VERSION}); Kubeflow Pipelines 2.5 and later has it, "
+                f"namespace {namespace} knows no {kind} ({GROUP}/{VERSION}); Kubeflow Pipelines 2.14 and later has it, "
                 "installed with its Kubernetes-native API"
             ) from None
         if error.status != 409:
@@ -185,7 +185,7 @@ class Runs:
 
     def _version(self) -> tuple[str, str, str]:
         """Return the ids of the pipeline and of the version that the manifest names, and its name."""
-        name = version_name(self.file)
+        name = self.asked.version or version_name(self.file)
         pipeline = self.client.get_pipeline_id(self.name)
         token, known = "", []
         while pipeline:
@@ -256,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
             default="demo",
             help="URI or folder of the log, or of what arrived, as the steps see it; or demo",
         )
+        one.add_argument("--version", help="name of the version; default: that of the manifest")
         one.add_argument("--settings", type=Path, help="YAML file of settings")
         one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="override a setting")
         one.add_argument("--root", help="URI below which artifacts lie; default: that of the installation")

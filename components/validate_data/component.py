@@ -12,6 +12,7 @@ def validate_data(
     validated: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    run: str = "",
 ) -> None:
     """Check the tables with Great Expectations; fail, naming the rows, if a gate does not hold.
 
@@ -21,6 +22,7 @@ def validate_data(
         validated: the same tables, once they passed.
         report: every rule with its outcome; written in any case.
         metrics: gates run and passed.
+        run: folder that stands from night to night: the log is also held against the one accepted there last.
     """
     from pathlib import Path
 
@@ -30,7 +32,9 @@ def validate_data(
     from eager_llm.steps.data import validate
 
     try:
-        figures = validate(Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path))
+        figures = validate(
+            Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path), run
+        )
     except UserError as error:
         # The message says it all; a traceback above it would only hide it.
         raise SystemExit(f"error: {error}") from None

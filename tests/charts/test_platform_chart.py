@@ -86,7 +86,7 @@ def test_gpus_are_the_workers():
     (box,) = workers["template"]["spec"]["containers"]
     assert box["resources"]["limits"] == {"nvidia.com/gpu": 1, "cpu": "8", "memory": "96Gi"}
     assert box["image"].endswith(f":{TAG}-cuda")
-    assert workers["replicas"] == workers["maxReplicas"] == 8
+    assert workers["replicas"] == workers["maxReplicas"] == 7, "the eighth of the quota is for the steps"
     assert "nvidia.com/gpu" not in str(cluster(rendered(CPU)))
 
 
@@ -127,10 +127,11 @@ def test_the_schedule_is_a_command_that_there_is():
     asked = _parser().parse_args(
         ["recurring", *one(found, "Job", "-set")["spec"]["template"]["spec"]["containers"][0]["args"]]
     )
+    assert asked.version == "eager-llm-recommender-0123456789"
     assert (asked.cron, asked.source, asked.root) == ("0 0 2 * * *", "s3://shop/log", "s3://shop/runs")
     assert str(asked.file) == "/app/pipelines/manifests/cuda/recommender.yaml"
     settings = Settings.from_dict(yaml.safe_load(one(found, "ConfigMap", "-schedule")["data"]["settings.yaml"]))
-    assert (settings.ray.cluster, settings.tuning.workers) == ("rayjob", 8)
+    assert (settings.ray.cluster, settings.tuning.workers) == ("rayjob", 7)
     assert [o for o in rendered(LAPTOP) if o["kind"] == "Job"] == []
 
 

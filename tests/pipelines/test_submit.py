@@ -204,4 +204,6 @@ def test_mistakes_are_named(kubeflow, tmp_path, capsys):
     kubeflow.versions = ["older"]
     said = refused("run", "--host", kubeflow.host)
     assert "is not on the cluster (there: older); run: python -m pipelines.submit version" in said
+    assert submit.main(["run", "--host", kubeflow.host, "--version", "older"]) == 0  # compiled for another registry
+    assert "of older started" in capsys.readouterr().out
     assert "Kubeflow Pipelines at http://127.0.0.1:9 does not answer" in refused("run", "--host", "http://127.0.0.1:9")

@@ -9,6 +9,7 @@ from eager_llm.catalogue.gates import GateError, Suite, gate_names, require, run
 from eager_llm.catalogue.rules import bundle_gates, history_gates, index_gates, item_gates, log_gates
 from eager_llm.catalogue.tables import Tables
 from eager_llm.errors import UserError
+from eager_llm.run_folder import RunFolder
 from eager_llm.settings import AcceptanceSettings, GateSettings, Settings
 from eager_llm.steps.data import publish, validate
 
@@ -74,8 +75,8 @@ def folder_of(tables, path):
     return path
 
 
-def validated(source, settings, tmp_path, name):
-    return validate(source, Settings.from_dict({"gates": settings}), tmp_path / name, tmp_path / f"{name}.html")
+def validated(source, settings, tmp_path, name, run=""):
+    return validate(source, Settings.from_dict({"gates": settings}), tmp_path / name, tmp_path / f"{name}.html", run)
 
 
 def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_path):
@@ -155,6 +156,17 @@ def test_the_report_reads_offline_and_is_safe(shop, tmp_path):
     assert "item_id=&lt;script&gt;" in page
     assert "12 rows break it" in page
     assert "And 2 more, in the folder beside this page." in page
+
+
+def test_the_log_of_a_run_is_held_against_the_one_accepted_there(shop, tmp_path):
+    source, run = folder_of(shop, tmp_path / "source"), str(tmp_path / "run")
+    first = validated(source, {}, tmp_path, "first", run)
+    assert first == validated(source, {}, tmp_path, "alone"), "nothing is accepted yet"
+    RunFolder(tmp_path / "run").accept(tmp_path / "first")
+    assert validated(source, {}, tmp_path, "second", run)["gates"] > first["gates"]
+    few = folder_of(Tables(shop.events[: len(shop.events) // 3], shop.items), tmp_path / "few")
+    with pytest.raises(GateError, match="accepted"):
+        validated(few, {"min_users": 1}, tmp_path, "third", run)
 
 
 def test_every_gate_has_a_name_of_its_own(shop, tmp_path):

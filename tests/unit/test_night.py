@@ -57,14 +57,10 @@ def arrivals(tables, folder):
     return folder
 
 
-def night_settings(base, *overrides, place):
+def night_settings(base, *overrides):
     settings = Settings.read(None, [*QUICK, *overrides], base)
     shares = {"validation_share": settings.nightly.validation_share, "test_share": settings.nightly.test_share}
-    return replace(
-        settings,
-        data=replace(settings.data, split="nightly", **shares),
-        gates=replace(settings.gates, baseline=str(place.accepted)),
-    )
+    return replace(settings, data=replace(settings.data, split="nightly", **shares))
 
 
 class Night:
@@ -73,7 +69,7 @@ class Night:
     def __init__(self, place, source, folder, *overrides):
         self.place, self.folder = place, folder
         base = read_json(place.bundle / "manifest.json")["settings"]
-        self.settings = night_settings(base, *overrides, place=place)
+        self.settings = night_settings(base, *overrides)
         home = project_home() / "feature_repo", place.folder / "features"
         p = {name: folder / name for name in (
             "arrived", "tables", "gates.html", "examples", "histories.html", "index", "embeddings", "plan", "index.html",
@@ -81,7 +77,7 @@ class Night:
         )}  # fmt: skip
         self.paths, run = p, place.folder
         arrive(str(source), run, self.settings, p["arrived"])
-        validate(p["arrived"], self.settings, p["tables"], p["gates.html"])
+        validate(p["arrived"], self.settings, p["tables"], p["gates.html"], str(place.folder))
         self.published = publish(p["tables"], self.settings, *home, p["examples"], p["histories.html"])
         both = p["tables"], p["examples"]
         update_index(*both, run, self.settings, *home, p["index"], p["embeddings"], p["plan"], p["index.html"])

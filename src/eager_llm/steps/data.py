@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from eager_llm.catalogue.workers import import_workers
 from eager_llm.errors import UserError
 from eager_llm.files import copy_into, fetch_folder, in_store, read_json, whole_file, whole_folder, write_json
 from eager_llm.progress import say
+from eager_llm.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
@@ -92,14 +94,19 @@ def _require_replaceable(out: Path, source: str) -> None:
 
 @timed
 @within_memory("validate_data", "data.memory_gb")
-def validate(tables: Path, settings: Settings, out: Path, report: Path) -> dict[str, float]:
+def validate(tables: Path, settings: Settings, out: Path, report: Path, run: str = "") -> dict[str, float]:
     """Run the gates; pass the tables on only if all hold, or a person excused those that do not.
 
     The report is kept either way, and beside it, in a folder named after it, the rows that broke a gate.
+
+    Args:
+        run: folder of a run, or none; the log that was accepted there is the baseline where the settings name none.
     """
     require_tables(tables)
-    aside = rows_of(report)
-    results = run_gates(tables, settings.gates, "semantic" in settings.index.sources, settings.data.memory_gb, aside)
+    aside, gates = rows_of(report), settings.gates
+    if run and not gates.baseline and (accepted := RunFolder(Path(run)).accepted):
+        gates = replace(gates, baseline=str(accepted))
+    results = run_gates(tables, gates, "semantic" in settings.index.sources, settings.data.memory_gb, aside)
     require(results, report)
     copy_into(tables, out)
     keep_profile(out, accepted_profile(out, settings.data.memory_gb))
