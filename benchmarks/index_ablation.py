@@ -1,6 +1,6 @@
 """What the way an index is built does to the recommendations: one model a builder, the same log and settings.
 
-    python benchmarks/index_ablation.py --data ../shared/data/scientific --seeds 0 1   (30 minutes on 2 cores)
+    python benchmarks/index_ablation.py --data $EAGER_LLM_DATA/scientific --seeds 0 1   (30 minutes on 2 cores)
     python benchmarks/index_ablation.py --quick                                        (the made-up demo shop)
 
 Rows: balanced k-means with labels shared by all parents (ours), the same tree with the labels of every parent

@@ -1,6 +1,6 @@
 """How much of an index stays when its embeddings are made again: other seed, more events.
 
-    python benchmarks/index_refresh.py --data ../shared/data/scientific
+    python benchmarks/index_refresh.py --data $EAGER_LLM_DATA/scientific
     python benchmarks/index_refresh.py --quick      (the made-up demo shop)
 
 The index is built over an old state of the log, without each user's last two events. Then the same items are encoded

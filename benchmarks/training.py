@@ -1,7 +1,7 @@
 """Seconds of training to the same validation NDCG@10: packed trajectories against one example a prefix.
 
     python benchmarks/training.py --quick                                     (the made-up demo shop, under a minute)
-    python benchmarks/training.py --data ../shared/data/instruments --minutes 10
+    python benchmarks/training.py --data $EAGER_LLM_DATA/instruments --minutes 10
 
 Both forms train the same model from the same start on `seqrec` alone with the same loss, optimizer and rate; they see
 the same trajectories, with as many predictions a step, and batches of both hold examples of like length. The prefix

@@ -1,7 +1,7 @@
 """What the choices of stage 1 do to the recommendations: one model a choice, the same log, index and seeds.
 
     python benchmarks/tuning_choices.py --seeds 0 1                                    (the made-up demo shop)
-    python benchmarks/tuning_choices.py --data ../shared/data/scientific --settings pipelines/settings/small.yaml
+    python benchmarks/tuning_choices.py --data $EAGER_LLM_DATA/scientific --settings pipelines/settings/small.yaml
     python benchmarks/tuning_choices.py --quick
 
 Stage 1 only, the last epoch kept; measured on the validation part, item-level over the whole catalogue, history kept in

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics, beside BentoML's own."""
+"""What Prometheus reads at /metrics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

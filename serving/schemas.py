@@ -118,7 +118,9 @@ class PathToken(BaseModel):
     token: str
     source: str = Field(description="the source of the index, such as behaviour")
     level: int = Field(description="in its source, from 1")
-    probability: float = Field(description="of the token after those before it, as the bundle normalises")
+    probability: float = Field(
+        description="of the token after those before it, as the bundle normalises, times its share of the weighted prior where there is one"
+    )
 
 
 class HistoryNeighbour(BaseModel):
@@ -143,7 +145,9 @@ class RankedItem(BaseModel):
 
     item_id: str
     title: str
-    score: float | None = Field(description="log-probability of the item; null where the fallback answered")
+    score: float | None = Field(
+        description="log-probability of the item, and its weighted prior where the bundle has one; null where the fallback answered"
+    )
     why: Why | None = Field(default=None, description="where it was asked for and the model answered")
 
 
@@ -231,7 +235,7 @@ class EventAnswer(BaseModel):
 
     status: Literal["added", "known", "late"] = Field(
         description="added: the next recommendation sees it; known: the same event came before; late: it is older "
-        "than the user's last one online, and counts from the next publication of the log"
+        "than all that is kept of the user online, and counts from the next publication of the log"
     )
     history: list[str] = Field(description="the user's items online now, oldest first")
 

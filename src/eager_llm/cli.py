@@ -195,7 +195,7 @@ def serve(
 
 @app.command()
 def evaluate(
-    examples: Annotated[Path, typer.Option(help="Parquet of user_id, item_id, history, part")],
+    examples: Annotated[Path, typer.Option(help="Parquet of user_id, item_id, history, part, moment")],
     bundle: BundleOption = Path("runs/demo/bundle"),
     part: Annotated[str, typer.Option(help="which part of the examples")] = "validation",
 ) -> None:
