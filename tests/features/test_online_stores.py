@@ -132,6 +132,15 @@ def test_a_pushed_event_joins_the_history_of_its_type(store, shop, tmp_path):
     assert features.store.get_online_features(*asked).to_dict()["items"][0] == [*before, "new"][-5:]
 
 
+def test_stores_opened_at_the_same_time_are_each_their_own(monkeypatch, tmp_path):
+    monkeypatch.delenv("EAGER_LLM_FEAST_ONLINE", raising=False)
+    folders = [tmp_path / str(number) for number in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda folder: Features(REPOSITORY, folder).store, folders))
+    assert [Path(store.config.online_store.path).parent for store in stores] == folders
+    assert "EAGER_LLM_FEAST_ONLINE" not in os.environ
+
+
 def test_pushes_at_the_same_time_all_count(store, shop, tmp_path):
     first = Features(REPOSITORY, tmp_path)
     first.publish(shop, 20)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ FOLDER_VARIABLE = "EAGER_LLM_FEATURES"
 ONLINE_VARIABLE = "EAGER_LLM_ONLINE_STORE"
 REGISTRY_VARIABLE = "EAGER_LLM_REGISTRY"
 SQLITE, DUCKDB = "sqlite", "duckdb"
+ENVIRONMENT = threading.RLock()
 Pushed = Literal["added", "known", "late"]
 # An event is seen by what happens after it, never by what happens at its own moment.
 JUST_BEFORE = pd.Timedelta(microseconds=1)
@@ -56,10 +58,11 @@ class Features:
             from feast import FeatureStore
 
             with self._environment():
-                self._store = FeatureStore(repo_path=str(self.repository))
-                fail_soon(self._store)
+                store = FeatureStore(repo_path=str(self.repository))
+            fail_soon(store)
             if isinstance(self.tables, Warehouse):
                 self.tables.mend_feast()
+            self._store = store
         return self._store
 
     def publish(self, tables: Tables | Path, max_history: int) -> dict[str, int]:
@@ -262,13 +265,19 @@ class Features:
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
-        before = dict(os.environ)
-        os.environ.update(self._variables())
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        """Let Feast read where this folder's stores are, one thread at a time: the environment is the process's."""
+        with ENVIRONMENT:
+            variables = self._variables()
+            before = {name: os.environ.get(name) for name in variables}
+            os.environ.update(variables)
+            try:
+                yield
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        del os.environ[name]
+                    else:
+                        os.environ[name] = value
 
     def _variables(self) -> dict[str, str]:
         """What feature_store.yaml and the definitions read."""
