@@ -240,6 +240,9 @@ class TuningSettings:
     learning_rate: float = option(2e-3, "AdamW's peak learning rate", least=0.0)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0.0)
     warmup_share: float = option(0.05, "share of the steps with a rising rate", least=0.0, most=1.0)
+    item_dropout: float = option(
+        0.0, "share of a trajectory's items, but its target, left out of it, drawn anew each epoch", least=0.0, most=0.9
+    )
     text_tokens: int = option(48, "longest text part of a prompt or answer, in tokens", least=4)
     contrast_weight: float = option(0.1, "weight of each source's contrast loss; 0 switches it off", least=0.0)
     contrast_negatives: int = option(2048, "sampled negative items of the contrast loss", least=1)

@@ -13,7 +13,7 @@ from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import info_nce
 from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import TaskBook, Trajectory, trajectories
+from eager_llm.tuning.tasks import TaskBook, Trajectory, thinned, trajectories
 
 
 def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
@@ -43,6 +43,18 @@ def test_trajectories_hold_only_the_training_part(small, shop, examples):
         assert trajectory.items[-1] == small.index.rows[target]
         if (user, target) not in wanted:
             assert trajectory.intention == said[(user, target)]
+
+
+def test_thinned_trajectories_keep_their_order_and_their_target():
+    whole, rng = Trajectory(list(range(100, 120)), "wish", "taste"), np.random.default_rng(0)
+    drawn = [thinned(whole, 0.3, rng) for _ in range(500)]
+    assert all(one.items == sorted(one.items) and one.items[-1] == 119 for one in drawn)
+    assert all((one.intention, one.preference) == ("wish", "taste") for one in drawn)
+    left_out = 1 - np.mean([(len(one.items) - 1) / 19 for one in drawn])
+    assert abs(left_out - 0.3) < 0.02
+    assert thinned(whole, 0.0, rng) == whole
+    assert thinned(Trajectory([7, 8]), 0.9, rng).items == [7, 8]
+    assert thinned(Trajectory([8]), 0.9, rng).items == [8]
 
 
 def test_packing_trains_the_same_predictions_as_one_example_a_prefix(small):
@@ -113,7 +125,7 @@ def train_both_stages(shop, examples, settings, folder):
 @pytest.mark.parametrize("dies_at", [("stage-1", 0, 3), ("stage-1", 1, 0), ("stage-2", 0, 2)])
 def test_a_killed_job_goes_on_to_bit_equal_weights(shop, examples, settings, tmp_path, monkeypatch, dies_at):
     settings = Settings.from_dict(
-        {**settings.to_dict(), "tuning": {**settings.to_dict()["tuning"], "batch_tokens": 512}}
+        {**settings.to_dict(), "tuning": {**settings.to_dict()["tuning"], "batch_tokens": 512, "item_dropout": 0.2}}
     )
     monkeypatch.setattr(trainer, "CHECKPOINT_STEPS", 2)
     unbroken = train_both_stages(shop, examples, settings, tmp_path / "unbroken")

@@ -15,7 +15,7 @@ from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss
-from eager_llm.tuning.tasks import Example, TaskBook, Trajectory
+from eager_llm.tuning.tasks import Example, TaskBook, Trajectory, thinned
 from eager_llm.tuning.team import Team
 from eager_llm.tuning.trainer import TrainingJob, fit
 
@@ -131,6 +131,8 @@ def _plan(
 ) -> list[list[Example]]:
     """Draw an epoch from the seed, the stage and its number alone, so that a resumed job agrees."""
     rng = np.random.default_rng((settings.seed, stage, epoch))
+    if settings.tuning.item_dropout:
+        train = [thinned(trajectory, settings.tuning.item_dropout, rng) for trajectory in train]
     examples = book.epoch(train, shares, rng)
     batches = plan_batches(examples, settings.tuning.batch_tokens, rng)
     return [[examples[number] for number in batch] for batch in batches]

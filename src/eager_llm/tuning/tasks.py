@@ -6,7 +6,7 @@ the history, so that the answer continues it.
 """
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,16 @@ def trajectories(examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFr
         items = [index.rows[i] for i in history] + [index.rows[item]]
         result.append(Trajectory(items, intention, preference))
     return result
+
+
+def thinned(trajectory: Trajectory, share: float, rng: np.random.Generator) -> Trajectory:
+    """Leave that share of the items before the target out, at random; at least one stays of any.
+
+    A step then leads from an item to what came soon after it, not only next.
+    """
+    past = trajectory.items[:-1]
+    kept = [item for item, drawn in zip(past, rng.random(len(past)), strict=True) if drawn >= share]
+    return replace(trajectory, items=[*(kept or past[-1:]), trajectory.items[-1]])
 
 
 def unread_rows(index: ItemIndex, settings: TuningSettings, seed: int) -> frozenset[int]:
