@@ -55,15 +55,14 @@ class Neighbours:
             Sparse float [histories, items].
         """
         count, width = self.table.shape
-        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        items = np.array([item for history in histories for item in history], dtype=np.int64)
+        rows, items = _flat(histories)
         gaps = np.array([gap for history in histories for gap in range(len(history) - 1, -1, -1)])
         weights = np.concatenate([np.float32(decay) ** gaps for decay in self.decays])
         columns = np.concatenate([items + width * source for source in range(len(self.decays))])
         places = (np.tile(rows, len(self.decays)), columns)
         found = csr_matrix((weights, places), shape=(len(histories), count), dtype=np.float32) @ self.table
         if self.repeats != 1 and len(items):
-            found.data[_among(found, np.unique(rows * width + items))] *= self.repeats
+            found.data[_had(found, histories)] *= self.repeats
         return found
 
     def save(self, path: Path) -> None:
@@ -151,9 +150,8 @@ def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
     if not steps:
         return 1.0
     every = neighbours.evidence(pasts)
-    inside, items = every.copy(), every.shape[1]
-    seen = np.unique([row * items + item for row, past in enumerate(pasts) for item in past])
-    inside.data[~_among(every, seen)] = 0
+    inside = every.copy()
+    inside.data[~_had(every, pasts)] = 0
     sums = np.asarray(every.sum(axis=1)).ravel()
     expected = float((np.asarray(inside.sum(axis=1)).ravel()[sums > 0] / sums[sums > 0]).mean()) if sums.any() else 0.0
     if not 0 < expected < 1:
@@ -162,11 +160,18 @@ def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
     return min(1.0, back / (1 - back) * (1 - expected) / expected)
 
 
-def _among(table: csr_matrix, places: np.ndarray) -> np.ndarray:
-    """Say which entries of a table are at one of the places, row * columns + column, rising: bool [entries]."""
-    rows, columns = table.shape
-    own = np.repeat(np.arange(rows), np.diff(table.indptr)) * columns + table.indices
-    return places[np.searchsorted(places, own).clip(max=len(places) - 1)] == own
+def _had(evidence: csr_matrix, histories: list[list[int]]) -> np.ndarray:
+    """Say which entries speak for an item that the history has already, bool [entries]."""
+    rows, columns = evidence.shape
+    own = np.repeat(np.arange(rows), np.diff(evidence.indptr)) * columns + evidence.indices
+    history, item = _flat(histories)
+    return np.isin(own, history * columns + item)
+
+
+def _flat(histories: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return whose each item is, and the item, both int64 [items of all histories]."""
+    whose = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    return whose, np.array([item for history in histories for item in history], dtype=np.int64)
 
 
 def _strongest(table: csr_matrix, kept: int) -> csr_matrix:
