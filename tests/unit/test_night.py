@@ -32,6 +32,7 @@ from eager_llm.steps.night import (
 )
 from eager_llm.steps.promote import promote
 from eager_llm.tuning.backbone import ADAPTER
+from pipelines.nightly import cut_for_a_night
 
 QUICK = [
     "nightly.epochs=1", "nightly.test_share=0.4", "nightly.learning_rate=1e-4", "promotion.resamples=200",
@@ -57,19 +58,13 @@ def arrivals(tables, folder):
     return folder
 
 
-def night_settings(base, *overrides):
-    settings = Settings.read(None, [*QUICK, *overrides], base)
-    shares = {"validation_share": settings.nightly.validation_share, "test_share": settings.nightly.test_share}
-    return replace(settings, data=replace(settings.data, split="nightly", **shares))
-
-
 class Night:
     """The steps of one night up to the bundle, on folders."""
 
     def __init__(self, place, source, folder, *overrides):
         self.place, self.folder = place, folder
         base = read_json(place.bundle / "manifest.json")["settings"]
-        self.settings = night_settings(base, *overrides)
+        self.settings = cut_for_a_night(Settings.read(None, [*QUICK, *overrides], base))
         home = project_home() / "feature_repo", place.folder / "features"
         p = {name: folder / name for name in (
             "arrived", "tables", "gates.html", "examples", "histories.html", "index", "embeddings", "plan", "index.html",
@@ -77,7 +72,7 @@ class Night:
         )}  # fmt: skip
         self.paths, run = p, place.folder
         arrive(str(source), run, self.settings, p["arrived"])
-        validate(p["arrived"], self.settings, p["tables"], p["gates.html"], str(place.folder))
+        validate(p["arrived"], self.settings, p["tables"], p["gates.html"], str(run))
         self.published = publish(p["tables"], self.settings, *home, p["examples"], p["histories.html"])
         both = p["tables"], p["examples"]
         update_index(*both, run, self.settings, *home, p["index"], p["embeddings"], p["plan"], p["index.html"])
