@@ -68,9 +68,10 @@ OURS: dict[str, list[str]] = {
     "eager-llm, no contrast": ["tuning.contrast_weight=0"],
     "eager-llm, no text tasks": ["tuning.text_tasks=false"],
     "eager-llm, no stage 2": ["annealing.epochs=0"],
+    # The rival's backbone is not cut down with ours.
     "tiger-style": [
         "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",
-        "annealing.epochs=0", "neighbours.weights=[0]",
+        "annealing.epochs=0", "neighbours.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
     ],
 }  # fmt: skip
 # Measured with what "eager-llm" is made of, which is not made again for them.
