@@ -74,8 +74,8 @@ OURS: dict[str, list[str]] = {
         "annealing.epochs=0", "neighbours.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
     ],
 }  # fmt: skip
-# Measured with what "eager-llm" is made of, which is not made again for them.
-MODEL_ALONE, EVIDENCE_ALONE = "eager-llm, model alone", "eager-llm, neighbours alone"
+# Measured with what "eager-llm" is made of, which is not made again for it.
+EVIDENCE_ALONE = "eager-llm, neighbours alone"
 QUICK = [
     "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
     "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
@@ -191,11 +191,13 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             recommender, neighbours = tuned(case, Path(folder))
+        parts: dict[str, Neighbours | None] = {name: neighbours}
+        if any(case.settings.neighbours.weights):  # what a part of the model does shows where it answers alone
+            parts[f"{name}, model alone"] = None
         rows = {}
-        for row, evidence in ((name, neighbours), (MODEL_ALONE, None)):
+        for row, evidence in parts.items():
             recommender.weigh(evidence)
-            if row == name or name == "eager-llm":
-                rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
+            rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
         rows[name]["prior_weight"] = neighbours.weight
         if name == "eager-llm":
             alone = evidence_alone(neighbours, case.train, case.settings.seed)
