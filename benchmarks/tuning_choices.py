@@ -39,6 +39,7 @@ CHOICES = {
     "tokens start from centroids": ["backbone.new_tokens=centroids"],
     "both": ["tuning.loss=level", "backbone.new_tokens=centroids"],
     "no contrast": ["tuning.contrast_weight=0"],
+    "items left out": ["tuning.item_dropout=0.2"],
     "no text tasks": ["tuning.text_tasks=false"],
 }
 
