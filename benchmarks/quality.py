@@ -215,20 +215,22 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
         for name in arguments.methods:
             if name in plan.get("skip", []) or any((r["method"], r["seed"]) == (name, seed) for r in known):
                 continue
-            overrides = ["index.workers=0", f"seed={seed}", *OURS.get(name, []), *arguments.set]
-            values = [f"{key}={json.dumps(value)}" for key, value in plan.get("settings", {}).items()]
-            settings = Settings.read(None, [*values, *overrides])
+            chosen = [*_overrides(plan, "settings"), *OURS.get(name, []), *_overrides(plan, name), *arguments.set]
+            settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
             case = Case(prepare(raw, settings.data.min_interactions), settings)
             for row, found in measure(name, case).items():
                 known.append(
-                    {"dataset": dataset, "method": row, "seed": seed, "machine": machine(),
-                     "settings": [*values, *OURS.get(name, []), *arguments.set], **found}
-                )  # fmt: skip
+                    {"dataset": dataset, "method": row, "seed": seed, "machine": machine(), "settings": chosen, **found}
+                )
                 print(json.dumps(known[-1]), flush=True)
             arguments.out.mkdir(parents=True, exist_ok=True)
             with whole_file(record) as draft:
                 draft.write_text("".join(json.dumps(r) + "\n" for r in known))
     return record
+
+
+def _overrides(plan: dict[str, Any], section: str) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in plan.get(section, {}).items()]
 
 
 def main() -> None:
