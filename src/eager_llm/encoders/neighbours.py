@@ -62,7 +62,7 @@ class Neighbours:
         places = (np.tile(rows, len(self.decays)), columns)
         found = csr_matrix((weights, places), shape=(len(histories), count), dtype=np.float32) @ self.table
         if self.repeats != 1 and len(items):
-            found.data[_had(found, histories)] *= self.repeats
+            found.data[_had(found, rows, items)] *= self.repeats
         return found
 
     def save(self, path: Path) -> None:
@@ -151,7 +151,7 @@ def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
         return 1.0
     every = neighbours.evidence(pasts)
     inside = every.copy()
-    inside.data[~_had(every, pasts)] = 0
+    inside.data[~_had(every, *_flat(pasts))] = 0
     sums = np.asarray(every.sum(axis=1)).ravel()
     expected = float((np.asarray(inside.sum(axis=1)).ravel()[sums > 0] / sums[sums > 0]).mean()) if sums.any() else 0.0
     if not 0 < expected < 1:
@@ -160,12 +160,11 @@ def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:
     return min(1.0, back / (1 - back) * (1 - expected) / expected)
 
 
-def _had(evidence: csr_matrix, histories: list[list[int]]) -> np.ndarray:
-    """Say which entries speak for an item that the history has already, bool [entries]."""
+def _had(evidence: csr_matrix, whose: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Say which entries speak for an item that the history, of `_flat`, has already: bool [entries]."""
     rows, columns = evidence.shape
     own = np.repeat(np.arange(rows), np.diff(evidence.indptr)) * columns + evidence.indices
-    history, item = _flat(histories)
-    return np.isin(own, history * columns + item)
+    return np.isin(own, whose * columns + items)
 
 
 def _flat(histories: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
