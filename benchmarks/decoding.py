@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from decoding_checks import exactness, same_answers
 from decoding_parts import ceilings, filter_costs, returning_user, step_shares
-from decoding_rivals import DEFAULT, FREE, MASKED, METHODS, OURS, REFERENCE, SAME, Decoded
+from decoding_rivals import DEFAULT, FREE, HALF, MASKED, METHODS, OURS, REFERENCE, SAME, Decoded
 from reporting import finish, machine
 
 from eager_llm.decoding.trie import Trie
@@ -269,6 +269,7 @@ def summary(
         "speedup_batch8": worst(8, None, DEFAULT),
         "speedup_batch8_same_scores": worst(8, None, SAME),
         "p50_ratio_batch1": worst(1, LONG, DEFAULT),
+        "p50_ratio_batch1_bfloat16": worst(1, LONG, HALF),
         "p50_ratio_batch1_same_scores": worst(1, LONG, SAME),
         "p50_ratio_batch1_mixed_lengths": worst(1, None, DEFAULT),
         **{name: value for name, value in parts.items() if name != "gpu"},

@@ -11,8 +11,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.prompts import SharedPrompts
+from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.trie import Trie
-from eager_llm.tuning.backbone import for_decoding, logits_of
+from eager_llm.tuning.backbone import logits_of
 
 BEAMS = 20
 

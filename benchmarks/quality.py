@@ -38,6 +38,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
+from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import Neighbours
@@ -48,7 +49,7 @@ from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
 from eager_llm.settings import Settings
 from eager_llm.steps.model import neighbours_of
-from eager_llm.tuning.backbone import for_decoding, load_backbone
+from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import TaskBook, trajectories
 

@@ -13,6 +13,7 @@ from eager_llm.catalogue.features import service_name
 from eager_llm.catalogue.finder import Finder
 from eager_llm.catalogue.tables import item_titles
 from eager_llm.decoding.filters import Filter
+from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.trie import Trie
 from eager_llm.decoding.writer import Writer
@@ -25,7 +26,7 @@ from eager_llm.files import copy_into, fetch_folder, read_json, send, sha256_fil
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.similar import NearItems
 from eager_llm.settings import DecodingSettings, Settings
-from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_tuned
+from eager_llm.tuning.backbone import ADAPTER, TASKS, load_tuned
 from eager_llm.tuning.tasks import TaskBook, item_tokens
 
 SCHEMA_VERSION = 3

@@ -21,9 +21,10 @@ from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.prefill import PrefixCache
 from eager_llm.decoding.prompts import RereadPrompts, SharedPrompts, reader_of
+from eager_llm.decoding.ready import PackedLinear, for_decoding
 from eager_llm.decoding.trie import Trie
 from eager_llm.settings import NORMALISATIONS
-from eager_llm.tuning.backbone import for_decoding
+from eager_llm.tuning.backbone import hidden_states
 
 SHARING = ["llama", "qwen2", "qwen2-mixed", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "granite", "cohere",
            "phi", "gpt2"]  # fmt: skip
@@ -160,6 +161,30 @@ def test_half_precision_gives_scores_near_and_without_ties(normalise):
     assert all(
         abs(exact[item] - score) < 0.5 for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
     )
+
+
+@pytest.mark.skipif(not PackedLinear.possible(), reason="this processor has no products in bfloat16")
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "gpt2"])
+def test_packed_weights_give_what_unpacked_ones_do(shape):
+    ids = torch.arange(1, 61).view(2, -1)
+    with torch.inference_mode():
+        expected = hidden_states(tiny_model(shape).bfloat16(), ids).last_hidden_state
+        ready = for_decoding(tiny_model(shape), "bfloat16")
+        found = hidden_states(ready, ids).last_hidden_state
+    packed = [layer for layer in ready.modules() if isinstance(layer, PackedLinear)]
+    assert bool(packed) == (shape != "gpt2")  # whose layers are of another kind
+    assert torch.allclose(found.float(), expected.float(), atol=0.05)
+
+
+def test_an_adapter_that_cannot_be_merged_is_left_as_it_is_in_half_precision():
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    ready = for_decoding(adapted.eval(), "bfloat16")
+    paths = random_paths(np.random.default_rng(3), 30, 3, 6, first_token=10)
+    items, scores = beam_search(ready, Trie.build(paths), [[1, 2, 3]], len(paths))
+    assert sorted(items[0].tolist()) == list(range(len(paths)))
+    assert torch.isfinite(scores).all()
 
 
 def test_logits_of_few_children_among_many_tokens_are_the_same():

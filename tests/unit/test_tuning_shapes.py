@@ -8,10 +8,10 @@ import torch
 from conftest import make_small
 from decoding_reference import tiny_model
 
+from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.settings import BackboneSettings
 from eager_llm.tuning.backbone import (
-    for_decoding,
     hidden_states,
     load_backbone,
     load_tuned,

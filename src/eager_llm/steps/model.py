@@ -18,6 +18,7 @@ from eager_llm.bundle import pack_bundle
 from eager_llm.catalogue.features import Features
 from eager_llm.catalogue.gates import require
 from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
+from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
@@ -43,7 +44,7 @@ from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.distributed import distributed
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import ADAPTER, TASKS, for_decoding, load_backbone, load_tuned, save_tuned, unread_items
+from eager_llm.tuning.backbone import ADAPTER, TASKS, load_backbone, load_tuned, save_tuned, unread_items
 from eager_llm.tuning.phrasings import task_file
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows

@@ -206,29 +206,6 @@ def set_adapter_strength(model: Any, strength: float) -> None:
                 layer.set_scale(adapter, strength)
 
 
-def for_decoding(model: Any, precision: str = "float32", strength: float = 1.0) -> Any:
-    """Return a tuned model made fast to decode with; it answers the same, but for rounding.
-
-    The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
-    these may be tied, and each would be changed by the other's share.
-
-    Args:
-        precision: "float32" or "bfloat16".
-        strength: of the adapter, see `set_adapter_strength`.
-    """
-    set_adapter_strength(model, strength)
-    if hasattr(model, "merge_and_unload") and type(model.get_output_embeddings()) is nn.Linear:
-        model = model.merge_and_unload()
-    model = model.to(getattr(torch, precision))
-    if model.device.type == "cpu" and precision == "float32":
-        # Products of few rows, as beams are, read weights that lie input by input faster.
-        head = model.get_output_embeddings()
-        for layer in model.modules():
-            if type(layer) is nn.Linear and layer is not head:
-                layer.weight.data = layer.weight.data.t().contiguous().t()
-    return model
-
-
 def hidden_states(model: Any, ids: torch.Tensor, **options: Any) -> Any:
     """Run the transformer without its output layer; `last_hidden_state` is [batch, length, width]."""
     return plain_model(model).base_model(input_ids=ids, **options)
