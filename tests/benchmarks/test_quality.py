@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from torch.nn import functional
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from quality import metrics_of
-from quality_rivals import next_item_counts, sasrec
+from quality_rivals import SASRec, cross_entropy_backward, next_item_counts, sasrec
 from quality_table import rows_of
 
 
@@ -55,6 +57,18 @@ def test_sasrec_learns_which_item_follows():
         return float(np.mean(scores([[n] for n in range(10)]).argmax(1) == (np.arange(10) + 1) % 10))
 
     assert judge(sasrec(train, 10, 0, judge, epochs=15, dropouts=(0.1,))) >= 0.9
+
+
+def test_sasrecs_gradients_by_hand_are_those_of_the_cross_entropy():
+    torch.manual_seed(0)
+    model = SASRec(50, 8, 1, 2, 20, dropout=0.0)
+    ids, targets = torch.randint(50, (9, 5)), torch.randint(50, (45,))
+    functional.cross_entropy(model.logits(model(ids).flatten(0, 1)), targets).backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    cross_entropy_backward(model, model(ids).flatten(0, 1), targets, chunk=7)
+    for name, gradient in expected.items():
+        assert torch.allclose(model.get_parameter(name).grad, gradient, atol=1e-7), name
 
 
 def test_rows_are_means_with_the_widest_range_and_published_ones_are_marked(tmp_path):
