@@ -143,9 +143,7 @@ def cross_entropy_backward(model: SASRec, states: torch.Tensor, targets: torch.T
             slope[torch.arange(len(part), device=part.device), wanted] -= 1
             of_states[start : start + chunk] = slope @ items
             of_items[: model.padding].addmm_(slope.T, part)
-    states.backward(of_states / len(states))
-    assert model.item.weight.grad is not None  # its rows were looked up
-    model.item.weight.grad += of_items / len(states)
+    torch.autograd.backward([states, model.item.weight], [of_states / len(states), of_items / len(states)])
 
 
 def _sasrec_scores(model: SASRec, device: str) -> Scores:
