@@ -12,13 +12,14 @@ the ranking (as published figures have it) and left out. The steps are the pipel
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
+from eager_llm.compute import prepare_torch, whole_attention
 from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
@@ -48,7 +50,7 @@ from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
 from eager_llm.settings import Settings
-from eager_llm.steps.model import neighbours_of
+from eager_llm.steps.model import neighbours_of, tokenizer_texts
 from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import TaskBook, trajectories
@@ -68,15 +70,14 @@ OURS: dict[str, list[str]] = {
     "eager-llm, behaviour source only": ["index.sources=behaviour"],
     "eager-llm, no contrast": ["tuning.contrast_weight=0"],
     "eager-llm, no text tasks": ["tuning.text_tasks=false"],
-    "eager-llm, no stage 2": ["annealing.epochs=0"],
     # The rival's backbone is not cut down with ours.
     "tiger-style": [
         "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",
         "annealing.epochs=0", "neighbours.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
     ],
 }  # fmt: skip
-# Measured with what "eager-llm" is made of, which is not made again for it.
-EVIDENCE_ALONE = "eager-llm, neighbours alone"
+# Measured with what "eager-llm" is made of, which is not made again for them.
+WHOLE, EVIDENCE_ALONE, NO_STAGE_TWO = "eager-llm", "eager-llm, neighbours alone", "eager-llm, no stage 2"
 QUICK = [
     "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
     "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
@@ -85,10 +86,16 @@ QUICK = [
 
 @dataclass(frozen=True)
 class Case:
-    """One log, its split, and one seed."""
+    """One log, its split, and one seed.
+
+    Attributes:
+        made: embeddings of this log and seed; methods share them, and the first one's seconds have them.
+    """
 
     tables: Tables
     settings: Settings
+    device: str = "cpu"
+    made: dict[tuple[str, Any], np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -114,14 +121,13 @@ class Case:
 
     def embedding(self, source: str) -> np.ndarray:
         """Return a source's embedding."""
-        if source == "semantic":
-            return semantic_embedding(self.tables.items, self.settings.semantic, self.settings.seed, device())
-        return behaviour_embedding(self.train, len(self.ids), self.settings.behaviour, self.settings.seed, device())
-
-
-def device() -> str:
-    """Return where models are trained."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+        settings, seed = getattr(self.settings, source), self.settings.seed
+        key = (source, settings)
+        if key not in self.made and source == "semantic":
+            self.made[key] = semantic_embedding(self.tables.items, settings, seed, self.device)
+        elif key not in self.made:
+            self.made[key] = behaviour_embedding(self.train, len(self.ids), settings, seed, self.device)
+        return self.made[key]
 
 
 def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool, users: int | None = None) -> dict[str, float]:
@@ -151,28 +157,36 @@ def metrics_of_model(recommender: Recommender, case: Case, leave_out: bool) -> d
     return ranking_metrics(ranked, found["item_id"].tolist())
 
 
-def tuned(case: Case, folder: Path) -> tuple[Recommender, Neighbours]:
-    """Train both stages as the settings say, and choose the weight of the neighbours on validation."""
+def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
+    """Train both stages as the settings say; of the whole method, the model before stage 2 is a row, too."""
     settings, tables = case.settings, case.tables
     embeddings: Any = {source: case.embedding(source) for source in settings.index.sources}
     index = build_index(case.ids, embeddings, settings.index, settings.seed)
-    texts = [text for name in ("title", "description", "categories") for text in tables.items[name] if text]
-    model, tokenizer = load_backbone(settings.backbone, index, texts, settings.seed)
-    model.to(device())
+    model, tokenizer = load_backbone(settings.backbone, index, tokenizer_texts(tables, settings), settings.seed)
+    model.to(case.device)
     book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
     train = trajectories(case.examples, index, tables.intentions)
-    validation = case.examples[case.examples["part"] == "validation"]
-    drawn = validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
     recommender = Recommender(model, book, index, settings.decoding, settings.data.max_history)
-    validate = partial(_ndcg, recommender, drawn)
+    validate = partial(_ndcg, recommender, drawn(case))
     stage_one(model, book, train, embeddings, settings, folder, validate)
+    models = {name: model.eval()}
     if settings.annealing.epochs:
-        model, _ = stage_two(model, book, train, settings, folder)
-    recommender.model = for_decoding(model.eval())
-    recommender = recommender.again()
-    neighbours = neighbours_of(case.examples, tables.items, index, settings)
-    tried = try_weights(recommender, neighbours, drawn, settings.neighbours.weights)
-    return recommender, replace(neighbours, weight=max(tried, key=tried.__getitem__))
+        if name == WHOLE:
+            models[NO_STAGE_TWO] = copy.deepcopy(model)
+        models[name], _ = stage_two(model, book, train, settings, folder)
+    ready = {}
+    for row, found in models.items():
+        recommender.model = for_decoding(found.eval())
+        ready[row] = recommender.again()
+    return ready
+
+
+def drawn(case: Case) -> pd.DataFrame:
+    """Draw the validation users that the epoch and the weight of the neighbours are chosen by."""
+    validation = case.examples[case.examples["part"] == "validation"]
+    return validation.sample(
+        min(case.settings.tuning.validation_users, len(validation)), random_state=case.settings.seed
+    )
 
 
 def _ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
@@ -191,34 +205,47 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
         rows = {name: {way: metrics_of(scores, case, "test", way == "left out") for way in HISTORIES}}
     else:
         with tempfile.TemporaryDirectory() as folder:
-            recommender, neighbours = tuned(case, Path(folder))
-        parts: dict[str, Neighbours | None] = {name: neighbours}
-        if any(case.settings.neighbours.weights):  # what a part of the model does shows where it answers alone
-            parts[f"{name}, model alone"] = None
+            models = tuned(name, case, Path(folder))
         rows = {}
-        for row, evidence in parts.items():
-            recommender.weigh(evidence)
-            rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
-        rows[name]["prior_weight"] = neighbours.weight
-        if name == "eager-llm":
-            alone = evidence_alone(neighbours, case.train, case.settings.seed)
-            rows[EVIDENCE_ALONE] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
+        for row, recommender in models.items():
+            rows |= measure_model(row, recommender, case)
     return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
 
 
-def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argparse.Namespace) -> Path:
+def measure_model(name: str, recommender: Recommender, case: Case) -> dict[str, dict[str, Any]]:
+    """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
+    weights = case.settings.neighbours.weights
+    neighbours = neighbours_of(case.examples, case.tables.items, recommender.index, case.settings)
+    tried = try_weights(recommender, neighbours, drawn(case), weights)
+    chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
+    parts: dict[str, Neighbours | None] = {name: chosen}
+    if any(weights):  # what a part of the model does shows where it answers alone
+        parts[f"{name}, model alone"] = None
+    rows: dict[str, dict[str, Any]] = {}
+    for row, evidence in parts.items():
+        recommender.weigh(evidence)
+        rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
+    rows[name] |= {"prior_weight": chosen.weight, "validation": {f"{w:g}": ndcg for w, ndcg in tried.items()}}
+    if name == WHOLE:
+        alone = evidence_alone(chosen, case.train, case.settings.seed)
+        rows[EVIDENCE_ALONE] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
+    return rows
+
+
+def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argparse.Namespace, device: str) -> Path:
     """Measure what is not measured yet, and return the file of everything measured."""
     record = arguments.out / f"{dataset}.jsonl"
     known = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
     plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw = load()
     for seed in arguments.seeds:
+        made: dict[tuple[str, Any], np.ndarray] = {}
         for name in arguments.methods:
             if name in plan.get("skip", []) or any((r["method"], r["seed"]) == (name, seed) for r in known):
                 continue
             chosen = [*_overrides(plan, "settings"), *OURS.get(name, []), *_overrides(plan, name), *arguments.set]
             settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
-            case = Case(prepare(raw, settings.data.min_interactions), settings)
+            case = Case(prepare(raw, settings.data.min_interactions), settings, device, made)
             for row, found in measure(name, case).items():
                 known.append(
                     {"dataset": dataset, "method": row, "seed": seed, "machine": machine(), "settings": chosen, **found}
@@ -248,8 +275,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: every core")
     parser.add_argument("--quick", action="store_true", help="the demo shop, one seed, tiny models; keeps nothing")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    device = prepare_torch(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.quick:
             arguments.data, arguments.seeds, arguments.out = "demo", [0], Path(scratch)
@@ -264,7 +290,8 @@ def main() -> None:
         users = 300 if arguments.quick else 1200
         load = partial(demo_shop, 0, users) if arguments.data == "demo" else partial(import_path, folder)
         print(machine())
-        run(arguments.data, load, file, arguments)
+        with whole_attention(device):
+            run(arguments.data, load, file, arguments, device)
         finish({"rows": write_results(arguments.out, file.parent, arguments.docs)})
 
 

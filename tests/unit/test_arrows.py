@@ -25,7 +25,7 @@ ROOMS = [
     "cli_night",
     "cli",
 ]
-GROUND = {"errors", "files", "progress", "settings", "project", "page", "run_folder", "workers"}
+GROUND = {"compute", "errors", "files", "progress", "settings", "project", "page", "run_folder", "workers"}
 LIBRARY = sorted((ROOT / "src" / "eager_llm").rglob("*.py"))
 
 

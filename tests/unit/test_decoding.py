@@ -163,17 +163,19 @@ def test_half_precision_gives_scores_near_and_without_ties(normalise):
     )
 
 
-@pytest.mark.skipif(not PackedLinear.possible(), reason="this processor has no products in bfloat16")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 @pytest.mark.parametrize("shape", ["llama", "qwen2", "gpt2"])
-def test_packed_weights_give_what_unpacked_ones_do(shape):
+def test_packed_weights_give_what_unpacked_ones_do(shape, precision, tolerance):
+    if not PackedLinear.possible(getattr(torch, precision)):
+        pytest.skip(f"this processor has no packed products in {precision}")
     ids = torch.arange(1, 61).view(2, -1)
     with torch.inference_mode():
-        expected = hidden_states(tiny_model(shape).bfloat16(), ids).last_hidden_state
-        ready = for_decoding(tiny_model(shape), "bfloat16")
+        expected = hidden_states(tiny_model(shape).to(getattr(torch, precision)), ids).last_hidden_state
+        ready = for_decoding(tiny_model(shape), precision)
         found = hidden_states(ready, ids).last_hidden_state
     packed = [layer for layer in ready.modules() if isinstance(layer, PackedLinear)]
     assert bool(packed) == (shape != "gpt2")  # whose layers are of another kind
-    assert torch.allclose(found.float(), expected.float(), atol=0.05)
+    assert torch.allclose(found.float(), expected.float(), atol=tolerance)
 
 
 def test_an_adapter_that_cannot_be_merged_is_left_as_it_is_in_half_precision():

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from eager_llm.acceptance import run_bundle_gates
 from eager_llm.bundle import pack_bundle
 from eager_llm.catalogue.features import Features
 from eager_llm.catalogue.gates import require
 from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
+from eager_llm.compute import prepare_torch
 from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
@@ -73,7 +73,7 @@ def index(
     """Encode the items by both sources, build the item index, and publish it as features if its gates hold."""
     loaded = Tables.load(tables)
     item_ids = loaded.items["item_id"].tolist()
-    found = embed(loaded, read_examples(examples), settings, prepare_torch(settings))
+    found = embed(loaded, read_examples(examples), settings, prepare_torch(settings.threads))
     files = save_embeddings(found, embeddings)
     # Where a job was lost, what it had finished is found again by the next one.
     jobs = Path(settings.ray.shared) / "index-jobs" if settings.ray.shared else None
@@ -150,13 +150,13 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     tables, examples, item_index, embeddings, checkpoints, out = (
         Path(config[name]) for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
     )
-    device = prepare_torch(settings)
+    device = prepare_torch(settings.threads)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     sources = {s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources}
     # Checkpoints belong to their inputs: another index or setting starts anew.
     folder = checkpoints / tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
-    model, tokenizer = load_backbone(settings.backbone, built, _tokenizer_texts(loaded, settings), settings.seed)
+    model, tokenizer = load_backbone(settings.backbone, built, tokenizer_texts(loaded, settings), settings.seed)
     # To be spread over the workers, it waits where there is room.
     model.to("cpu" if settings.tuning.sharded else device)
     book = TaskBook(
@@ -201,7 +201,7 @@ def evaluate(
     tables: Path, examples: Path, item_index: Path, model: Path, settings: Settings, metrics: Path, report: Path
 ) -> dict[str, dict[str, float]]:
     """Measure the model and the baselines on validation and, once, on test; write the report."""
-    device = prepare_torch(settings)
+    device = prepare_torch(settings.threads)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
@@ -272,13 +272,6 @@ def pack(
     pack_bundle(out, model, item_index, loaded.items, read_examples(examples), settings, found, loaded.facts, check)
 
 
-def prepare_torch(settings: Settings) -> str:
-    """Set torch's threads, and return the device that there is."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def tuning_key(inputs: list[Path], settings: Settings) -> str:
     """Name a tuning job by its inputs and settings."""
     digest = hashlib.sha256(json.dumps({**settings.to_dict(), "ray": None}, sort_keys=True).encode())
@@ -287,7 +280,8 @@ def tuning_key(inputs: list[Path], settings: Settings) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
+def tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
+    """Return what a tokenizer made on the spot learns from: all texts that tasks are made of."""
     texts = [text for name in TEXT_COLUMNS for text in tables.items[name] if text]
     if tables.intentions is not None:
         texts += [*tables.intentions["intention"].unique(), *tables.intentions["preference"].unique()]

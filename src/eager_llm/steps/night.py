@@ -13,6 +13,7 @@ from eager_llm.catalogue.features import Features
 from eager_llm.catalogue.gates import require
 from eager_llm.catalogue.splits import KNOWN_UNTIL
 from eager_llm.catalogue.tables import Tables
+from eager_llm.compute import prepare_torch
 from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
 from eager_llm.errors import UserError
 from eager_llm.files import copy_into, read_json, whole_file, whole_folder, write_json
@@ -28,7 +29,6 @@ from eager_llm.steps.model import (
     embed,
     index,
     neighbours_of,
-    prepare_torch,
     save_embeddings,
     tune,
     tuning_key,
@@ -124,7 +124,10 @@ def update_index(
     if running is not None:
         before, known = standing(running), ItemIndex.load(running / "item_index.parquet")
         loaded = Tables.load(tables)
-        item_ids, found = loaded.items["item_id"].tolist(), embed(loaded, asked, settings, prepare_torch(settings))
+        item_ids, found = (
+            loaded.items["item_id"].tolist(),
+            embed(loaded, asked, settings, prepare_torch(settings.threads)),
+        )
         grown, unfit = grow(known, item_ids, found)
         new = grown.item_ids[len(grown.item_ids) - sum(item not in known.rows for item in item_ids) :]
         drift = _drift(tables, before, len(grown.item_ids), unfit, settings)
@@ -218,7 +221,7 @@ def _anneal(
         settings,
         annealing=replace(settings.annealing, epochs=nightly.epochs, learning_rate=nightly.learning_rate),
     )
-    device = prepare_torch(settings)
+    device = prepare_torch(settings.threads)
     loaded, asked, built = Tables.load(tables), read_examples(examples), ItemIndex.load(item_index)
     model, tokenizer = load_tuned(running, built, device, trainable=True)
     unread = [item for item in unread_items(running) if item in built.rows]

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eager_llm.bundle import Bundle, store_bundle, version_name
+from eager_llm.compute import prepare_torch
 from eager_llm.files import read_json, whole_file, write_json
 from eager_llm.progress import say
 from eager_llm.promotion.compare import Comparison, compare
@@ -12,7 +13,6 @@ from eager_llm.rollout import Helm, Step, canary_steps
 from eager_llm.run_folder import RunFolder
 from eager_llm.settings import RolloutSettings, Settings
 from eager_llm.steps.data import read_examples
-from eager_llm.steps.model import prepare_torch
 from eager_llm.steps.night import Plan
 from eager_llm.steps.timing import timed
 
@@ -30,7 +30,7 @@ def promote(
     Returns:
         Each check's values, and `promoted`: 1 or 0.
     """
-    device = prepare_torch(settings)
+    device = prepare_torch(settings.threads)
     place = RunFolder(run)
     compared: Comparison | None = None
     if place.running is not None:

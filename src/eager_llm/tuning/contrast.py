@@ -58,6 +58,6 @@ def info_nce(
         others: [negatives, dim], length 1.
         same: bool [answers, negatives], where a drawn negative is the answer itself: left out.
     """
-    positive = (guided * own).sum(-1, keepdim=True) / temperature
-    negative = (guided @ others.T / temperature).masked_fill(same, -torch.inf)
-    return (torch.logsumexp(torch.cat([positive, negative], dim=1), dim=1) - positive[:, 0]).mean()
+    positive = (guided * own).sum(-1) / temperature
+    negative = (guided @ (others.T / temperature)).masked_fill(same, -torch.inf)
+    return functional.softplus(negative.logsumexp(1) - positive).mean()  # the same, without a copy of all negatives
