@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 import yaml
 from index_ablation import examples_of
-from quality_rivals import Scores, co_occurrence, evidence_alone, next_item_counts, popularity, sasrec
+from quality_rivals import Scores, co_occurrence, ease, evidence_alone, next_item_counts, popularity, sasrec
 from quality_table import HISTORIES, write_results
 from reporting import finish, machine
 
@@ -62,6 +62,7 @@ RIVALS = {
     "popularity": popularity,
     "next-item counts": next_item_counts,
     "co-occurrence, tuned": co_occurrence,
+    "ease, tuned": ease,
     "sasrec": sasrec,
 }
 OURS: dict[str, list[str]] = {

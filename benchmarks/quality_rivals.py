@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.encoders.regression import item_regression
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
 from eager_llm.progress import progress
 from eager_llm.settings import NeighbourSettings
@@ -16,6 +17,7 @@ from eager_llm.settings import NeighbourSettings
 # Scores of all items for some histories: item rows -> float [histories, items].
 Scores = Callable[[list[list[int]]], np.ndarray]
 Judge = Callable[[Scores], float]
+UNORDERED = 1e9  # a span beside which all gaps are alike
 
 
 def popularity(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
@@ -44,6 +46,18 @@ def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -
         for window, backward, damping, decay in product((3, 5, 10, 20), (0.0, 0.3, 1.0), (0.0, 0.3, 0.5), (0.5, 0.75))
     ]
     return max(progress(tries, desc="co-occurrence", unit="setting"), key=judge)
+
+
+def ease(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
+    """EASE (Steck, WWW 2019): a history is a set, its items' weights are added up; the ridge is tuned on validation."""
+    fallback = popularity_fallback(Popularity(train, items, seed).order)
+
+    def scores_of(ridge: float) -> Scores:
+        weights = item_regression(train, items, ridge, span=UNORDERED)
+        return lambda histories: np.stack([weights[history].sum(0) for history in histories]) + fallback
+
+    ridges = progress((10.0, 30.0, 100.0, 300.0), desc="EASE", unit="setting")
+    return scores_of(max(ridges, key=lambda ridge: judge(scores_of(ridge))))
 
 
 def evidence_alone(neighbours: Neighbours, train: list[list[int]], seed: int) -> Scores:

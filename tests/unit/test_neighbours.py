@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from eager_llm.encoders import neighbours
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
+from eager_llm.encoders.regression import item_regression
 from eager_llm.encoders.words import item_words
 from eager_llm.errors import UserError
 from eager_llm.settings import NeighbourSettings
@@ -24,6 +25,31 @@ def test_damping_divides_by_the_sum():
     plain = build_neighbours([[0, 1, 2]], 3, None, PLAIN).table.toarray()
     damped = build_neighbours([[0, 1, 2]], 3, None, NeighbourSettings(**{**vars(PLAIN), "damping": 0.5})).table
     assert np.allclose(damped.toarray(), plain / np.sqrt(plain.sum(1, keepdims=True)))
+
+
+def test_the_regression_of_each_item_on_the_others_by_its_normal_equations():
+    rng = np.random.default_rng(5)
+    histories = [rng.permutation(7)[: rng.integers(1, 6)].tolist() for _ in range(30)]
+    ridge, span = 2.0, 3.0
+    gram = np.zeros((7, 7))
+    for history in histories:
+        for first, one in enumerate(history):
+            for second, other in enumerate(history):
+                gram[one, other] += np.exp(-abs(first - second) / span)
+    expected = np.zeros((7, 7))
+    for item in range(7):
+        others = [other for other in range(7) if other != item]
+        inner = gram[np.ix_(others, others)] + ridge * np.eye(6)
+        expected[others, item] = np.linalg.solve(inner, gram[others, item])
+    assert np.allclose(item_regression(histories, 7, ridge, span), expected, atol=1e-5)
+    settings = NeighbourSettings(behaviour="regression", ridge=ridge, span=span, kept=7, semantic_weight=0.0)
+    found = build_neighbours(histories, 7, None, settings).table.toarray()
+    assert np.allclose(found, np.maximum(expected, 0), atol=1e-5)
+
+
+def test_a_regression_over_too_many_items_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"neighbours.behaviour=counts"):
+        item_regression([[0, 1]], 30_001, 1.0, 1.0)
 
 
 def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():

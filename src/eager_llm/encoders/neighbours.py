@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags, vstack
 
 from eager_llm.catalogue.counts import co_occurrence_counts
+from eager_llm.encoders.regression import item_regression
 from eager_llm.errors import UserError
 from eager_llm.files import whole_file
 from eager_llm.progress import progress
@@ -103,7 +104,7 @@ def build_neighbours(
 ) -> Neighbours:
     """Build the table from the training part and the items' words, or from one of them.
 
-    Behaviour: counts of what followed at most `window` later, weighted by 1 / gap; what came before
+    Behaviour, by regression (`encoders/regression.py`) or counted: counts of what followed at most `window` later, weighted by 1 / gap; what came before
     counts `backward` times; a row is divided by its sum to the power of `damping`, so that much-bought
     items do not shout. Words: how alike two items are, times `semantic_weight`. Each source keeps the
     `kept` strongest of an item.
@@ -118,7 +119,8 @@ def build_neighbours(
     """
     tables, decays = [], []
     if count:
-        tables.append(_strongest(_counts(histories, items, settings), settings.kept))
+        source = _regression if settings.behaviour == "regression" else _counts
+        tables.append(_strongest(source(histories, items, settings), settings.kept))
         decays.append(settings.decay)
     if words is not None and settings.semantic_weight:
         tables.append(settings.semantic_weight * _alike(words, settings.kept))
@@ -135,6 +137,12 @@ def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings)
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
     return (diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts).tocsr()
+
+
+def _regression(histories: list[list[int]], items: int, settings: NeighbourSettings) -> csr_matrix:
+    weights = item_regression(histories, items, settings.ridge, settings.span)
+    # What speaks against an item would take many more entries to keep, and does not help the ranking.
+    return csr_matrix(np.maximum(weights, 0, out=weights))
 
 
 def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:

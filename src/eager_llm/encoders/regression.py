@@ -1,0 +1,47 @@
+"""Item-to-item weights by regression: how much one item's presence says of another's, the others held fixed."""
+
+from math import ceil, exp
+
+import numpy as np
+import torch
+
+from eager_llm.catalogue.counts import co_occurrence_counts
+from eager_llm.errors import UserError
+
+# Items whose square matrices, a few of them, still fit a machine of ordinary memory.
+MOST_ITEMS = 30_000
+# Spans after which a pair counts next to nothing, and is not counted.
+SPANS = 8
+
+
+def item_regression(histories: list[list[int]], items: int, ridge: float, span: float) -> np.ndarray:
+    """Regress every item on all others, with a closed form.
+
+    The weights of EASE (Steck, WWW 2019): B = I - P / diag(P), with P the inverse of G + ridge · I. G there
+    counts in how many histories two items are together; here two choices that are `gap` apart count
+    exp(-gap / span), so that what was chosen at another time of life says less.
+
+    Args:
+        histories: the training part of each user as item rows.
+        ridge: of the regression.
+        span: in choices.
+
+    Returns:
+        float32 [items, items]: what the row's item says of the column's; zero on the diagonal, and below zero
+        where one item speaks against another.
+
+    Raises:
+        UserError: there are more items than a dense matrix should have.
+    """
+    if items > MOST_ITEMS:
+        raise UserError(
+            f"neighbours.behaviour = 'regression' inverts a matrix of {items:,} x {items:,} items; "
+            f"at most {MOST_ITEMS:,} are taken: choose neighbours.behaviour=counts"
+        )
+    later = co_occurrence_counts(histories, items, ceil(SPANS * span), lambda gap: exp(-gap / span))
+    gram = torch.from_numpy((later + later.T).toarray().astype(np.float32))
+    chosen = np.bincount([item for history in histories for item in history], minlength=items)
+    gram.diagonal().add_(torch.from_numpy(chosen.astype(np.float32)) + ridge)
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    weights = -precision / precision.diagonal()
+    return weights.fill_diagonal_(0).numpy()
