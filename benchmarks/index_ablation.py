@@ -34,6 +34,7 @@ from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, tr
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import Settings
+from eager_llm.steps.model import tokenizer_texts
 from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one
 from eager_llm.tuning.tasks import TaskBook, trajectories
@@ -76,8 +77,7 @@ def measure(
     tables: Tables, examples: pd.DataFrame, embeddings: dict[str, np.ndarray], index: ItemIndex, settings: Settings
 ) -> dict[str, float]:
     """Tune stage 1 over an index and return the metrics on validation."""
-    texts = [text for name in ("title", "description", "categories") for text in tables.items[name] if text]
-    model, tokenizer = load_backbone(settings.backbone, index, texts, settings.seed)
+    model, tokenizer = load_backbone(settings.backbone, index, tokenizer_texts(tables, settings), settings.seed)
     book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
     train = trajectories(examples, index, tables.intentions)
     with tempfile.TemporaryDirectory() as folder:

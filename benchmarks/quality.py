@@ -5,8 +5,8 @@
     python benchmarks/quality.py --quick                               (the made-up demo shop, tiny models)
 
 Each data set has its committed settings in benchmarks/quality_settings. What was measured is kept, method by method and
-seed by seed, in runs/quality/, so that an interrupted run goes on; docs/results.json and the table of docs/results.md are
-written from it. Leave-one-out, the last 20 items read, item-level over the whole catalogue, ties broken at random, every
+seed by seed, in benchmarks/quality_rows, so that a run goes on where another stopped; a row of other settings is measured
+anew. docs/results.json and the table of docs/results.md are written from these rows. Leave-one-out, the last 20 items read, item-level over the whole catalogue, ties broken at random, every
 choice made on validation; the test part is looked at once for each method and seed. Both conventions: the history kept in
 the ranking (as published figures have it) and left out. The steps are the pipeline's, without the engines around them.
 """
@@ -242,12 +242,14 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
     for seed in arguments.seeds:
         made: dict[tuple[str, Any], np.ndarray] = {}
         for name in arguments.methods:
-            if name in plan.get("skip", []) or any((r["method"], r["seed"]) == (name, seed) for r in known):
+            chosen = settings_of(name, plan, arguments.set)
+            same = [r for r in known if r["method"] == name and r["seed"] == seed and r["settings"] == chosen]
+            if name in plan.get("skip", []) or same:
                 continue
-            chosen = [*_overrides(plan, "settings"), *OURS.get(name, []), *_overrides(plan, name), *arguments.set]
             settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
             case = Case(prepare(raw, settings.data.min_interactions), settings, device, made)
             for row, found in measure(name, case).items():
+                known = [r for r in known if (r["method"], r["seed"]) != (row, seed)]  # of other settings
                 known.append(
                     {"dataset": dataset, "method": row, "seed": seed, "machine": machine(), "settings": chosen, **found}
                 )
@@ -256,6 +258,14 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
             with whole_file(record) as draft:
                 draft.write_text("".join(json.dumps(r) + "\n" for r in known))
     return record
+
+
+def settings_of(name: str, plan: dict[str, Any], given: list[str]) -> list[str]:
+    """Return a method's settings; a rival has its own, and shares only what is said of the data."""
+    shared = _overrides(plan, "settings")
+    if name in RIVALS:
+        shared = [override for override in shared if override.startswith("data.")]
+    return [*shared, *OURS.get(name, []), *_overrides(plan, name), *given]
 
 
 def _overrides(plan: dict[str, Any], section: str) -> list[str]:
@@ -271,7 +281,9 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], help="such as tuning.epochs=6; repeatable; noted in the row"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quality", help="where the measured rows are kept")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "quality_rows", help="where the measured rows are kept"
+    )
     parser.add_argument("--docs", type=Path, help="folder of results.md and results.json; none: only printed")
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: every core")
     parser.add_argument("--quick", action="store_true", help="the demo shop, one seed, tiny models; keeps nothing")

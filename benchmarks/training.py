@@ -18,9 +18,11 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
+from eager_llm.compute import prepare_torch
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
@@ -40,6 +43,8 @@ from eager_llm.evaluation.evaluate import evaluate_model, training_histories
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import Settings
+from eager_llm.steps.model import tokenizer_texts
+from eager_llm.tuning import loss as tuning_loss
 from eager_llm.tuning.backbone import hidden_states, load_backbone, logits_of
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.loss import Levels, Totals, TuningLoss
@@ -97,8 +102,7 @@ class Case:
         sources = [source for source in settings.index.sources if source in embeddings]
         built: Any = {source: embeddings[source] for source in sources}
         self.index: ItemIndex = build_index(ids, built, replace(settings.index, sources=sources), settings.seed)
-        texts = [text for name in ("title", "description", "categories") for text in tables.items[name] if text]
-        self.texts = texts or ["no text"]
+        self.texts = tokenizer_texts(tables, settings)
         self.train: list[Trajectory] = trajectories(self.examples, self.index, None)
         validation = self.examples[self.examples["part"] == "validation"]
         self.drawn = validation.sample(
@@ -185,6 +189,36 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
     return curve
 
 
+@contextmanager
+def torch_products() -> Iterator[None]:
+    """Products as torch has them where nothing is set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fused_attention() -> AbstractContextManager[Any]:
+    """Attention by torch's fused kernel at every length."""
+    return patch.object(tuning_loss, "SHORT", 0)
+
+
+@contextmanager
+def torch_as_it_is() -> Iterator[None]:
+    """Both."""
+    with torch_products(), fused_attention():
+        yield
+
+
+UNTUNED: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "level-wise, torch's products": torch_products,
+    "level-wise, fused attention": fused_attention,
+    "level-wise, both": torch_as_it_is,
+}
+
+
 def step_costs(case: Case, repeats: int) -> dict[str, float]:
     """Return the tokens a second of stage 1's steps, by the way the loss is made; medians, taken in turns."""
     settings = case.settings
@@ -200,6 +234,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
         "whole logits": lambda batch: whole_logits(model, batch),
         "chunked": TuningLoss(model, None, 0, None, chunk, seed),
         "level-wise": TuningLoss(model, None, 0, levels, chunk, seed),
+        **dict.fromkeys(UNTUNED, TuningLoss(model, None, 0, levels, chunk, seed)),
         "chunked, bfloat16": TuningLoss(model, None, 0, None, chunk, seed, torch.bfloat16),
         "level-wise, bfloat16": TuningLoss(model, None, 0, levels, chunk, seed, torch.bfloat16),
     }
@@ -209,9 +244,10 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
         tokens = sum(len(example.ids) for example in chosen)
         for name, way in ways.items():
             model.zero_grad()
-            started = clock()
-            loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
-            loss.backward()
+            with UNTUNED.get(name, nullcontext)():
+                started = clock()
+                loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
+                loss.backward()
             found.setdefault(name, []).append(tokens / (clock() - started))
     return {name: float(np.median(values[1:])) for name, values in found.items()}
 
@@ -248,7 +284,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="such as backbone.hidden=64; repeatable")
     parser.add_argument("--quick", action="store_true", help="a small demo shop and model, under a minute")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(1)
     overrides = ["index.workers=0", *(QUICK if arguments.quick or not arguments.data else []), *arguments.set]
     settings = Settings.read(None, overrides)
     raw = import_path(arguments.data) if arguments.data and not arguments.quick else demo_shop(0, 1200)

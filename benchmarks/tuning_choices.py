@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from index_ablation import METRICS, examples_of, measure
 from reporting import finish, machine, show
 
@@ -26,6 +25,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
+from eager_llm.compute import prepare_torch
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import training_histories
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="such as tuning.epochs=6; repeatable")
     parser.add_argument("--quick", action="store_true", help="a small demo shop, two epochs")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    prepare_torch(1)
     quick = ["tuning.epochs=2", "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1"]
     overrides = ["index.workers=0", *(quick if arguments.quick else []), *arguments.set]
     file = arguments.settings or (None if arguments.data else DEMO)

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from quality import metrics_of
-from quality_rivals import SASRec, cross_entropy_backward, next_item_counts, sasrec
+from quality import metrics_of, settings_of
+from quality_rivals import SASRec, cross_entropy_backward, ease, next_item_counts, sasrec
 from quality_table import rows_of
 
 
@@ -28,6 +28,20 @@ def test_next_item_counts_by_hand():
     scores = next_item_counts([[0, 1], [0, 1], [0, 2], [3, 0]], 4, 0, lambda s: 0.0)([[3, 0], [2]])
     assert np.allclose(scores[0], [0, 2, 1, 0], atol=1e-8), "only the last item counts"
     assert scores[1].argmax() == 0, "where nothing followed, popularity decides"
+
+
+def test_ease_by_hand():
+    # 0 and 1 are always together, 2 is by itself: for 0, the ridge leaves G01 / (G11 + ridge).
+    scores = ease([[0, 1], [1, 0], [2]], 3, 0, lambda s: s([[0]])[0, 1])([[0], [2], []])
+    assert scores[0] == pytest.approx([0, 2 / 12, 0], abs=1e-6), "the ridge that the judge likes most is 10"
+    assert scores[1] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_a_rival_keeps_its_row_where_only_our_settings_change():
+    plan = {"settings": {"tuning.epochs": 3, "data.min_interactions": 5}, "tiger-style": {"tuning.epochs": 2}}
+    assert settings_of("sasrec", plan, []) == ["data.min_interactions=5"]
+    assert settings_of("eager-llm", plan, ["seed=1"]) == ["tuning.epochs=3", "data.min_interactions=5", "seed=1"]
+    assert settings_of("tiger-style", plan, [])[-1] == "tuning.epochs=2"
 
 
 def test_left_out_the_history_cannot_come():
