@@ -25,7 +25,6 @@ from decoding_parts import ceilings, filter_costs, returning_user, step_shares
 from decoding_rivals import DEFAULT, FREE, HALF, MASKED, METHODS, OURS, REFERENCE, SAME, Decoded
 from reporting import finish, machine
 
-from eager_llm.compute import prepare_torch
 from eager_llm.decoding.trie import Trie
 
 TEXT_TOKENS, BRANCHING, LITERAL = 2000, 256, 12
@@ -305,15 +304,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a part of the table, in less than 50 seconds")
     parser.add_argument("--threads", type=int, help="torch's threads; default: every core")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, catalogues and requests")
-    parser.add_argument(
-        "--prepared", action="store_true", help="the rivals, too, with the products that `prepare_torch` prefers"
-    )
     plan = parser.parse_args(arguments)
     if plan.threads:
         torch.set_num_threads(plan.threads)
     plan.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if plan.prepared:
-        prepare_torch()
     if plan.quick:
         plan.backbones, plan.catalogues, plan.batches = ["small"], [10**4], [1, 8]
         plan.long_catalogues = [10**5]

@@ -39,7 +39,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
-from eager_llm.compute import prepare_torch, whole_attention
+from eager_llm.compute import prepare_torch
 from eager_llm.decoding.ready import for_decoding
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
@@ -303,8 +303,7 @@ def main() -> None:
         users = 300 if arguments.quick else 1200
         load = partial(demo_shop, 0, users) if arguments.data == "demo" else partial(import_path, folder)
         print(machine())
-        with whole_attention(device):
-            run(arguments.data, load, file, arguments, device)
+        run(arguments.data, load, file, arguments, device)
         finish({"rows": write_results(arguments.out, file.parent, arguments.docs)})
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from eager_llm.compute import quick_products
 from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.regression import item_regression
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
@@ -135,7 +136,8 @@ def _sasrec_epoch(model: SASRec, train: list[list[int]], optimizer: Any, rng: np
         ids = ids.to(device)
         wanted = ids[:, 1:] != model.padding
         optimizer.zero_grad()
-        cross_entropy_backward(model, model(ids[:, :-1])[wanted], ids[:, 1:][wanted])
+        with quick_products(device, model.length):
+            cross_entropy_backward(model, model(ids[:, :-1])[wanted], ids[:, 1:][wanted])
         optimizer.step()
 
 

@@ -18,11 +18,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -35,7 +33,7 @@ from eager_llm.catalogue.demo import demo_shop
 from eager_llm.catalogue.importers import import_path
 from eager_llm.catalogue.prepare import prepare
 from eager_llm.catalogue.tables import Tables
-from eager_llm.compute import prepare_torch
+from eager_llm.compute import prepare_torch, quick_products
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
@@ -44,13 +42,13 @@ from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import Settings
 from eager_llm.steps.model import tokenizer_texts
-from eager_llm.tuning import loss as tuning_loss
 from eager_llm.tuning.backbone import hidden_states, load_backbone, logits_of
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.loss import Levels, Totals, TuningLoss
 from eager_llm.tuning.tasks import Example, TaskBook, Trajectory, trajectories
 
 WARMUP_STEPS = 50
+UNAIDED = "level-wise, products and attention as torch has them"
 SHARES = (0.8, 0.85, 0.9, 0.95)
 QUICK = [
     "index.branching=32", "backbone.hidden=64", "backbone.layers=2", "backbone.vocabulary=600", "behaviour.epochs=2",
@@ -170,7 +168,8 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
         batch = collate(examples, book.tokenizer.pad_token_id).to(model.device)
         learned = int(batch.learn.sum())
         optimizer.zero_grad()
-        module(batch, Totals(learned, 1), curve.steps)[0].backward()
+        with quick_products(model.device.type, batch.ids.shape[1]):
+            module(batch, Totals(learned, 1), curve.steps)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -189,36 +188,6 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
     return curve
 
 
-@contextmanager
-def torch_products() -> Iterator[None]:
-    """Products as torch has them where nothing is set."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def fused_attention() -> AbstractContextManager[Any]:
-    """Attention by torch's fused kernel at every length."""
-    return patch.object(tuning_loss, "SHORT", 0)
-
-
-@contextmanager
-def torch_as_it_is() -> Iterator[None]:
-    """Both."""
-    with torch_products(), fused_attention():
-        yield
-
-
-UNTUNED: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "level-wise, torch's products": torch_products,
-    "level-wise, fused attention": fused_attention,
-    "level-wise, both": torch_as_it_is,
-}
-
-
 def step_costs(case: Case, repeats: int) -> dict[str, float]:
     """Return the tokens a second of stage 1's steps, by the way the loss is made; medians, taken in turns."""
     settings = case.settings
@@ -234,7 +203,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
         "whole logits": lambda batch: whole_logits(model, batch),
         "chunked": TuningLoss(model, None, 0, None, chunk, seed),
         "level-wise": TuningLoss(model, None, 0, levels, chunk, seed),
-        **dict.fromkeys(UNTUNED, TuningLoss(model, None, 0, levels, chunk, seed)),
+        UNAIDED: TuningLoss(model, None, 0, levels, chunk, seed),
         "chunked, bfloat16": TuningLoss(model, None, 0, None, chunk, seed, torch.bfloat16),
         "level-wise, bfloat16": TuningLoss(model, None, 0, levels, chunk, seed, torch.bfloat16),
     }
@@ -244,12 +213,21 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
         tokens = sum(len(example.ids) for example in chosen)
         for name, way in ways.items():
             model.zero_grad()
-            with UNTUNED.get(name, nullcontext)():
-                started = clock()
+            device = "as it is" if name == UNAIDED else model.device.type
+            started = clock()
+            with quick_products(device, batch.ids.shape[1]):
                 loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
                 loss.backward()
             found.setdefault(name, []).append(tokens / (clock() - started))
     return {name: float(np.median(values[1:])) for name, values in found.items()}
+
+
+def show_steps(case: Case, repeats: int) -> dict[str, float]:
+    """Print and return what a step costs."""
+    costs = step_costs(case, repeats)
+    print(machine())
+    show("Forward and backward of packed batches", ("loss", "tokens a second"), [[n, v] for n, v in costs.items()])
+    return costs
 
 
 def whole_logits(model: Any, batch: Any) -> torch.Tensor:
@@ -283,12 +261,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0, help="most minutes of training of the prefix form")
     parser.add_argument("--set", action="append", default=[], help="such as backbone.hidden=64; repeatable")
     parser.add_argument("--quick", action="store_true", help="a small demo shop and model, under a minute")
+    parser.add_argument("--steps", action="store_true", help="only the second table, what a step costs")
     arguments = parser.parse_args()
     prepare_torch(1)
     overrides = ["index.workers=0", *(QUICK if arguments.quick or not arguments.data else []), *arguments.set]
     settings = Settings.read(None, overrides)
     raw = import_path(arguments.data) if arguments.data and not arguments.quick else demo_shop(0, 1200)
     case = Case(prepare(raw, settings.data.min_interactions), settings)
+    if arguments.steps:
+        finish({"loss_tokens_per_second": show_steps(case, 40)})
+        return
     limit, first = (30.0, 0.5) if arguments.quick else (arguments.minutes * 60, 4.0)
     curves = {
         "packed": train(case, packed, limit / 3, first / 4, 1.2, patience=4),
@@ -306,8 +288,7 @@ def main() -> None:
         for name, c in curves.items()
     ]
     show(f"{raw.facts.get('source', 'log')}: {case.drawn.shape[0]} validation users, one thread", columns, rows)
-    costs = step_costs(case, 8 if arguments.quick else 40)
-    show("Forward and backward of packed batches", ("loss", "tokens a second"), [[n, v] for n, v in costs.items()])
+    costs = show_steps(case, 8 if arguments.quick else 40)
     finish(
         {
             "time_to_quality_ratio": float(np.median(ratios)),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
-if TYPE_CHECKING:
-    import torch
+# Tokens of a sequence up to which the matrix of its attention may be in memory.
+SHORT = 512
 
 
 def prepare_torch(threads: int = 0) -> str:
-    """Set torch's threads and matrix products for this process; return the device that there is.
+    """Set torch's threads for this process, and return the device that there is.
 
     Args:
         threads: 0 uses every core.
@@ -19,32 +20,41 @@ def prepare_torch(threads: int = 0) -> str:
 
     if threads:
         torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        return "cuda"
-    _prefer_onednn()
-    return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def whole_attention(device: str) -> AbstractContextManager:
-    """Return a context in which scaled dot-product attention goes through its whole matrix on a CPU.
+@contextmanager
+def quick_products(device: str, tokens: int) -> Iterator[None]:
+    """Compute the forward and backward pass of short sequences the quick way on a CPU, as exactly.
 
-    torch's fused kernel saves that memory; where sequences are short there is little to save, and on one
-    thread its backward pass takes several times as long as plain products do.
+    float32 products are then oneDNN's, where these round no more than MKL's do, and attention goes through
+    its whole matrix: torch's fused kernel is made of many small products, with which oneDNN is slow.
 
     Args:
-        device: "cpu" or "cuda", where the fused kernel stays.
+        device: "cpu", or another, where everything stays as it is.
+        tokens: of the longest sequence.
     """
+    if device != "cpu" or tokens > SHORT or not onednn_is_exact():
+        yield
+        return
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
-def _prefer_onednn() -> None:
-    """Take oneDNN's float32 products instead of MKL's, where they are as exact.
+@cache
+def onednn_is_exact() -> bool:
+    """Return whether oneDNN's float32 products are as exact as MKL's on this processor, by trying.
 
-    On AVX-512 processors of other makers than MKL's they are twice as fast. torch takes them where it may
-    round factors to bfloat16, which oneDNN does on some processors (with matrix units) and not on others:
-    which one this is is found out by trying.
+    torch takes them where it allows factors rounded to bfloat16, which oneDNN does where there are matrix
+    units for it, and not elsewhere.
     """
     import torch
 
@@ -53,9 +63,7 @@ def _prefer_onednn() -> None:
     left, right = torch.randn(256, 256, generator=source), torch.randn(256, 256, generator=source)
     expected = left.double() @ right.double()
     torch.set_float32_matmul_precision("medium")
-    if not _close(left @ right, expected):
+    try:
+        return bool((left @ right - expected).abs().max() <= 1e-5 * expected.abs().max())
+    finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())

@@ -1,50 +1,49 @@
-"""Faster products and attention change nothing but the time."""
+"""Quicker products and attention change nothing but the time."""
 
 import pytest
 import torch
 
 from eager_llm import compute
-from eager_llm.compute import prepare_torch, whole_attention
+from eager_llm.compute import SHORT, onednn_is_exact, quick_products
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    yield
-    torch.set_float32_matmul_precision(before[0])
-    torch.set_num_threads(before[1])
+def gradients(query, key, value, weight):
+    states = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    found = torch.nn.functional.linear(states, weight).square().sum()
+    return found.detach(), *torch.autograd.grad(found, (query, key, value, weight))
 
 
-def test_products_stay_exact_to_float32():
-    torch.set_float32_matmul_precision("highest")
-    device = prepare_torch(1)
-    assert device == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert torch.get_num_threads() == 1
-    generator = torch.Generator().manual_seed(1)
-    states, weight = torch.randn(300, 130, generator=generator), torch.randn(70, 130, generator=generator)
-    exact = states.double() @ weight.double().T
-    # Factors rounded to bfloat16 would be off by more than a hundred times this.
-    assert (torch.nn.functional.linear(states, weight) - exact).abs().max() < 1e-5 * exact.abs().max()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="of processors alone")
-def test_where_factors_would_be_rounded_products_stay_as_they_were(monkeypatch):
-    torch.set_float32_matmul_precision("highest")
-    monkeypatch.setattr(compute, "_close", lambda found, expected: False)
-    prepare_torch()
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
-def test_attention_through_its_matrix_is_the_same():
+def test_the_quick_way_is_as_exact():
     generator = torch.Generator().manual_seed(2)
-    query, key, value = (torch.randn(2, 3, 17, 8, generator=generator, requires_grad=True) for _ in range(3))
-
-    def gradients():
-        found = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return found.detach(), *torch.autograd.grad(found.square().sum(), (query, key, value))
-
-    expected = gradients()
-    with whole_attention("cpu"):
-        found = gradients()
+    exact = [torch.randn(2, 3, 17, 32, generator=generator, dtype=torch.float64) for _ in range(3)]
+    exact.append(torch.randn(40, 32, generator=generator, dtype=torch.float64))
+    expected = gradients(*(tensor.requires_grad_() for tensor in exact))
+    rounded = [tensor.detach().float().requires_grad_() for tensor in exact]
+    before = torch.get_float32_matmul_precision()
+    with quick_products("cpu", SHORT):
+        found = gradients(*rounded)
+    assert torch.get_float32_matmul_precision() == before
     for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+        # Factors rounded to bfloat16 would be off by a hundred times this.
+        assert (one - other).abs().max() < 2e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("device", "tokens", "exact"), [("cuda", 10, True), ("cpu", SHORT + 1, True), ("cpu", 10, False)]
+)
+def test_elsewhere_everything_stays_as_it_is(device, tokens, exact, monkeypatch):
+    monkeypatch.setattr(compute, "onednn_is_exact", lambda: exact)
+    before = torch.get_float32_matmul_precision()
+    with quick_products(device, tokens):
+        assert torch.get_float32_matmul_precision() == before
+        assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_it_is_restored_after_an_error_and_trying_leaves_nothing():
+    before = torch.get_float32_matmul_precision()
+    onednn_is_exact.cache_clear()
+    onednn_is_exact()
+    with pytest.raises(KeyboardInterrupt), quick_products("cpu", 1):
+        raise KeyboardInterrupt
+    assert torch.get_float32_matmul_precision() == before
+    assert torch.backends.cuda.flash_sdp_enabled()

@@ -1,6 +1,5 @@
 """The loss of both stages: cross-entropy at the learned tokens, a few logits at a time, and the contrast."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eager_llm.compute import whole_attention
 from eager_llm.tuning.backbone import hidden_states, logits_of, plain_model
 from eager_llm.tuning.batches import Batch
 from eager_llm.tuning.contrast import GlobalContrast
-
-# Tokens of a sequence up to which the matrix of its attention may be in memory.
-SHORT = 512
 
 
 @dataclass(frozen=True)
@@ -85,12 +80,8 @@ class TuningLoss(nn.Module):
 
     def forward(self, batch: Batch, totals: Totals, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Return a batch's share of the step's loss, and the figures that go into the curve."""
-        autocast, place = self.precision != torch.float32, batch.ids.device.type
-        short = batch.ids.shape[1] <= SHORT
-        with (
-            torch.autocast(place, self.precision, enabled=autocast),
-            whole_attention(place) if short else nullcontext(),
-        ):
+        autocast = self.precision != torch.float32
+        with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
             hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
             learned = batch.learn[:, 1:]
             total = cross_entropy(

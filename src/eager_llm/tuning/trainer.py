@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eager_llm.compute import quick_products
 from eager_llm.errors import UserError
 from eager_llm.files import whole_file
 from eager_llm.progress import progress, say
@@ -154,8 +155,9 @@ def _backward(job: TrainingJob, module: nn.Module, step: list[list[Example]], nu
     for turn in range(rounds):
         # All take part in every exchange of gradients: whoever has no batch left adds nothing to it.
         idle = turn >= len(mine)
-        with _quiet(module, turn + 1 < rounds):
-            loss, found = module(job.collate(step[0] if idle else mine[turn]).to(device), totals, number)
+        batch = job.collate(step[0] if idle else mine[turn]).to(device)
+        with _quiet(module, turn + 1 < rounds), quick_products(device.type, batch.ids.shape[1]):
+            loss, found = module(batch, totals, number)
             (loss * 0 if idle else loss).backward()
         for name, value in found.items():
             figures[name] = figures.get(name, 0.0) + (0.0 if idle else value)
