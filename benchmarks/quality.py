@@ -50,7 +50,7 @@ from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
 from eager_llm.settings import Settings
-from eager_llm.steps.model import neighbours_of, tokenizer_texts
+from eager_llm.steps.model import drawn_users, neighbours_of, tokenizer_texts
 from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.tasks import TaskBook, trajectories
@@ -168,7 +168,8 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
     book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
     train = trajectories(case.examples, index, tables.intentions)
     recommender = Recommender(model, book, index, settings.decoding, settings.data.max_history)
-    validate = partial(_ndcg, recommender, drawn(case))
+    judges = drawn_users(case.examples, settings.tuning.validation_users, settings.seed)
+    validate = partial(_ndcg, recommender, judges)
     stage_one(model, book, train, embeddings, settings, folder, validate)
     models = {name: model.eval()}
     if settings.annealing.epochs:
@@ -180,14 +181,6 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
         recommender.model = for_decoding(found.eval())
         ready[row] = recommender.again()
     return ready
-
-
-def drawn(case: Case) -> pd.DataFrame:
-    """Draw the validation users that the epoch and the weight of the neighbours are chosen by."""
-    validation = case.examples[case.examples["part"] == "validation"]
-    return validation.sample(
-        min(case.settings.tuning.validation_users, len(validation)), random_state=case.settings.seed
-    )
 
 
 def _ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
@@ -215,9 +208,10 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
 
 def measure_model(name: str, recommender: Recommender, case: Case) -> dict[str, dict[str, Any]]:
     """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
-    weights = case.settings.neighbours.weights
-    neighbours = neighbours_of(case.examples, case.tables.items, recommender.index, case.settings)
-    tried = try_weights(recommender, neighbours, drawn(case), weights)
+    settings = case.settings
+    weights, users = settings.neighbours.weights, settings.neighbours.validation_users
+    neighbours = neighbours_of(case.examples, case.tables.items, recommender.index, settings)
+    tried = try_weights(recommender, neighbours, drawn_users(case.examples, users, settings.seed), weights)
     chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
     parts: dict[str, Neighbours | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone

@@ -154,6 +154,7 @@ class NeighbourSettings:
         [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "weights of the prior that are tried on validation, the best is kept; 0: the model alone",
         least=0.0,
     )  # fmt: skip
+    validation_users: int = option(8000, "users drawn to choose that weight by: with few, chance chooses", least=1)
     behaviour: str = option(
         "counts",
         "what the log says of two items: counts of what followed what, or regression of each item on all others (EASE; "

@@ -212,7 +212,8 @@ def evaluate(
     recommender.model = for_decoding(tuned, settings.decoding.precision, settings.decoding.adapter_strength)
     recommender = recommender.again()
     neighbours = Neighbours.load(model / NEIGHBOURS, len(built.item_ids))
-    tried = try_weights(recommender, neighbours, _drawn(asked, settings), settings.neighbours.weights)
+    judges = drawn_users(asked, settings.neighbours.validation_users, settings.seed)
+    tried = try_weights(recommender, neighbours, judges, settings.neighbours.weights)
     neighbours = replace(neighbours, weight=max(tried, key=tried.__getitem__))
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
@@ -288,10 +289,15 @@ def tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
     return [*texts, task_file(settings).read_text(encoding="utf-8")]
 
 
+def drawn_users(examples: pd.DataFrame, users: int, seed: int) -> pd.DataFrame:
+    """Draw so many validation examples, or take all that there are."""
+    validation = examples[examples["part"] == "validation"]
+    return validation.sample(min(users, len(validation)), random_state=seed)
+
+
 def _drawn(examples: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Draw the users that the validations of tuning ask for."""
-    validation = examples[examples["part"] == "validation"]
-    return validation.sample(min(settings.tuning.validation_users, len(validation)), random_state=settings.seed)
+    return drawn_users(examples, settings.tuning.validation_users, settings.seed)
 
 
 def _language(
