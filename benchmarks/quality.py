@@ -13,6 +13,7 @@ the ranking (as published figures have it) and left out. The steps are the pipel
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 import sys
@@ -123,7 +124,7 @@ class Case:
     def embedding(self, source: str) -> np.ndarray:
         """Return a source's embedding."""
         settings, seed = getattr(self.settings, source), self.settings.seed
-        key = (source, settings)
+        key = (source, (settings, self.settings.data.min_interactions, self.settings.data.max_history))
         if key not in self.made and source == "semantic":
             self.made[key] = semantic_embedding(self.tables.items, settings, seed, self.device)
         elif key not in self.made:
@@ -200,19 +201,22 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             models = tuned(name, case, Path(folder))
+        index = models[name].index
+        neighbours = neighbours_of(case.examples, case.tables.items, index, case.settings)
         rows = {}
         for row, recommender in models.items():
-            rows |= measure_model(row, recommender, case)
+            rows |= measure_model(row, recommender, neighbours, case)
     return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
 
 
-def measure_model(name: str, recommender: Recommender, case: Case) -> dict[str, dict[str, Any]]:
+def measure_model(name: str, recommender: Recommender, neighbours: Neighbours, case: Case) -> dict[str, dict[str, Any]]:
     """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
     settings = case.settings
     weights, users = settings.neighbours.weights, settings.neighbours.validation_users
-    neighbours = neighbours_of(case.examples, case.tables.items, recommender.index, settings)
-    tried = try_weights(recommender, neighbours, drawn_users(case.examples, users, settings.seed), weights)
-    chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
+    chosen, tried = replace(neighbours, weight=weights[0]), {}
+    if len(weights) > 1:
+        tried = try_weights(recommender, neighbours, drawn_users(case.examples, users, settings.seed), weights)
+        chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
     parts: dict[str, Neighbours | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
         parts[f"{name}, model alone"] = None
@@ -237,16 +241,18 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
         made: dict[tuple[str, Any], np.ndarray] = {}
         for name in arguments.methods:
             chosen = settings_of(name, plan, arguments.set)
-            same = [r for r in known if r["method"] == name and r["seed"] == seed and r["settings"] == chosen]
+            settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
+            resolved = digest_of(name, settings)
+            same = [r for r in known if (r["method"], r["seed"], r["resolved"]) == (name, seed, resolved)]
             if name in plan.get("skip", []) or same:
                 continue
-            settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
+            known = [r for r in known if (r["run"], r["seed"]) != (name, seed)]  # of other settings
             case = Case(prepare(raw, settings.data.min_interactions), settings, device, made)
             for row, found in measure(name, case).items():
-                known = [r for r in known if (r["method"], r["seed"]) != (row, seed)]  # of other settings
                 known.append(
-                    {"dataset": dataset, "method": row, "seed": seed, "machine": machine(), "settings": chosen, **found}
-                )
+                    {"dataset": dataset, "method": row, "seed": seed, "run": name, "machine": machine(),
+                     "settings": chosen, "resolved": resolved, **found}
+                )  # fmt: skip
                 print(json.dumps(known[-1]), flush=True)
             arguments.out.mkdir(parents=True, exist_ok=True)
             with whole_file(record) as draft:
@@ -258,8 +264,15 @@ def settings_of(name: str, plan: dict[str, Any], given: list[str]) -> list[str]:
     """Return a method's settings; a rival has its own, and shares only what is said of the data."""
     shared = _overrides(plan, "settings")
     if name in RIVALS:
-        shared = [override for override in shared if override.startswith("data.")]
-    return [*shared, *OURS.get(name, []), *_overrides(plan, name), *given]
+        return [override for override in [*shared, *given] if override.startswith("data.")]
+    return [*shared, *OURS[name], *_overrides(plan, name), *given]
+
+
+def digest_of(name: str, settings: Settings) -> str:
+    """Name the settings that a method's row stands on, defaults among them; the seed is a column of its own."""
+    every = settings.to_dict()
+    standing = every["data"] if name in RIVALS else {**every, "seed": None, "ray": None, "threads": None}
+    return hashlib.sha256(json.dumps(standing, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _overrides(plan: dict[str, Any], section: str) -> list[str]:

@@ -51,14 +51,14 @@ def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -
 
 def ease(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
     """EASE (Steck, WWW 2019): a history is a set, its items' weights are added up; the ridge is tuned on validation."""
-    fallback = popularity_fallback(Popularity(train, items, seed).order)
+    fallback, sets = popularity_fallback(Popularity(train, items, seed).order), [list(set(h)) for h in train]
 
     def scores_of(ridge: float) -> Scores:
-        weights = item_regression(train, items, ridge, span=UNORDERED)
-        return lambda histories: np.stack([weights[history].sum(0) for history in histories]) + fallback
+        weights = item_regression(sets, items, ridge, span=UNORDERED)
+        return lambda histories: np.stack([weights[list(set(history))].sum(0) for history in histories]) + fallback
 
-    ridges = progress((10.0, 30.0, 100.0, 300.0), desc="EASE", unit="setting")
-    return scores_of(max(ridges, key=lambda ridge: judge(scores_of(ridge))))
+    tries = [scores_of(ridge) for ridge in progress((10.0, 30.0, 100.0, 300.0), desc="EASE", unit="setting")]
+    return max(tries, key=judge)
 
 
 def evidence_alone(neighbours: Neighbours, train: list[list[int]], seed: int) -> Scores:
@@ -136,7 +136,7 @@ def _sasrec_epoch(model: SASRec, train: list[list[int]], optimizer: Any, rng: np
         ids = ids.to(device)
         wanted = ids[:, 1:] != model.padding
         optimizer.zero_grad()
-        with quick_products(device, model.length):
+        with quick_products(device, *ids.shape):
             cross_entropy_backward(model, model(ids[:, :-1])[wanted], ids[:, 1:][wanted])
         optimizer.step()
 

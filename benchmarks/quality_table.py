@@ -21,7 +21,8 @@ def rows_of(record: Path, published: list[dict[str, Any]]) -> list[dict[str, Any
     dataset, found = record.stem, []
     for way in HISTORIES:
         for name, group in groupby(sorted(measured, key=lambda r: r["method"]), key=lambda r: r["method"]):
-            runs = list(group)
+            every = list(group)
+            runs = [run for run in every if run.get("resolved") == every[-1].get("resolved")]  # never of mixed settings
             table = np.array([[run[way][metric] for metric in METRICS] for run in runs])
             means = dict(zip(METRICS, table.mean(0).round(4).tolist(), strict=True))
             found.append({

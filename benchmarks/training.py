@@ -168,7 +168,7 @@ def train(case: Case, form: Form, limit: float, first: float, growth: float, pat
         batch = collate(examples, book.tokenizer.pad_token_id).to(model.device)
         learned = int(batch.learn.sum())
         optimizer.zero_grad()
-        with quick_products(model.device.type, batch.ids.shape[1]):
+        with quick_products(model.device.type, *batch.ids.shape):
             module(batch, Totals(learned, 1), curve.steps)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -215,7 +215,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
             model.zero_grad()
             device = "as it is" if name == UNAIDED else model.device.type
             started = clock()
-            with quick_products(device, batch.ids.shape[1]):
+            with quick_products(device, *batch.ids.shape):
                 loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
                 loss.backward()
             found.setdefault(name, []).append(tokens / (clock() - started))
@@ -225,7 +225,6 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
 def show_steps(case: Case, repeats: int) -> dict[str, float]:
     """Print and return what a step costs."""
     costs = step_costs(case, repeats)
-    print(machine())
     show("Forward and backward of packed batches", ("loss", "tokens a second"), [[n, v] for n, v in costs.items()])
     return costs
 
@@ -268,8 +267,10 @@ def main() -> None:
     settings = Settings.read(None, overrides)
     raw = import_path(arguments.data) if arguments.data and not arguments.quick else demo_shop(0, 1200)
     case = Case(prepare(raw, settings.data.min_interactions), settings)
+    repeats = 8 if arguments.quick else 40
+    print(machine())
     if arguments.steps:
-        finish({"loss_tokens_per_second": show_steps(case, 40)})
+        finish({"loss_tokens_per_second": show_steps(case, repeats)})
         return
     limit, first = (30.0, 0.5) if arguments.quick else (arguments.minutes * 60, 4.0)
     curves = {
@@ -279,7 +280,6 @@ def main() -> None:
     quality = min(max(curve.quality) for curve in curves.values())
     times = [[curve.time_to(share * quality) or float("nan") for curve in curves.values()] for share in SHARES]
     ratios = [prefix / pack for pack, prefix in times]
-    print(machine())
     show("Seconds to a quality", ("NDCG@10", *curves, "ratio"),
          [[share * quality, *row, ratio] for share, row, ratio in zip(SHARES, times, ratios, strict=True)])  # fmt: skip
     columns = ("form", "best NDCG@10", "steps", "tokens a second", "learned tokens a second")
@@ -288,7 +288,7 @@ def main() -> None:
         for name, c in curves.items()
     ]
     show(f"{raw.facts.get('source', 'log')}: {case.drawn.shape[0]} validation users, one thread", columns, rows)
-    costs = show_steps(case, 8 if arguments.quick else 40)
+    costs = show_steps(case, repeats)
     finish(
         {
             "time_to_quality_ratio": float(np.median(ratios)),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-# Tokens of a sequence up to which the matrix of its attention may be in memory.
-SHORT = 512
+# Entries of a batch's attention matrices, of one head, up to which they may be in memory.
+ENTRIES = 1 << 20
 
 
 def prepare_torch(threads: int = 0) -> str:
@@ -24,17 +24,18 @@ def prepare_torch(threads: int = 0) -> str:
 
 
 @contextmanager
-def quick_products(device: str, tokens: int) -> Iterator[None]:
+def quick_products(device: str, rows: int, tokens: int) -> Iterator[None]:
     """Compute the forward and backward pass of short sequences the quick way on a CPU, as exactly.
 
-    float32 products are then oneDNN's, where these round no more than MKL's do, and attention goes through
+    float32 products are then oneDNN's, where these are exact to float32, and attention goes through
     its whole matrix: torch's fused kernel is made of many small products, with which oneDNN is slow.
 
     Args:
         device: "cpu", or another, where everything stays as it is.
-        tokens: of the longest sequence.
+        rows: sequences of the batch.
+        tokens: of the longest of them.
     """
-    if device != "cpu" or tokens > SHORT or not onednn_is_exact():
+    if device != "cpu" or rows * tokens**2 > ENTRIES or not onednn_is_exact():
         yield
         return
     import torch
@@ -51,7 +52,7 @@ def quick_products(device: str, tokens: int) -> Iterator[None]:
 
 @cache
 def onednn_is_exact() -> bool:
-    """Return whether oneDNN's float32 products are as exact as MKL's on this processor, by trying.
+    """Return whether torch has products by oneDNN on this processor that are exact to float32, by trying.
 
     torch takes them where it allows factors rounded to bfloat16, which oneDNN does where there are matrix
     units for it, and not elsewhere.
@@ -61,9 +62,13 @@ def onednn_is_exact() -> bool:
     before = torch.get_float32_matmul_precision()
     source = torch.Generator().manual_seed(0)
     left, right = torch.randn(256, 256, generator=source), torch.randn(256, 256, generator=source)
-    expected = left.double() @ right.double()
+    exact = left.double() @ right.double()
+    torch.set_float32_matmul_precision("highest")
+    usual = left @ right
     torch.set_float32_matmul_precision("medium")
     try:
-        return bool((left @ right - expected).abs().max() <= 1e-5 * expected.abs().max())
+        found = left @ right
+        # Equal to the bit, they are the same products.
+        return bool((found - exact).abs().max() <= 1e-5 * exact.abs().max()) and not torch.equal(found, usual)
     finally:
         torch.set_float32_matmul_precision(before)

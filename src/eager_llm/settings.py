@@ -158,15 +158,17 @@ class NeighbourSettings:
     behaviour: str = option(
         "counts",
         "what the log says of two items: counts of what followed what, or regression of each item on all others (EASE; "
-        "for catalogues of up to 30,000 items whose order says little)",
+        "for catalogues of up to 20,000 items whose order says little)",
         choices=("counts", "regression"),
     )  # fmt: skip
-    ridge: float = option(60.0, "regression: its ridge", least=1e-3)
+    ridge: float = option(60.0, "regression: its ridge", least=1.0)
     span: float = option(10.0, "regression: a pair counts exp(-gap / span)", least=0.1)
-    window: int = option(5, "how far apart in a history two items still count as following", least=1)
-    backward: float = option(0.3, "what an item's predecessor counts beside its successor", least=0.0)
-    damping: float = option(0.3, "power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
-    semantic_weight: float = option(1.0, "weight of words in common beside the counts; 0: counts alone", least=0.0)
+    window: int = option(5, "counts: how far apart in a history two items still count as following", least=1)
+    backward: float = option(0.3, "counts: what an item's predecessor counts beside its successor", least=0.0)
+    damping: float = option(0.3, "counts: power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
+    semantic_weight: float = option(
+        1.0, "weight of words in common beside the behaviour; 0: behaviour alone", least=0.0
+    )
     kept: int = option(200, "neighbours that an item keeps of each source", least=1)
     decay: float = option(0.5, "behaviour: what an item of the history counts beside the next one", least=0.0, most=1.0)
     semantic_decay: float = option(0.5, "words: the same", least=0.0, most=1.0)

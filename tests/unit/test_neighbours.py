@@ -49,7 +49,7 @@ def test_the_regression_of_each_item_on_the_others_by_its_normal_equations():
 
 def test_a_regression_over_too_many_items_is_refused_with_the_way_out():
     with pytest.raises(UserError, match=r"neighbours.behaviour=counts"):
-        item_regression([[0, 1]], 30_001, 1.0, 1.0)
+        item_regression([[0, 1]], 20_001, 1.0, 1.0)
 
 
 def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():

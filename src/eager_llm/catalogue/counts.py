@@ -20,8 +20,9 @@ def co_occurrence_counts(
     rows, columns, weights = [], [], []
     for history in histories:
         for gap in range(1, min(window, len(history) - 1) + 1):
+            counted = weight(gap)
             for earlier, later in zip(history, history[gap:], strict=False):
                 rows.append(earlier)
                 columns.append(later)
-                weights.append(weight(gap))
+                weights.append(counted)
     return csr_matrix((weights, (rows, columns)), shape=(items, items))

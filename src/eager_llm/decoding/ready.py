@@ -12,8 +12,8 @@ def for_decoding(model: Any, precision: str = "float32", strength: float = 1.0) 
     """Return a tuned model made fast to decode with; it answers the same, but for rounding.
 
     The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
-    these may be tied, and each would be changed by the other's share. On a CPU the weights are packed
-    as its products read them best, and can then only be decoded with.
+    these may be tied, and each would be changed by the other's share. On a CPU with oneDNN
+    the weights are packed, and can then only be decoded with; without it they are laid out as products read them best.
 
     Args:
         precision: "float32" or "bfloat16".

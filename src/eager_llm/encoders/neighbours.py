@@ -1,7 +1,7 @@
 """Item-to-item evidence of both sources: what was chosen after an item, and what reads like it.
 
-A generative model keeps of the log what its weights hold; counted evidence on a small log says more of
-single pairs of items. Here it is kept as it was counted, for decoding to weigh beside the model.
+A generative model keeps of the log what its weights hold; counted or regressed evidence on a small log says more
+of single pairs of items. Here it is kept as it is, for decoding to weigh beside the model.
 """
 
 import json
@@ -141,8 +141,10 @@ def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings)
 
 def _regression(histories: list[list[int]], items: int, settings: NeighbourSettings) -> csr_matrix:
     weights = item_regression(histories, items, settings.ridge, settings.span)
-    # What speaks against an item would take many more entries to keep, and does not help the ranking.
-    return csr_matrix(np.maximum(weights, 0, out=weights))
+    for row in weights:  # in place: nearly all entries go, those too that speak against an item
+        least = np.partition(row, -settings.kept)[-settings.kept] if settings.kept < items else 0.0
+        row[row < max(least, 0.0)] = 0.0
+    return csr_matrix(weights)
 
 
 def _repeats(neighbours: Neighbours, histories: list[list[int]]) -> float:

@@ -8,8 +8,8 @@ import torch
 from eager_llm.catalogue.counts import co_occurrence_counts
 from eager_llm.errors import UserError
 
-# Items whose square matrices, a few of them, still fit a machine of ordinary memory.
-MOST_ITEMS = 30_000
+# Four matrices of them squared are in memory at a time, 6.4 GB.
+MOST_ITEMS = 20_000
 # Spans after which a pair counts next to nothing, and is not counted.
 SPANS = 8
 
@@ -31,7 +31,7 @@ def item_regression(histories: list[list[int]], items: int, ridge: float, span: 
         where one item speaks against another.
 
     Raises:
-        UserError: there are more items than a dense matrix should have.
+        UserError: there are more items than a dense matrix should have, or the ridge is too small for float32.
     """
     if items > MOST_ITEMS:
         raise UserError(
@@ -39,9 +39,12 @@ def item_regression(histories: list[list[int]], items: int, ridge: float, span: 
             f"at most {MOST_ITEMS:,} are taken: choose neighbours.behaviour=counts"
         )
     later = co_occurrence_counts(histories, items, ceil(SPANS * span), lambda gap: exp(-gap / span))
-    gram = torch.from_numpy((later + later.T).toarray().astype(np.float32))
+    gram = torch.from_numpy((later + later.T).astype(np.float32).toarray())
     chosen = np.bincount([item for history in histories for item in history], minlength=items)
     gram.diagonal().add_(torch.from_numpy(chosen.astype(np.float32)) + ridge)
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        raise UserError(f"neighbours.ridge = {ridge:g}: too small for the counts of this log; choose a larger one")
+    precision = torch.cholesky_inverse(factor)
     weights = -precision / precision.diagonal()
     return weights.fill_diagonal_(0).numpy()

@@ -174,13 +174,16 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
     probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
     language = {"before stage 1": probe.measure(recommender) if team.leads else {}}
+    # Before the hours of training: what it may refuse is refused at once.
+    neighbours = neighbours_of(asked, loaded.items, built, settings) if team.leads else None
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
     with whole_folder(out) if team.leads else nullcontext() as draft:
         if draft:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
             save_tuned(model, tokenizer, built, draft, task_file(settings), book.unread)
-            neighbours_of(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
+        if draft and neighbours is not None:
+            neighbours.save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
             adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
             if draft:
@@ -319,7 +322,7 @@ def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
 
 
 def neighbours_of(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
-    """Build the evidence from the sources of the index: counts of the training part, words in common."""
+    """Build the evidence from the sources of the index: the behaviour of the training part, words in common."""
     train = [[index.rows[item] for item in history] for history in training_histories(examples)]
     words = item_words(items.set_index("item_id").loc[index.item_ids]) if "semantic" in settings.index.sources else None
     count = "behaviour" in settings.index.sources

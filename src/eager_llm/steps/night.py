@@ -230,6 +230,7 @@ def _anneal(
     )
     chosen = fresh_examples(asked, pd.Timestamp(standing(running).trained_until), nightly.replay, settings.seed)
     folder = checkpoints / tuning_key([examples, item_index, running / "manifest.json"], settings)
+    neighbours = neighbours_of(asked, loaded.items, built, settings)
     with whole_folder(out) as draft:
         for part in ("backbone", "tokenizer"):
             copy_into(running / part, draft / part)
@@ -242,7 +243,7 @@ def _anneal(
                 "choose a lower rate"
             )
         adapted.save_pretrained(draft / ADAPTER)
-        neighbours_of(asked, loaded.items, built, settings).save(draft / NEIGHBOURS)
+        neighbours.save(draft / NEIGHBOURS)
         mark_tuned(draft, built, unread)
         write_json(draft / "curves.json", {"annealing": curve})
         made.save(draft / NIGHT)

@@ -156,7 +156,7 @@ def _backward(job: TrainingJob, module: nn.Module, step: list[list[Example]], nu
         # All take part in every exchange of gradients: whoever has no batch left adds nothing to it.
         idle = turn >= len(mine)
         batch = job.collate(step[0] if idle else mine[turn]).to(device)
-        with _quiet(module, turn + 1 < rounds), quick_products(device.type, batch.ids.shape[1]):
+        with _quiet(module, turn + 1 < rounds), quick_products(device.type, *batch.ids.shape):
             loss, found = module(batch, totals, number)
             (loss * 0 if idle else loss).backward()
         for name, value in found.items():
