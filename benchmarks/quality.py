@@ -6,9 +6,10 @@
 
 Each data set has its committed settings in benchmarks/quality_settings. What was measured is kept, method by method and
 seed by seed, in benchmarks/quality_rows, so that a run goes on where another stopped; a row of other settings is measured
-anew. docs/results.json and the table of docs/results.md are written from these rows. Leave-one-out, the last 20 items read, item-level over the whole catalogue, ties broken at random, every
-choice made on validation; the test part is looked at once for each method and seed. Both conventions: the history kept in
-the ranking (as published figures have it) and left out. The steps are the pipeline's, without the engines around them.
+anew. docs/results.json and the table of docs/results.md are written from these rows. Leave-one-out, the last 20 items
+read, item-level over the whole catalogue, ties broken at random, every choice made on validation; the test part is looked
+at once for each method and seed. Both conventions: the history kept in the ranking (as published figures have it) and left
+out. The steps are the pipeline's, without the engines around them.
 """
 
 import argparse
@@ -125,10 +126,12 @@ class Case:
         """Return a source's embedding."""
         settings, seed = getattr(self.settings, source), self.settings.seed
         key = (source, (settings, self.settings.data.min_interactions, self.settings.data.max_history))
-        if key not in self.made and source == "semantic":
-            self.made[key] = semantic_embedding(self.tables.items, settings, seed, self.device)
-        elif key not in self.made:
-            self.made[key] = behaviour_embedding(self.train, len(self.ids), settings, seed, self.device)
+        if key not in self.made:
+            self.made[key] = (
+                semantic_embedding(self.tables.items, settings, seed, self.device)
+                if source == "semantic"
+                else behaviour_embedding(self.train, len(self.ids), settings, seed, self.device)
+            )
         return self.made[key]
 
 
@@ -201,8 +204,7 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             models = tuned(name, case, Path(folder))
-        index = models[name].index
-        neighbours = neighbours_of(case.examples, case.tables.items, index, case.settings)
+        neighbours = neighbours_of(case.examples, case.tables.items, models[name].index, case.settings)
         rows = {}
         for row, recommender in models.items():
             rows |= measure_model(row, recommender, neighbours, case)

@@ -104,10 +104,10 @@ def build_neighbours(
 ) -> Neighbours:
     """Build the table from the training part and the items' words, or from one of them.
 
-    Behaviour, by regression (`encoders/regression.py`) or counted: counts of what followed at most `window` later, weighted by 1 / gap; what came before
-    counts `backward` times; a row is divided by its sum to the power of `damping`, so that much-bought
-    items do not shout. Words: how alike two items are, times `semantic_weight`. Each source keeps the
-    `kept` strongest of an item.
+    Behaviour, by regression (`encoders/regression.py`) or counted: counts of what followed at most
+    `window` later, weighted by 1 / gap; what came before counts `backward` times; a row is divided by
+    its sum to the power of `damping`, so that much-bought items do not shout. Words: how alike two
+    items are, times `semantic_weight`. Each source keeps the `kept` strongest of an item.
 
     Args:
         histories: the training part of each user as item rows, oldest first.
@@ -120,7 +120,7 @@ def build_neighbours(
     tables, decays = [], []
     if count:
         source = _regression if settings.behaviour == "regression" else _counts
-        tables.append(_strongest(source(histories, items, settings), settings.kept))
+        tables.append(source(histories, items, settings))
         decays.append(settings.decay)
     if words is not None and settings.semantic_weight:
         tables.append(settings.semantic_weight * _alike(words, settings.kept))
@@ -136,7 +136,8 @@ def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings)
     forward = co_occurrence_counts(histories, items, settings.window)
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
-    return (diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts).tocsr()
+    damped = (diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts).tocsr()
+    return _strongest(damped, settings.kept)
 
 
 def _regression(histories: list[list[int]], items: int, settings: NeighbourSettings) -> csr_matrix:

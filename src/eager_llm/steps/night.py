@@ -124,10 +124,8 @@ def update_index(
     if running is not None:
         before, known = standing(running), ItemIndex.load(running / "item_index.parquet")
         loaded = Tables.load(tables)
-        item_ids, found = (
-            loaded.items["item_id"].tolist(),
-            embed(loaded, asked, settings, prepare_torch(settings.threads)),
-        )
+        item_ids = loaded.items["item_id"].tolist()
+        found = embed(loaded, asked, settings, prepare_torch(settings.threads))
         grown, unfit = grow(known, item_ids, found)
         new = grown.item_ids[len(grown.item_ids) - sum(item not in known.rows for item in item_ids) :]
         drift = _drift(tables, before, len(grown.item_ids), unfit, settings)
