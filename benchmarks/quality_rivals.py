@@ -41,11 +41,10 @@ def next_item_counts(train: list[list[int]], items: int, seed: int, judge: Judge
 
 
 def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
-    """Co-occurrence, weighted by 1 / gap; window, direction, damping and decay tuned on validation."""
-    tries = [
-        counted(train, items, seed, window=window, backward=backward, damping=damping, decay=decay)
-        for window, backward, damping, decay in product((3, 5, 10, 20), (0.0, 0.3, 1.0), (0.0, 0.3, 0.5), (0.5, 0.75))
-    ]
+    """Co-occurrence; window, fading with the gap, direction, damping and decay are tuned on validation."""
+    names = ("window", "gap_power", "backward", "damping", "decay")
+    grid = product((5, 10, 20), (0.5, 1.0), (0.0, 0.3, 1.0), (0.0, 0.3, 0.5), (0.5, 0.75))
+    tries = [counted(train, items, seed, **dict(zip(names, values, strict=True))) for values in grid]
     return max(progress(tries, desc="co-occurrence", unit="setting"), key=judge)
 
 

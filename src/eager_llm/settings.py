@@ -164,6 +164,7 @@ class NeighbourSettings:
     ridge: float = option(60.0, "regression: its ridge", least=1.0)
     span: float = option(10.0, "regression: a pair counts exp(-gap / span)", least=0.1)
     window: int = option(5, "counts: how far apart in a history two items still count as following", least=1)
+    gap_power: float = option(1.0, "counts: a pair counts 1 / gap to this power", least=0.0)
     backward: float = option(0.3, "counts: what an item's predecessor counts beside its successor", least=0.0)
     damping: float = option(0.3, "counts: power of an item's sum that its evidence is divided by", least=0.0, most=1.0)
     semantic_weight: float = option(

@@ -21,6 +21,11 @@ def test_counts_by_hand():
     assert table.tolist() == [[0, 2, 0.5, 0], [1, 0, 1, 0], [0.25, 0.5, 0, 0], [0, 0, 0, 0]]
 
 
+def test_a_pair_fades_with_a_power_of_its_gap():
+    table = build_neighbours([[0, 1, 2]], 3, None, replace(PLAIN, gap_power=2.0)).table.toarray()
+    assert table.tolist() == [[0, 1, 0.25], [0.5, 0, 1], [0.125, 0.5, 0]]
+
+
 def test_damping_divides_by_the_sum():
     plain = build_neighbours([[0, 1, 2]], 3, None, PLAIN).table.toarray()
     damped = build_neighbours([[0, 1, 2]], 3, None, NeighbourSettings(**{**vars(PLAIN), "damping": 0.5})).table

@@ -105,7 +105,7 @@ def build_neighbours(
     """Build the table from the training part and the items' words, or from one of them.
 
     Behaviour, by regression (`encoders/regression.py`) or counted: counts of what followed at most
-    `window` later, weighted by 1 / gap; what came before counts `backward` times; a row is divided by
+    `window` later, weighted by 1 / gap ** `gap_power`; what came before counts `backward` times; a row is divided by
     its sum to the power of `damping`, so that much-bought items do not shout. Words: how alike two
     items are, times `semantic_weight`. Each source keeps the `kept` strongest of an item.
 
@@ -133,7 +133,7 @@ def build_neighbours(
 
 
 def _counts(histories: list[list[int]], items: int, settings: NeighbourSettings) -> csr_matrix:
-    forward = co_occurrence_counts(histories, items, settings.window)
+    forward = co_occurrence_counts(histories, items, settings.window, lambda gap: gap**-settings.gap_power)
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
     damped = (diags(np.where(sums > 0, np.maximum(sums, 1e-12) ** -settings.damping, 0)) @ counts).tocsr()
