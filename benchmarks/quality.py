@@ -73,6 +73,7 @@ OURS: dict[str, list[str]] = {
     "eager-llm, behaviour source only": ["index.sources=behaviour"],
     "eager-llm, no contrast": ["tuning.contrast_weight=0"],
     "eager-llm, no text tasks": ["tuning.text_tasks=false"],
+    "eager-llm, with text tasks": ["tuning.text_tasks=true"],  # where the settings leave them out
     # The rival's backbone is not cut down with ours.
     "tiger-style": [
         "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",

@@ -7,14 +7,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from torch.nn import functional
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from quality import metrics_of, settings_of
+from quality import OURS, RIVALS, metrics_of, settings_of
 from quality_rivals import SASRec, cross_entropy_backward, ease, next_item_counts, sasrec
 from quality_table import rows_of
+
+from eager_llm.settings import Settings
+
+SETTINGS = ROOT / "benchmarks" / "quality_settings"
 
 
 def case(histories, targets, items, seed=0):
@@ -42,6 +47,14 @@ def test_a_rival_keeps_its_row_where_only_our_settings_change():
     assert settings_of("sasrec", plan, []) == ["data.min_interactions=5"]
     assert settings_of("eager-llm", plan, ["seed=1"]) == ["tuning.epochs=3", "data.min_interactions=5", "seed=1"]
     assert settings_of("tiger-style", plan, [])[-1] == "tuning.epochs=2"
+
+
+@pytest.mark.parametrize("file", sorted(SETTINGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_committed_settings_are_settings_and_what_they_skip_is_a_method(file):
+    plan = yaml.safe_load(file.read_text())
+    assert set(plan.get("skip", [])) <= {*RIVALS, *OURS}
+    for method in OURS:
+        Settings.read(None, settings_of(method, plan, []))
 
 
 def test_left_out_the_history_cannot_come():
