@@ -12,6 +12,7 @@ from reporting import show
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 HISTORIES = ("kept", "left out")
+OURS, ALONE = "eager-llm", ", model alone"
 BEGIN, END = "<!-- measured by benchmarks/quality.py -->", "<!-- end of what was measured -->"
 
 
@@ -52,6 +53,9 @@ def write_results(records: Path, settings: Path, docs: Path | None) -> list[dict
                      for row in chosen]  # fmt: skip
             show(f"{record.stem}, history {way} in the ranking", columns, lines)
             text += [f"\n### {record.stem}, history {way} in the ranking\n", _markdown(columns, lines)]
+    heads, lines = parts_of(every)
+    show("what each part does: recall@10 / ndcg@10, history kept", heads, lines)
+    text = ["\n### What each part does: recall@10 / ndcg@10, history kept\n", _markdown(heads, lines), *text]
     if docs is not None:
         (docs / "results.json").write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
         page = docs / "results.md"
@@ -59,6 +63,22 @@ def write_results(records: Path, settings: Path, docs: Path | None) -> list[dict
         block = "\n".join([BEGIN, *text, END])
         page.write_text(pattern.sub(lambda _: block, page.read_text(encoding="utf-8")), encoding="utf-8")
     return every
+
+
+def parts_of(every: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """Return our method and its ablations, a line each, beside the neighbours and alone on each data set."""
+    found = {(row["dataset"], row["method"]): row for row in every if row["history"] == "kept"}
+    datasets = sorted({dataset for dataset, _ in found})
+    names = sorted({name for _, name in found if name.startswith(OURS) and not name.endswith("alone")})
+    heads = [f"{dataset}{how}" for dataset in datasets for how in ("", ALONE)]
+    figures = [
+        [_both(found.get((dataset, name + how))) for dataset in datasets for how in ("", ALONE)] for name in names
+    ]
+    return ("method", *heads), [[name, *line] for name, line in zip(names, figures, strict=True)]
+
+
+def _both(row: dict[str, Any] | None) -> str | None:
+    return f"{row['recall@10']:.4f} / {row['ndcg@10']:.4f}" if row else None
 
 
 def _named(row: dict[str, Any]) -> str:

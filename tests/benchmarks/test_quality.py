@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from quality import OURS, RIVALS, metrics_of, settings_of
 from quality_rivals import SASRec, cross_entropy_backward, ease, next_item_counts, sasrec
-from quality_table import rows_of
+from quality_table import parts_of, rows_of
 
 from eager_llm.settings import Settings
 
@@ -112,3 +112,20 @@ def test_rows_are_means_with_the_widest_range_and_published_ones_are_marked(tmp_
     ]  # fmt: skip
     assert rows[1]["recall@10"] == 0.15
     assert rows[1]["seeds"] == [0, 1]
+
+
+def test_our_parts_stand_beside_one_another():
+    def row(dataset, method, value):
+        return {"dataset": dataset, "method": method, "history": "kept", "recall@10": value, "ndcg@10": value / 2}
+
+    every = [
+        row("a", "eager-llm", 0.1),
+        row("a", "eager-llm, model alone", 0.08),
+        row("b", "eager-llm, no contrast", 0.2),
+    ]
+    heads, lines = parts_of([*every, row("a", "sasrec", 0.3)])
+    assert heads == ("method", "a", "a, model alone", "b", "b, model alone")
+    assert lines == [
+        ["eager-llm", "0.1000 / 0.0500", "0.0800 / 0.0400", None, None],
+        ["eager-llm, no contrast", None, None, "0.2000 / 0.1000", None],
+    ]
