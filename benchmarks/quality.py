@@ -32,7 +32,7 @@ import torch
 import yaml
 from index_ablation import examples_of
 from quality_rivals import Scores, co_occurrence, ease, evidence_alone, next_item_counts, popularity, sasrec
-from quality_table import HISTORIES, write_results
+from quality_table import ALONE, HISTORIES, WHOLE, write_results
 from reporting import finish, machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -67,21 +67,22 @@ RIVALS = {
     "ease, tuned": ease,
     "sasrec": sasrec,
 }
+# What an ablation changes; where the data set's settings have it so already, it is ours, and not measured again.
 OURS: dict[str, list[str]] = {
     "eager-llm": [],
     "eager-llm, semantic source only": ["index.sources=semantic"],
     "eager-llm, behaviour source only": ["index.sources=behaviour"],
     "eager-llm, no contrast": ["tuning.contrast_weight=0"],
     "eager-llm, no text tasks": ["tuning.text_tasks=false"],
-    "eager-llm, with text tasks": ["tuning.text_tasks=true"],  # where the settings leave them out
+    "eager-llm, with text tasks": ["tuning.text_tasks=true"],
     # The rival's backbone is not cut down with ours.
     "tiger-style": [
         "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",
         "annealing.epochs=0", "neighbours.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
     ],
 }  # fmt: skip
-# Measured with what "eager-llm" is made of, which is not made again for them.
-WHOLE, EVIDENCE_ALONE, NO_STAGE_TWO = "eager-llm", "eager-llm, neighbours alone", "eager-llm, no stage 2"
+# Measured with what WHOLE is made of, which is not made again for them.
+EVIDENCE_ALONE, NO_STAGE_TWO = "eager-llm, neighbours alone", "eager-llm, no stage 2"
 QUICK = [
     "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
     "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
@@ -222,7 +223,7 @@ def measure_model(name: str, recommender: Recommender, neighbours: Neighbours, c
         chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
     parts: dict[str, Neighbours | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
-        parts[f"{name}, model alone"] = None
+        parts[name + ALONE] = None
     rows: dict[str, dict[str, Any]] = {}
     for row, evidence in parts.items():
         recommender.weigh(evidence)
@@ -239,15 +240,16 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
     record = arguments.out / f"{dataset}.jsonl"
     known = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
     plan = yaml.safe_load(file.read_text(encoding="utf-8"))
-    raw = load()
+    raw, ours = load(), settings_of(WHOLE, plan, arguments.set)
     for seed in arguments.seeds:
         made: dict[tuple[str, Any], np.ndarray] = {}
         for name in arguments.methods:
             chosen = settings_of(name, plan, arguments.set)
-            settings = Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
+            settings = settings_from(chosen, seed)
             resolved = digest_of(name, settings)
+            as_ours = name != WHOLE and resolved == digest_of(WHOLE, settings_from(ours, seed))
             same = [r for r in known if (r["method"], r["seed"], r["resolved"]) == (name, seed, resolved)]
-            if name in plan.get("skip", []) or same:
+            if name in plan.get("skip", []) or as_ours or same:
                 continue
             known = [r for r in known if (r["run"], r["seed"]) != (name, seed)]  # of other settings
             case = Case(prepare(raw, settings.data.min_interactions), settings, device, made)
@@ -269,6 +271,11 @@ def settings_of(name: str, plan: dict[str, Any], given: list[str]) -> list[str]:
     if name in RIVALS:
         return [override for override in [*shared, *given] if override.startswith("data.")]
     return [*shared, *OURS[name], *_overrides(plan, name), *given]
+
+
+def settings_from(chosen: list[str], seed: int) -> Settings:
+    """Resolve a method's settings for a seed; nothing here needs Ray."""
+    return Settings.read(None, ["index.workers=0", f"seed={seed}", *chosen])
 
 
 def digest_of(name: str, settings: Settings) -> str:

@@ -12,7 +12,7 @@ from reporting import show
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 HISTORIES = ("kept", "left out")
-OURS, ALONE = "eager-llm", ", model alone"
+WHOLE, ALONE = "eager-llm", ", model alone"
 BEGIN, END = "<!-- measured by benchmarks/quality.py -->", "<!-- end of what was measured -->"
 
 
@@ -68,13 +68,10 @@ def write_results(records: Path, settings: Path, docs: Path | None) -> list[dict
 def parts_of(every: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Return our method and its ablations, a line each, beside the neighbours and alone on each data set."""
     found = {(row["dataset"], row["method"]): row for row in every if row["history"] == "kept"}
-    datasets = sorted({dataset for dataset, _ in found})
-    names = sorted({name for _, name in found if name.startswith(OURS) and not name.endswith("alone")})
-    heads = [f"{dataset}{how}" for dataset in datasets for how in ("", ALONE)]
-    figures = [
-        [_both(found.get((dataset, name + how))) for dataset in datasets for how in ("", ALONE)] for name in names
-    ]
-    return ("method", *heads), [[name, *line] for name, line in zip(names, figures, strict=True)]
+    columns = [(dataset, how) for dataset in sorted({dataset for dataset, _ in found}) for how in ("", ALONE)]
+    names = sorted({name for _, name in found if name.startswith(WHOLE) and not name.endswith("alone")})
+    lines = [[name, *(_both(found.get((dataset, name + how))) for dataset, how in columns)] for name in names]
+    return ("method", *(dataset + how for dataset, how in columns)), lines
 
 
 def _both(row: dict[str, Any] | None) -> str | None:
