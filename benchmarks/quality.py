@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.evaluation.evaluate import evaluate_model, training_histories, try_weights
+from eager_llm.evaluation.evaluate import evaluate_model, training_histories, weigh_on_validation
 from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
@@ -217,10 +217,8 @@ def measure_model(name: str, recommender: Recommender, neighbours: Neighbours, c
     """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
     settings = case.settings
     weights, users = settings.neighbours.weights, settings.neighbours.validation_users
-    chosen, tried = replace(neighbours, weight=weights[0]), {}
-    if len(weights) > 1:
-        tried = try_weights(recommender, neighbours, drawn_users(case.examples, users, settings.seed), weights)
-        chosen = replace(neighbours, weight=max(tried, key=tried.__getitem__))
+    judges = drawn_users(case.examples, users, settings.seed)
+    chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
     parts: dict[str, Neighbours | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
         parts[name + ALONE] = None

@@ -36,15 +36,15 @@ def evaluate_model(recommender: Recommender, examples: pd.DataFrame, part: str, 
     return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
 
 
-def try_weights(
+def weigh_on_validation(
     recommender: Recommender, neighbours: Neighbours, examples: pd.DataFrame, weights: list[float]
-) -> dict[float, float]:
-    """Return NDCG@10 on validation examples for each weight of the evidence beside the model."""
-    found = {}
+) -> tuple[Neighbours, dict[float, float]]:
+    """Return the evidence with the weight beside the model that is best on validation, and NDCG@10 there for each."""
+    tried = {}
     for weight in weights:
         recommender.weigh(replace(neighbours, weight=weight))
-        found[weight] = evaluate_model(recommender, examples, "validation", show=False)["ndcg@10"]
-    return found
+        tried[weight] = evaluate_model(recommender, examples, "validation", show=False)["ndcg@10"]
+    return replace(neighbours, weight=max(tried, key=tried.__getitem__)), tried
 
 
 def evaluate_baselines(

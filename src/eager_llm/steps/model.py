@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from eager_llm.evaluation.evaluate import (
     evaluate_model,
     table_text,
     training_histories,
-    try_weights,
+    weigh_on_validation,
 )
 from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
@@ -216,8 +215,7 @@ def evaluate(
     recommender = recommender.again()
     neighbours = Neighbours.load(model / NEIGHBOURS, len(built.item_ids))
     judges = drawn_users(asked, settings.neighbours.validation_users, settings.seed)
-    tried = try_weights(recommender, neighbours, judges, settings.neighbours.weights)
-    neighbours = replace(neighbours, weight=max(tried, key=tried.__getitem__))
+    neighbours, tried = weigh_on_validation(recommender, neighbours, judges, settings.neighbours.weights)
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
