@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -217,8 +217,10 @@ def measure_model(name: str, recommender: Recommender, neighbours: Neighbours, c
     """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
     settings = case.settings
     weights, users = settings.neighbours.weights, settings.neighbours.validation_users
-    judges = drawn_users(case.examples, users, settings.seed)
-    chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
+    chosen, tried = replace(neighbours, weight=weights[0]), {}
+    if len(weights) > 1:  # else there is nothing to choose
+        judges = drawn_users(case.examples, users, settings.seed)
+        chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
     parts: dict[str, Neighbours | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
         parts[name + ALONE] = None
@@ -240,12 +242,13 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
     plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw, ours = load(), settings_of(WHOLE, plan, arguments.set)
     for seed in arguments.seeds:
+        whole = digest_of(WHOLE, settings_from(ours, seed))
         made: dict[tuple[str, Any], np.ndarray] = {}
         for name in arguments.methods:
             chosen = settings_of(name, plan, arguments.set)
             settings = settings_from(chosen, seed)
             resolved = digest_of(name, settings)
-            as_ours = name != WHOLE and resolved == digest_of(WHOLE, settings_from(ours, seed))
+            as_ours = name != WHOLE and resolved == whole
             same = [r for r in known if (r["method"], r["seed"], r["resolved"]) == (name, seed, resolved)]
             if name in plan.get("skip", []) or as_ours or same:
                 continue
