@@ -63,7 +63,7 @@ format: setup ## bring the code into style
 
 .PHONY: manifests
 manifests: setup ## compile the pipeline for a cluster into pipelines/manifests
-	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m pipelines.cluster.compile
 
 .PHONY: pages
 pages: setup ## write each step's README from its code and its place

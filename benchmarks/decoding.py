@@ -68,14 +68,19 @@ def make_backbone(name: str, levels: int, seed: int, device: str) -> Any:
     return LlamaForCausalLM(config).to(device).eval()
 
 
-def make_prompts(item_tokens: np.ndarray, count: int, seed: int, tokens: int | None = None) -> list[list[int]]:
+def make_prompts(
+    item_tokens: np.ndarray, count: int, seed: int, tokens: int | None = None
+) -> list[list[int]]:
     """Return prompts of a few words and a history of 1 to 20 items, or as many as make so many tokens."""
     rng = np.random.default_rng((seed, 1))
     words = rng.integers(3, TEXT_TOKENS, LITERAL).tolist()
     lengths = rng.integers(1, 21, count)
     if tokens is not None:
         lengths[:] = (tokens - LITERAL) // item_tokens.shape[1]
-    return [words + item_tokens[rng.integers(len(item_tokens), size=n)].flatten().tolist() for n in lengths]
+    return [
+        words + item_tokens[rng.integers(len(item_tokens), size=n)].flatten().tolist()
+        for n in lengths
+    ]
 
 
 class PeakMemory:
@@ -115,7 +120,9 @@ class PeakMemory:
             self._peak = max(self._peak, self._resident())
 
 
-def timed(decode: Callable[[list[list[int]]], Decoded], batch: list[list[int]], device: str) -> tuple[float, Decoded]:
+def timed(
+    decode: Callable[[list[list[int]]], Decoded], batch: list[list[int]], device: str
+) -> tuple[float, Decoded]:
     """Return the seconds that a call takes, and its answer."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -187,7 +194,9 @@ def figures(times: list[float], answers: list[Decoded], batch: int) -> dict[str,
         "p99_ms": 1e3 * float(np.percentile(times, 99)),
         "requests_per_s": batch / float(np.median(times)),
         "invalid": sum(int((answer.items < 0).sum()) for answer in answers),
-        "repeated": sum(len(r) - len(set(r.tolist())) for a in answers for r in a.items if (r >= 0).all()),
+        "repeated": sum(
+            len(r) - len(set(r.tolist())) for a in answers for r in a.items if (r >= 0).all()
+        ),
     }
 
 
@@ -244,9 +253,17 @@ def run_table(plan: argparse.Namespace) -> list[dict[str, Any]]:
                     f"batch {batch}, {'histories of 1 to 20 items' if tokens is None else f'prompts of {tokens} tokens'}"
                 )
                 print(HEADER)
-                rows = measure(model, item_tokens, trie, batch, plan, {} if tokens else expected, tokens)
+                rows = measure(
+                    model, item_tokens, trie, batch, plan, {} if tokens else expected, tokens
+                )
                 print_rows(rows)
-                cell = {"backbone": name, "items": items, "batch": batch, "prompt_tokens": tokens, "build_s": built}
+                cell = {
+                    "backbone": name,
+                    "items": items,
+                    "batch": batch,
+                    "prompt_tokens": tokens,
+                    "build_s": built,
+                }
                 cells.append({**cell, "rows": rows})
     return cells
 
@@ -281,8 +298,14 @@ def summary(
         "seed": plan.seed,
         "cells": [
             {
-                **{key: cell[key] for key in ("backbone", "items", "batch", "prompt_tokens", "build_s")},
-                "methods": [{key: value for key, value in row.items() if key != "times"} for row in cell["rows"]],
+                **{
+                    key: cell[key]
+                    for key in ("backbone", "items", "batch", "prompt_tokens", "build_s")
+                },
+                "methods": [
+                    {key: value for key, value in row.items() if key != "times"}
+                    for row in cell["rows"]
+                ],
             }
             for cell in cells
         ],
@@ -300,10 +323,16 @@ def rounded(value: Any) -> Any:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the plan of the run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a part of the table, in less than 50 seconds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a part of the table, in less than 50 seconds"
+    )
     parser.add_argument("--threads", type=int, help="torch's threads; default: every core")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, catalogues and requests")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, catalogues and requests"
+    )
     plan = parser.parse_args(arguments)
     if plan.threads:
         torch.set_num_threads(plan.threads)
@@ -312,9 +341,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         plan.backbones, plan.catalogues, plan.batches = ["small"], [10**4], [1, 8]
         plan.long_catalogues = [10**5]
         plan.calls, plan.budget, plan.longest_call, plan.repeats = 16, 1.5, 5.0, 40
-        plan.ends = time.monotonic() + 22  # on a busy machine with fewer calls: starting and the parts take time too
+        plan.ends = (
+            time.monotonic() + 22
+        )  # on a busy machine with fewer calls: starting and the parts take time too
     else:
-        plan.backbones, plan.catalogues, plan.batches = list(BACKBONES), [10**4, 10**5, 10**6], [1, 8, 32]
+        plan.backbones, plan.catalogues, plan.batches = (
+            list(BACKBONES),
+            [10**4, 10**5, 10**6],
+            [1, 8, 32],
+        )
         plan.long_catalogues = [10**5, 10**6]
         plan.calls, plan.budget, plan.longest_call, plan.repeats = 40, 5.0, 30.0, 200
         plan.ends = math.inf
@@ -336,7 +371,9 @@ def main() -> None:
     parts |= filter_costs(model, trie, prompts, plan)
     parts |= returning_user(model, trie, item_tokens, prompts, plan)
     if plan.device == "cuda":
-        parts["gpu"] = ceilings(model, trie, prompts, torch.cuda.get_device_name(), parts["trie_us_per_step"])
+        parts["gpu"] = ceilings(
+            model, trie, prompts, torch.cuda.get_device_name(), parts["trie_us_per_step"]
+        )
     finish(rounded(summary(cells, parts, exact, plan)))
 
 

@@ -32,7 +32,9 @@ def same_answers(ours: Decoded, theirs: Decoded, tolerance: float = 1e-4) -> boo
 
 
 @torch.inference_mode()
-def brute_force(model: Any, item_tokens: np.ndarray, prompt: list[int], normalise: str) -> torch.Tensor:
+def brute_force(
+    model: Any, item_tokens: np.ndarray, prompt: list[int], normalise: str
+) -> torch.Tensor:
     """Score every item: whole sequences through the model's own forward pass."""
     ids = torch.tensor([prompt + path for path in item_tokens.tolist()], device=model.device)
     logits = model(ids).logits[:, len(prompt) - 1 : -1].float()
@@ -41,7 +43,11 @@ def brute_force(model: Any, item_tokens: np.ndarray, prompt: list[int], normalis
         paths = item_tokens.tolist()
         for level in range(item_tokens.shape[1]):
             for row, path in enumerate(paths):
-                rivals = paths if normalise == "level" else [p for p in paths if p[:level] == path[:level]]
+                rivals = (
+                    paths
+                    if normalise == "level"
+                    else [p for p in paths if p[:level] == path[:level]]
+                )
                 over[row, level, [p[level] for p in rivals]] = True
         logits = logits.masked_fill(~over, -torch.inf)
     tokens = torch.from_numpy(item_tokens).to(model.device)[..., None]
@@ -62,15 +68,25 @@ def exactness(make_backbone: Callable[..., Any], plan: argparse.Namespace) -> bo
     for name in plan.backbones:
         model = make_backbone(name, LEVELS, plan.seed, plan.device)
         for normalise in NORMALISATIONS:
-            exact = [brute_force(model, item_tokens, prompt, normalise).cpu().numpy() for prompt in prompts]
-            for filters, excluded in (([None] * 3, [[]] * 3), (["half", None, "half"], [[], history, history])):
+            exact = [
+                brute_force(model, item_tokens, prompt, normalise).cpu().numpy()
+                for prompt in prompts
+            ]
+            for filters, excluded in (
+                ([None] * 3, [[]] * 3),
+                (["half", None, "half"], [[], history, history]),
+            ):
                 limits = masks.constraint(filters, excluded)
-                found, scores = beam_search(model, trie, prompts, len(item_tokens), normalise, limits)
+                found, scores = beam_search(
+                    model, trie, prompts, len(item_tokens), normalise, limits
+                )
                 for row, truth in enumerate(exact):
                     may = passes.copy() if filters[row] else np.ones(len(item_tokens), dtype=bool)
                     may[excluded[row]] = False
                     live = scores[row] > -torch.inf
-                    ours = Decoded(found[row][live][None].cpu().numpy(), scores[row][live][None].cpu().numpy())
+                    ours = Decoded(
+                        found[row][live][None].cpu().numpy(), scores[row][live][None].cpu().numpy()
+                    )
                     order = np.flatnonzero(may)[np.argsort(-truth[may])]
                     if ours.items.shape[1] != len(order):
                         held = False

@@ -13,7 +13,7 @@ from decoding_rivals import BEAMS
 from eager_llm.decoding.beam import Beams, Search, beam_search
 from eager_llm.decoding.constraints import Constraint, MaskCache
 from eager_llm.decoding.prefill import PrefixCache, prefill
-from eager_llm.decoding.prompts import SharedPrompts
+from eager_llm.decoding.prompt_attention import SharedPrompts
 from eager_llm.decoding.trie import Trie
 
 
@@ -36,13 +36,17 @@ def medians(device: str, repeats: int, *calls: Callable[[], Any]) -> list[float]
 def half_of(trie: Trie, seed: int, prompts: int) -> Constraint:
     """Return a constraint that removes half the catalogue, the same for every prompt."""
     passes = np.random.default_rng((seed, 3)).random(trie.items) < 0.5
-    constraint = MaskCache(trie, lambda _: passes, batch=1).constraint(["half"] * prompts, [[]] * prompts)
+    constraint = MaskCache(trie, lambda _: passes, batch=1).constraint(
+        ["half"] * prompts, [[]] * prompts
+    )
     assert constraint is not None  # noqa: S101
     return constraint
 
 
 @torch.inference_mode()
-def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse.Namespace) -> dict[str, Any]:
+def step_shares(
+    model: Any, trie: Trie, prompts: list[list[int]], plan: argparse.Namespace
+) -> dict[str, Any]:
     """Time the steps of one batch: the model, the choice without the trie, with it, with a filter too.
 
     A step is one forward pass of the beams and the choice of the next ones. The constraint's share is
@@ -51,7 +55,9 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
     count, device = len(prompts), plan.device
     half = half_of(trie, plan.seed, count)
     read = SharedPrompts(model, prompts)
-    plain, halved = (Search(model, trie, [BEAMS] * count, "level", limits) for limits in (None, half))
+    plain, halved = (
+        Search(model, trie, [BEAMS] * count, "level", limits) for limits in (None, half)
+    )
     now = plain.advance(0, read.hidden, plain.start())
     step, constraint, filtered = [], [], []
     for level in range(1, trie.depth):
@@ -59,9 +65,16 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
         cached = [layer._used for layer in read.cache.layers]
         before = read._ancestors, read._position, read._steps
 
-        def forward(tokens: torch.Tensor = tokens, now: Beams = now, before: Any = before, cached: Any = cached) -> Any:
+        def forward(
+            tokens: torch.Tensor = tokens,
+            now: Beams = now,
+            before: Any = before,
+            cached: Any = cached,
+        ) -> Any:
             read._ancestors, read._position, read._steps = before
-            for layer, used in zip(read.cache.layers, cached, strict=True):  # take the last turn's tokens back
+            for layer, used in zip(
+                read.cache.layers, cached, strict=True
+            ):  # take the last turn's tokens back
                 layer._used = used
             return read.extend(now.parent, tokens)[:, :, 0]
 
@@ -79,7 +92,9 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
         filtered.append(half_s - trie_s)
         now = choose[0]()
     print(f"\nsteps at {trie.items:,} items, batch {count}, {BEAMS} beams, small backbone")
-    for level, (whole, trie_s, half_s) in enumerate(zip(step, constraint, filtered, strict=True), start=1):
+    for level, (whole, trie_s, half_s) in enumerate(
+        zip(step, constraint, filtered, strict=True), start=1
+    ):
         print(
             f"step {level}: {whole * 1e3:.2f} ms; trie {trie_s * 1e6:+.0f} us ({trie_s / whole:+.2%}), "
             f"filter of half the catalogue {half_s * 1e6:+.0f} us more ({half_s / whole:+.2%})"
@@ -93,7 +108,9 @@ def step_shares(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse
     }
 
 
-def filter_costs(model: Any, trie: Trie, prompts: list[list[int]], plan: argparse.Namespace) -> dict[str, float]:
+def filter_costs(
+    model: Any, trie: Trie, prompts: list[list[int]], plan: argparse.Namespace
+) -> dict[str, float]:
     """Time whole requests with and without a filter, and what compiling one takes."""
     half = half_of(trie, plan.seed, len(prompts))
     repeats = max(5, plan.repeats // 10)
@@ -120,7 +137,11 @@ def filter_costs(model: Any, trie: Trie, prompts: list[list[int]], plan: argpars
 
 
 def returning_user(
-    model: Any, trie: Trie, item_tokens: np.ndarray, prompts: list[list[int]], plan: argparse.Namespace
+    model: Any,
+    trie: Trie,
+    item_tokens: np.ndarray,
+    prompts: list[list[int]],
+    plan: argparse.Namespace,
 ) -> dict[str, float]:
     """Time the request of a user who chose one item more since the last, with and without memory."""
     last = max(prompts, key=len)
@@ -133,14 +154,19 @@ def returning_user(
         beam_search(model, trie, [grown], BEAMS, "allowed", memory=memory)
 
     fresh_s, again_s = medians(
-        plan.device, max(5, plan.repeats // 4), lambda: beam_search(model, trie, [grown], BEAMS, "allowed"), again
+        plan.device,
+        max(5, plan.repeats // 4),
+        lambda: beam_search(model, trie, [grown], BEAMS, "allowed"),
+        again,
     )
     print(f"a returning user's request: {again_s * 1e3:.1f} ms instead of {fresh_s * 1e3:.1f} ms")
     return {"returning_user_ratio": fresh_s / again_s}
 
 
 @torch.inference_mode()
-def ceilings(model: Any, trie: Trie, prompts: list[list[int]], hardware: str, trie_us: float) -> dict[str, Any]:
+def ceilings(
+    model: Any, trie: Trie, prompts: list[list[int]], hardware: str, trie_us: float
+) -> dict[str, Any]:
     """Compare prefill with the card's measured arithmetic, and a decode step with its memory speed."""
     size = 8192
     square = torch.randn(size, size, device="cuda")

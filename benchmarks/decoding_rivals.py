@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from eager_llm.backbone.loading import logits_of
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.prompts import SharedPrompts
-from eager_llm.decoding.ready import for_decoding
+from eager_llm.decoding.inference_weights import optimize_for_inference
+from eager_llm.decoding.prompt_attention import SharedPrompts
 from eager_llm.decoding.trie import Trie
-from eager_llm.tuning.backbone import logits_of
 
 BEAMS = 20
 
@@ -66,7 +66,10 @@ class Walker:
         there = leaf >= 0
         for step in range(self.trie.tail.shape[1]):
             level = self.trie.depth + step
-            there &= self.trie.tokens[level][self.trie.tail[leaf.clamp(min=0), step].long()] == tokens[:, level]
+            there &= (
+                self.trie.tokens[level][self.trie.tail[leaf.clamp(min=0), step].long()]
+                == tokens[:, level]
+            )
         return torch.where(there, self.trie.leaf_item[leaf.clamp(min=0)].long(), -1)
 
     def _label(self, tokens: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +92,9 @@ class MaskProcessor(LogitsProcessor):
             child, exists = trie.children(node.int(), level)
             label = trie.label[torch.where(exists, child, child[:, :1])].long()
         else:
-            label = trie.tail[(node - trie.level_start[trie.depth]).clamp(min=0), level - trie.depth, None].long()
+            label = trie.tail[
+                (node - trie.level_start[trie.depth]).clamp(min=0), level - trie.depth, None
+            ].long()
         allowed = trie.tokens[level][label]
         return torch.full_like(scores, -torch.inf).scatter_(1, allowed, scores.gather(1, allowed))
 
@@ -119,10 +124,14 @@ def _generate(model: Any, walker: Walker, prompts: list[list[int]], **constraint
         **constraint,
     )
     items = walker.items(output.sequences[:, ids.shape[1] :])
-    return Decoded(items.view(-1, BEAMS).cpu().numpy(), output.sequences_scores.view(-1, BEAMS).cpu().numpy())
+    return Decoded(
+        items.view(-1, BEAMS).cpu().numpy(), output.sequences_scores.view(-1, BEAMS).cpu().numpy()
+    )
 
 
-def prepare_prefix_function(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
+def prepare_prefix_function(
+    model: Any, item_tokens: np.ndarray, trie: Trie
+) -> Callable[..., Decoded]:
     """`prefix_allowed_tokens_fn` over a trie of Python dictionaries, as reference code does."""
     root: dict[int, Any] = {}
     for path in item_tokens.tolist():
@@ -145,7 +154,9 @@ def prepare_prefix_function(model: Any, item_tokens: np.ndarray, trie: Trie) -> 
     return decode
 
 
-def prepare_mask_processor(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
+def prepare_mask_processor(
+    model: Any, item_tokens: np.ndarray, trie: Trie
+) -> Callable[..., Decoded]:
     """`generate` with the vectorised mask."""
     walker = Walker(trie)
 
@@ -156,7 +167,9 @@ def prepare_mask_processor(model: Any, item_tokens: np.ndarray, trie: Trie) -> C
     return decode
 
 
-def prepare_unconstrained(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
+def prepare_unconstrained(
+    model: Any, item_tokens: np.ndarray, trie: Trie
+) -> Callable[..., Decoded]:
     """Our shared prompt without the trie: beam search over the whole vocabulary."""
     walker = Walker(trie)
 
@@ -186,7 +199,7 @@ def prepare_ours(normalise: str, precision: str = "float32") -> Callable[..., An
     """Our decoder with a definition of the score; the model as a bundle loads it."""
 
     def prepare(model: Any, item_tokens: np.ndarray, trie: Trie) -> Callable[..., Decoded]:
-        model = for_decoding(copy.deepcopy(model), precision)
+        model = optimize_for_inference(copy.deepcopy(model), precision)
 
         def decode(prompts: list[list[int]]) -> Decoded:
             items, scores = beam_search(model, trie, prompts, BEAMS, normalise)
@@ -197,7 +210,11 @@ def prepare_ours(normalise: str, precision: str = "float32") -> Callable[..., An
     return prepare
 
 
-REFERENCE, MASKED, FREE = "generate, prefix function", "generate, mask processor", "ours, unconstrained"
+REFERENCE, MASKED, FREE = (
+    "generate, prefix function",
+    "generate, mask processor",
+    "ours, unconstrained",
+)
 SAME, DEFAULT, HALF = "ours, over the vocabulary", "ours", "ours, bfloat16"
 OURS = (SAME, DEFAULT, HALF)
 METHODS = [

@@ -22,22 +22,22 @@ from reporting import finish, machine, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.catalogue.splits import assign_parts, targets
-from eager_llm.catalogue.tables import Tables
+from eager_llm.backbone.loading import load_backbone
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
+from eager_llm.data.splits import assign_splits, targets
+from eager_llm.data.tables import Tables
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, training_histories
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
+from eager_llm.prompts.builder import PromptBuilder, trajectories
 from eager_llm.settings import Settings
 from eager_llm.steps.model import tokenizer_texts
-from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one
-from eager_llm.tuning.tasks import TaskBook, trajectories
 
 METRICS = ("recall@10", "ndcg@10")
 BUILDERS = {
@@ -50,7 +50,7 @@ BUILDERS = {
 
 def examples_of(tables: Tables, settings: Settings) -> pd.DataFrame:
     """Return each target with the user's history before it."""
-    asked = targets(assign_parts(tables, settings.data), settings.data.max_history)
+    asked = targets(assign_splits(tables, settings.data), settings.data.max_history)
     by_user = {user: (log["timestamp"].to_numpy(), log["item_id"].to_numpy())
                for user, log in tables.events.groupby("user_id")}  # fmt: skip
     histories = []
@@ -67,22 +67,32 @@ def shuffled_labels(index: ItemIndex, seed: int) -> ItemIndex:
         parent = index.codes[:, levels.start]
         for level in range(levels.start + 1, levels.stop):
             compact = np.unique(parent, return_inverse=True)[1]
-            names = rng.permuted(np.tile(np.arange(index.branching), (compact.max() + 1, 1)), axis=1)
+            names = rng.permuted(
+                np.tile(np.arange(index.branching), (compact.max() + 1, 1)), axis=1
+            )
             codes[:, level] = names[compact, index.codes[:, level]]
             parent = compact * index.branching + index.codes[:, level]
     return replace(index, codes=codes)
 
 
 def measure(
-    tables: Tables, examples: pd.DataFrame, embeddings: dict[str, np.ndarray], index: ItemIndex, settings: Settings
+    tables: Tables,
+    examples: pd.DataFrame,
+    embeddings: dict[str, np.ndarray],
+    index: ItemIndex,
+    settings: Settings,
 ) -> dict[str, float]:
     """Tune stage 1 over an index and return the metrics on validation."""
-    model, tokenizer = load_backbone(settings.backbone, index, tokenizer_texts(tables, settings), settings.seed)
-    book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    model, tokenizer = load_backbone(
+        settings.backbone, index, tokenizer_texts(tables, settings), settings.seed
+    )
+    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
     train = trajectories(examples, index, tables.intentions)
     with tempfile.TemporaryDirectory() as folder:
         stage_one(model, book, train, embeddings, settings, Path(folder))
-    recommender = Recommender(model.eval(), book, index, settings.decoding, settings.data.max_history)
+    recommender = Recommender(
+        model.eval(), book, index, settings.decoding, settings.data.max_history
+    )
     return evaluate_model(recommender, examples, "validation", show=False)
 
 
@@ -98,25 +108,42 @@ def run_seed(tables: Tables, settings: Settings) -> dict[str, dict[str, float]]:
     }
     found = {}
     for name, builder in BUILDERS.items():
-        index = build_index(item_ids, embeddings, replace(settings.index, builder=builder), seed)
+        index = build_index(item_ids, embeddings, settings.index.replace(builder=builder), seed)
         if "shuffled" in name:
             index = shuffled_labels(index, seed)
         started = time.perf_counter()
-        found[name] = {**measure(tables, examples, embeddings, index, settings), "levels": index.levels}
-        print(f"{name}, seed {seed}: {found[name]}, {time.perf_counter() - started:.0f} s", flush=True)
+        found[name] = {
+            **measure(tables, examples, embeddings, index, settings),
+            "levels": index.levels,
+        }
+        print(
+            f"{name}, seed {seed}: {found[name]}, {time.perf_counter() - started:.0f} s", flush=True
+        )
     return {**found, **evaluate_baselines(examples, item_ids, "validation", seed)}
 
 
 def main() -> None:
     """Measure every builder with every seed and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder of a log; default: the made-up demo shop")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--settings", type=Path, help="YAML file of settings")
-    parser.add_argument("--set", action="append", default=[], help="such as tuning.epochs=6; repeatable")
-    parser.add_argument("--quick", action="store_true", help="the demo shop, one epoch, under 50 seconds")
+    parser.add_argument(
+        "--set", action="append", default=[], help="such as tuning.epochs=6; repeatable"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="the demo shop, one epoch, under 50 seconds"
+    )
     arguments = parser.parse_args()
-    quick = ["tuning.epochs=2", "index.branching=16", "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1"]
+    quick = [
+        "tuning.epochs=2",
+        "index.branching=16",
+        "backbone.hidden=32",
+        "backbone.layers=1",
+        "behaviour.epochs=1",
+    ]
     overrides = [*(quick if arguments.quick else []), "index.workers=0", *arguments.set]
     raw = (
         import_path(arguments.data)
@@ -130,13 +157,17 @@ def main() -> None:
     lines = []
     for name in runs[0]:
         values = [np.array([run[name][metric] for run in runs]) for metric in METRICS]
-        lines.append([name, *(cell for v in values for cell in (float(v.mean()), float(v.max() - v.min())))])
+        lines.append(
+            [name, *(cell for v in values for cell in (float(v.mean()), float(v.max() - v.min())))]
+        )
     print(machine())
-    title = f"{raw.facts.get('source', 'log')}, validation part, {len(runs)} seeds, {settings.tuning.epochs} epochs"
+    title = f"{raw.metadata.get('source', 'log')}, validation part, {len(runs)} seeds, {settings.tuning.epochs} epochs"
     show(title, ("index", "Recall@10", "spread", "NDCG@10", "spread"), lines)
     finish(
         {
-            line[0]: dict(zip(("recall@10", "recall_spread", "ndcg@10", "ndcg_spread"), line[1:], strict=True))
+            line[0]: dict(
+                zip(("recall@10", "recall_spread", "ndcg@10", "ndcg_spread"), line[1:], strict=True)
+            )
             for line in lines
         }
     )

@@ -10,7 +10,6 @@ would change, `refreshed` those that a refresh moves.
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from reporting import finish, machine, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.index.build import build_index
@@ -37,12 +36,16 @@ def moved_share(before: ItemIndex, after: ItemIndex) -> float:
 
 def main() -> None:
     """Encode, build, encode again, refresh, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder of a log; default: the made-up demo shop")
     parser.add_argument("--tolerance", type=float, nargs="+", default=[0.25, 0.5, 1.0])
     parser.add_argument("--quick", action="store_true", help="the demo shop, one epoch")
     arguments = parser.parse_args()
-    settings = Settings.read(None, ["behaviour.epochs=1", "index.branching=32"] if arguments.quick else [])
+    settings = Settings.read(
+        None, ["behaviour.epochs=1", "index.branching=32"] if arguments.quick else []
+    )
     raw = import_path(arguments.data) if arguments.data and not arguments.quick else demo_shop(0)
     tables = prepare(raw, settings.data.min_interactions)
     item_ids = tables.items["item_id"].tolist()
@@ -59,7 +62,7 @@ def main() -> None:
             "behaviour": behaviour_embedding(histories, len(item_ids), settings.behaviour, seed),
         }
 
-    index_settings = replace(settings.index, workers=0)
+    index_settings = settings.index.replace(workers=0)
     built = build_index(item_ids, encode(old, 0), index_settings, 0)
     lines = []
     states = (
@@ -76,14 +79,35 @@ def main() -> None:
             by_source = done.moved.groupby("source")["item_id"].nunique() / len(item_ids)
             shares = pd.Series(0.0, index=["semantic", "behaviour"]).add(by_source, fill_value=0)
             lines.append(
-                [what, tolerance, rebuilt, moved_share(built, done.index), shares["semantic"], shares["behaviour"]]
+                [
+                    what,
+                    tolerance,
+                    rebuilt,
+                    moved_share(built, done.index),
+                    shares["semantic"],
+                    shares["behaviour"],
+                ]
             )
     print(machine())
-    columns = ("encoded again with", "tolerance", "rebuilt", "refreshed", "by semantic", "by behaviour")
-    show(
-        f"Share of {len(item_ids):,} items whose tokens change, k = {settings.index.branching}, seed 0", columns, lines
+    columns = (
+        "encoded again with",
+        "tolerance",
+        "rebuilt",
+        "refreshed",
+        "by semantic",
+        "by behaviour",
     )
-    finish({f"{line[0]}, tolerance {line[1]}": {"rebuilt": line[2], "refreshed": line[3]} for line in lines})
+    show(
+        f"Share of {len(item_ids):,} items whose tokens change, k = {settings.index.branching}, seed 0",
+        columns,
+        lines,
+    )
+    finish(
+        {
+            f"{line[0]}, tolerance {line[1]}": {"rebuilt": line[2], "refreshed": line[3]}
+            for line in lines
+        }
+    )
 
 
 if __name__ == "__main__":

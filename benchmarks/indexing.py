@@ -34,7 +34,9 @@ def made_up(path: Path, items: int, dim: int, seed: int = 0) -> None:
     """Write unit vectors around 3,000 topics of uneven sizes, with a falling spectrum, float32 [items, dim]."""
     rng = np.random.default_rng(seed)
     rank = min(192, dim)
-    basis = rng.normal(size=(rank, dim)) / math.sqrt(dim) * (np.arange(1, rank + 1) ** -0.35)[:, None]
+    basis = (
+        rng.normal(size=(rank, dim)) / math.sqrt(dim) * (np.arange(1, rank + 1) ** -0.35)[:, None]
+    )
     basis = basis.astype(np.float32)
     topics = rng.standard_normal((3000, rank), dtype=np.float32) @ basis
     share = np.arange(1, 3001) ** -0.6
@@ -48,7 +50,7 @@ def made_up(path: Path, items: int, dim: int, seed: int = 0) -> None:
     out.flush()
 
 
-# Each method: points, k, iterations -> labels of the first level, centroids, facts of its own.
+# Each method: points, k, iterations -> labels of the first level, centroids, metadata of its own.
 Found = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -66,13 +68,13 @@ def ours(path: Path, k: int, iterations: int, precision: str = "bf16", workers: 
     started = time.perf_counter()
     index = build_index(item_ids, {"semantic": path}, settings, seed=0)
     seconds = time.perf_counter() - started
-    facts = {
+    metadata = {
         "seconds": seconds,
         "collisions": len(index.codes) - len(np.unique(index.codes, axis=0)),
         "over_capacity": nodes_over_capacity(index.codes, k),
         "distortions": index.errors.mean(0).tolist(),
     }
-    return index.codes[:, 0], index.centroids[0], facts
+    return index.codes[:, 0], index.centroids[0], metadata
 
 
 def ours_float32(path: Path, k: int, iterations: int) -> Found:
@@ -93,7 +95,7 @@ def ours_two_workers(path: Path, k: int, iterations: int) -> Found:
 def _on_ray(path: Path, k: int, iterations: int, workers: int) -> Found:
     import torch
 
-    from eager_llm.workers import start_ray
+    from eager_llm.cluster.local_ray import start_ray
 
     torch.set_num_threads(workers)  # a core for each worker, and no more for this process
     start_ray(workers)
@@ -101,8 +103,8 @@ def _on_ray(path: Path, k: int, iterations: int, workers: int) -> Found:
     np.save(few, np.load(path, mmap_mode="r")[: 2 * k])
     # What a build of next to nothing takes is what starting the workers takes.
     start = ours(few, k, 1, workers=workers)[2]["seconds"]
-    labels, centroids, facts = ours(path, k, iterations, workers=workers)
-    return labels, centroids, {**facts, "start_seconds": start}
+    labels, centroids, metadata = ours(path, k, iterations, workers=workers)
+    return labels, centroids, {**metadata, "start_seconds": start}
 
 
 def faiss_kmeans(path: Path, k: int, iterations: int, sampled: bool = False) -> Found:
@@ -112,7 +114,9 @@ def faiss_kmeans(path: Path, k: int, iterations: int, sampled: bool = False) -> 
     faiss.omp_set_num_threads(THREADS)
     points = np.load(path)
     most = 256 if sampled else len(points)
-    kmeans = faiss.Kmeans(points.shape[1], k, niter=iterations, max_points_per_centroid=most, seed=0)
+    kmeans = faiss.Kmeans(
+        points.shape[1], k, niter=iterations, max_points_per_centroid=most, seed=0
+    )
     started = time.perf_counter()
     kmeans.train(points)
     labels = kmeans.index.search(points, 1)[1][:, 0]
@@ -135,14 +139,20 @@ def faiss_residual(path: Path, k: int, iterations: int) -> Found:
     left_over, codes, first = points.copy(), [], None
     started = time.perf_counter()
     for _ in range(tree_height(len(points), k)):
-        kmeans = faiss.Kmeans(points.shape[1], k, niter=iterations, max_points_per_centroid=256, seed=0)
+        kmeans = faiss.Kmeans(
+            points.shape[1], k, niter=iterations, max_points_per_centroid=256, seed=0
+        )
         kmeans.train(left_over)
         codes.append(kmeans.index.search(left_over, 1)[1][:, 0])
         left_over -= kmeans.centroids[codes[-1]]
         first = kmeans.centroids if first is None else first
     seconds = time.perf_counter() - started
     paths = np.stack(codes, axis=1)
-    return codes[0], first, {"seconds": seconds, "collisions": len(paths) - len(np.unique(paths, axis=0))}
+    return (
+        codes[0],
+        first,
+        {"seconds": seconds, "collisions": len(paths) - len(np.unique(paths, axis=0))},
+    )
 
 
 def sklearn_minibatch(path: Path, k: int, iterations: int) -> Found:
@@ -162,7 +172,9 @@ def constrained(path: Path, k: int, iterations: int) -> Found:
 
     points = np.load(path)
     most = -(-len(points) // k)
-    kmeans = KMeansConstrained(k, size_max=most, max_iter=iterations, n_init=1, n_jobs=1, random_state=0)
+    kmeans = KMeansConstrained(
+        k, size_max=most, max_iter=iterations, n_init=1, n_jobs=1, random_state=0
+    )
     started = time.perf_counter()
     labels = kmeans.fit_predict(points)
     return labels, kmeans.cluster_centers_, {"seconds": time.perf_counter() - started}
@@ -200,7 +212,9 @@ METHODS = {
     "greedy equal sizes": greedy,
 }
 SLOW = ("k-means-constrained", "greedy equal sizes")
-TO_THE_LEAVES = {name for name in METHODS if name.startswith("eager-llm")} | {"faiss residual k-means"}
+TO_THE_LEAVES = {name for name in METHODS if name.startswith("eager-llm")} | {
+    "faiss residual k-means"
+}
 
 
 def nodes_over_capacity(codes: np.ndarray, k: int) -> int:
@@ -219,12 +233,14 @@ def nodes_over_capacity(codes: np.ndarray, k: int) -> int:
 def peak_bytes() -> int:
     """Return the most memory that this process has held (getrusage would count the parent's in)."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return 1024 * next(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
+    )
 
 
 def run_one(name: str, path: Path, k: int, iterations: int) -> dict[str, Any]:
     """Run a method in this process and return its figures."""
-    labels, centroids, facts = METHODS[name](path, k, iterations)
+    labels, centroids, metadata = METHODS[name](path, k, iterations)
     peak = peak_bytes()
     points = np.load(path, mmap_mode="r")
     total = sum(
@@ -238,17 +254,23 @@ def run_one(name: str, path: Path, k: int, iterations: int) -> dict[str, Any]:
         "smallest": int(size.min()),
         "peak_bytes": peak,
         "data_bytes": points.nbytes,
-        **facts,
+        **metadata,
     }
 
 
-def run(name: str, path: Path, k: int, iterations: int, limit: float | None = None) -> dict[str, Any] | None:
+def run(
+    name: str, path: Path, k: int, iterations: int, limit: float | None = None
+) -> dict[str, Any] | None:
     """Run a method in a process of its own; None where it is not installed or takes longer than the limit."""
     command = [sys.executable, __file__, "--one", name, "--data", str(path), "--k", str(k)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
     try:
         done = subprocess.run(
-            [*command, "--iterations", str(iterations)], env=environment, capture_output=True, text=True, timeout=limit
+            [*command, "--iterations", str(iterations)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
         )
     except subprocess.TimeoutExpired:
         return None
@@ -264,7 +286,9 @@ def median_run(runs: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     return done[len(done) // 2] if done else None
 
 
-def largest_in_time(name: str, folder: Path, sizes: list[int], dim: int, k: int, iterations: int) -> tuple[Any, Path]:
+def largest_in_time(
+    name: str, folder: Path, sizes: list[int], dim: int, k: int, iterations: int
+) -> tuple[Any, Path]:
     """Run a slow rival at growing sizes, and return its last run that ended in time."""
     best, where = None, folder
     for size in sizes:
@@ -278,7 +302,9 @@ def largest_in_time(name: str, folder: Path, sizes: list[int], dim: int, k: int,
     return best, where
 
 
-def row_of(name: str, items: int, found: dict[str, Any], against: dict[str, Any] | None) -> list[Any]:
+def row_of(
+    name: str, items: int, found: dict[str, Any], against: dict[str, Any] | None
+) -> list[Any]:
     """Return a line of the table."""
     return [
         name,
@@ -315,7 +341,9 @@ def gpu_figures(folder: Path, items: int, k: int, iterations: int) -> dict[str, 
     points = torch.randn(1 << 20, 384, device="cuda")
     codebook, prices = torch.randn(k, 384, device="cuda"), torch.zeros(k, device="cuda")
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        found = run("eager-llm" if precision == "bf16" else "eager-llm, float32", path, k, iterations)
+        found = run(
+            "eager-llm" if precision == "bf16" else "eager-llm, float32", path, k, iterations
+        )
         square = torch.randn(8192, 8192, device="cuda", dtype=dtype)
         ceiling = 2 * 8192**3 / _seconds(lambda a=square: a @ a)
         with matmul_precision(precision):
@@ -341,31 +369,52 @@ def _seconds(work: Any, repeats: int = 10) -> float:
 
 def main() -> None:
     """Run everything and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, under 50 seconds")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--k", type=int, default=256, help="children of a node")
-    parser.add_argument("--iterations", type=int, default=20, help="of the first level, for every method")
+    parser.add_argument(
+        "--iterations", type=int, default=20, help="of the first level, for every method"
+    )
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(run_one(arguments.one, arguments.data, arguments.k, arguments.iterations)))
         return
     dim, k, iterations = 384, arguments.k, arguments.iterations
-    sizes, slow_sizes, slow_k = [10_000, 100_000, 1_000_000], [8_000, 16_000, 24_000, 28_000, 32_000], k
+    sizes, slow_sizes, slow_k = (
+        [10_000, 100_000, 1_000_000],
+        [8_000, 16_000, 24_000, 28_000, 32_000],
+        k,
+    )
     if arguments.quick:
         k, iterations, sizes, slow_sizes, slow_k = 64, 8, [10_000, 140_000], [1_000], 16
-    print(f"{machine()}; {THREADS} threads, {dim} dimensions, k = {k}, {iterations} iterations, seed 0")
+    print(
+        f"{machine()}; {THREADS} threads, {dim} dimensions, k = {k}, {iterations} iterations, seed 0"
+    )
     with tempfile.TemporaryDirectory(prefix="indexing-") as name:
-        figures = compare(Path(name), sizes, slow_sizes, slow_k, dim, k, iterations, arguments.quick)
-        figures["gpu"] = gpu_figures(Path(name), 1_000_000 if arguments.quick else GPU_ITEMS, k, iterations)
+        figures = compare(
+            Path(name), sizes, slow_sizes, slow_k, dim, k, iterations, arguments.quick
+        )
+        figures["gpu"] = gpu_figures(
+            Path(name), 1_000_000 if arguments.quick else GPU_ITEMS, k, iterations
+        )
     if figures["gpu"] is None:
         print("\nno GPU here: the GPU part of this benchmark was not run")
     finish(figures)
 
 
 def compare(
-    folder: Path, sizes: list[int], slow_sizes: list[int], slow_k: int, dim: int, k: int, iterations: int, quick: bool
+    folder: Path,
+    sizes: list[int],
+    slow_sizes: list[int],
+    slow_k: int,
+    dim: int,
+    k: int,
+    iterations: int,
+    quick: bool,
 ) -> dict[str, Any]:
     """Run all methods at the largest size, ours at all sizes, and the slow rivals as far as they get."""
     for size in sizes:
@@ -373,26 +422,47 @@ def compare(
     path = folder / f"{sizes[-1]}.npy"
     fast = [name for name in METHODS if name not in SLOW]
     # By turns, so that what else the machine does falls on all alike.
-    rounds = [{name: run(name, path, k, iterations) for name in fast} for _ in range(1 if quick else 3)]
+    rounds = [
+        {name: run(name, path, k, iterations) for name in fast} for _ in range(1 if quick else 3)
+    ]
     found = {name: median_run([one[name] for one in rounds]) for name in fast}
     peer = found["faiss k-means, all points"]
     rows = [row_of(name, sizes[-1], result, peer) for name, result in found.items() if result]
     title = f"{sizes[-1]:,} items, k = {k}, median of {len(rounds)}"
     show(f"{title}; 'to faiss' is the distortion over that of faiss on all points", COLUMNS, rows)
-    growth = [(size, run("eager-llm", folder / f"{size}.npy", k, iterations)) for size in sizes[:-1]]
+    growth = [
+        (size, run("eager-llm", folder / f"{size}.npy", k, iterations)) for size in sizes[:-1]
+    ]
     growth.append((sizes[-1], found["eager-llm"]))
-    lines = [[size, result["seconds"], 1e6 * result["seconds"] / size] for size, result in growth if result]
+    lines = [
+        [size, result["seconds"], 1e6 * result["seconds"] / size]
+        for size, result in growth
+        if result
+    ]
     show("Time against items, to the leaves", ("items", "seconds", "microseconds an item"), lines)
     slow_rows, speedup = [], None
     for name in SLOW:
         slow, where = largest_in_time(name, folder, slow_sizes, dim, slow_k, iterations)
         if slow:
-            mine, free = (run(n, where, slow_k, iterations) for n in ("eager-llm", "faiss k-means, all points"))
-            slow_rows += [row_of(n, slow["items"], r, free) for n, r in ((name, slow), ("eager-llm", mine)) if r]
+            mine, free = (
+                run(n, where, slow_k, iterations)
+                for n in ("eager-llm", "faiss k-means, all points")
+            )
+            slow_rows += [
+                row_of(n, slow["items"], r, free)
+                for n, r in ((name, slow), ("eager-llm", mine))
+                if r
+            ]
             if name == "k-means-constrained" and mine:
                 speedup = slow["seconds"] / mine["seconds"]
-    show(f"Slow rivals at the largest size that ends in {PATIENCE} seconds, k = {slow_k}", COLUMNS, slow_rows)
-    best, one, two = (found[n] for n in ("eager-llm", "eager-llm, 1 Ray worker", "eager-llm, 2 Ray workers"))
+    show(
+        f"Slow rivals at the largest size that ends in {PATIENCE} seconds, k = {slow_k}",
+        COLUMNS,
+        slow_rows,
+    )
+    best, one, two = (
+        found[n] for n in ("eager-llm", "eager-llm, 1 Ray worker", "eager-llm, 2 Ray workers")
+    )
     if best is None:
         raise SystemExit("our own build failed: there is nothing to compare")
     return {

@@ -35,14 +35,23 @@ def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1e5 events only")
-    parser.add_argument("--events", type=int, nargs="*", help="sizes of the logs; default: 1e5, 1e6, 1e7")
     parser.add_argument(
-        "--largest-materialised", type=int, default=1_000_000, help="events up to which all users go online"
+        "--events", type=int, nargs="*", help="sizes of the logs; default: 1e5, 1e6, 1e7"
     )
     parser.add_argument(
-        "--only", nargs="*", help="parts, such as: import validate; for logs that pandas cannot hold; default: all"
+        "--largest-materialised",
+        type=int,
+        default=1_000_000,
+        help="events up to which all users go online",
     )
-    parser.add_argument("--memory-gb", default="2", help="data.memory_gb; a hundred million events want 8")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        help="parts, such as: import validate; for logs that pandas cannot hold; default: all",
+    )
+    parser.add_argument(
+        "--memory-gb", default="2", help="data.memory_gb; a hundred million events want 8"
+    )
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
@@ -80,7 +89,9 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
         "validate_peak_gb": figure("validate", 2),
         "history_seconds": figure("histories", 0),
         "online_p99_ms": {
-            name: found[name][3]["p99_ms"] for name in ("online sqlite", "online redis") if name in found
+            name: found[name][3]["p99_ms"]
+            for name in ("online sqlite", "online redis")
+            if name in found
         },
         "workers_import_seconds": figure("import parts, 2 Ray workers", 0),
         "pandas_import_seconds": figure("pandas import", 0),
@@ -88,7 +99,9 @@ def summary(events: int, found: dict[str, list[Any]]) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> dict[str, list[Any]]:
+def measure(
+    folder: Path, events: int, largest: int, only: list[str] | None
+) -> dict[str, list[Any]]:
     """Run every part, or those that are named, over one log; return seconds, rows a second, peak GB and a note for each."""
     make_log(folder / "log", events)
     split_log(folder / "log", folder / "parts")
@@ -103,7 +116,13 @@ def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> 
         "histories",
         "pandas histories",
     ]
-    online = ["materialise", "pandas materialise", "online sqlite", "online sqlite, Feast's read", "push sqlite"]
+    online = [
+        "materialise",
+        "pandas materialise",
+        "online sqlite",
+        "online sqlite, Feast's read",
+        "push sqlite",
+    ]
     parts += online if events <= largest else []
     there = ["views postgres", "histories postgres"]
     found = {}
@@ -116,10 +135,15 @@ def measure(folder: Path, events: int, largest: int, only: list[str] | None) -> 
                 found[name] = child(name, folder, {"EAGER_LLM_OFFLINE_STORE": url})
     if events <= largest and not only and shutil.which("redis-server"):
         with redis() as url:
-            found["materialise redis"] = child("materialise", folder, {"EAGER_LLM_ONLINE_STORE": url})
+            found["materialise redis"] = child(
+                "materialise", folder, {"EAGER_LLM_ONLINE_STORE": url}
+            )
             for name in ("online redis", "online redis, Feast's read", "push redis"):
                 found[name] = child(name, folder, {"EAGER_LLM_ONLINE_STORE": url})
-    return {name: [f["seconds"], round(f["rows"] / f["seconds"]), f["peak_gb"], f["note"]] for name, f in found.items()}
+    return {
+        name: [f["seconds"], round(f["rows"] / f["seconds"]), f["peak_gb"], f["note"]]
+        for name, f in found.items()
+    }
 
 
 def make_log(folder: Path, events: int) -> None:
@@ -133,11 +157,16 @@ def make_log(folder: Path, events: int) -> None:
             n = min(500_000, events - start)
             chosen = (items * rng.random(n) ** 2).astype(int)
             moments = 1_600_000_000 + rng.integers(0, 100_000_000, n)
-            triples = zip(rng.integers(0, users, n).tolist(), chosen.tolist(), moments.tolist(), strict=True)
+            triples = zip(
+                rng.integers(0, users, n).tolist(), chosen.tolist(), moments.tolist(), strict=True
+            )
             log.write("".join(f"user-{u},item-{i},{t}\n" for u, i, t in triples))
     with (folder / "items.csv").open("w") as catalogue:
         catalogue.write("item_id,title,brand,categories\n")
-        catalogue.writelines(f'item-{n},Thing number {n},Brand {n % 50},"Shop,Shelf {n % 20}"\n' for n in range(items))
+        catalogue.writelines(
+            f'item-{n},Thing number {n},Brand {n % 50},"Shop,Shelf {n % 20}"\n'
+            for n in range(items)
+        )
 
 
 def split_log(log: Path, folder: Path, files: int = 4) -> None:
@@ -155,11 +184,16 @@ def split_log(log: Path, folder: Path, files: int = 4) -> None:
 def child(name: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run a part in a process of its own."""
     command = [sys.executable, __file__, "--part", name, str(folder)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{name}: {done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {name}: {result['seconds']:.1f} s, {result['peak_gb']:.2f} GB {result['note'] or ''}", flush=True)
+    print(
+        f"  {name}: {result['seconds']:.1f} s, {result['peak_gb']:.2f} GB {result['note'] or ''}",
+        flush=True,
+    )
     return result
 
 
@@ -168,15 +202,19 @@ def part(name: str, folder: Path) -> None:
     import contextlib
     import io
 
-    work = PARTS[name]
+    work = SPLITS[name]
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         seconds, rows, note = work(folder)
     seconds = seconds or time.perf_counter() - started
-    facts = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) for line in facts.splitlines() if line.startswith("VmHWM"))
+    metadata = Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) for line in metadata.splitlines() if line.startswith("VmHWM"))
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps({"seconds": seconds, "rows": rows, "peak_gb": (peak + children) / 1e6, "note": note}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "rows": rows, "peak_gb": (peak + children) / 1e6, "note": note}
+        )
+    )
 
 
 def do_import(folder: Path) -> tuple[float, int, Any]:
@@ -191,7 +229,9 @@ def do_import_parts(folder: Path) -> tuple[float, int, Any]:
 
 def do_import_workers(folder: Path) -> tuple[float, int, Any]:
     """The same by two Ray workers on this machine, starting Ray included."""
-    seconds, rows, note = _imported(folder / "parts", folder / "tables-of-workers", "data.workers=2")
+    seconds, rows, note = _imported(
+        folder / "parts", folder / "tables-of-workers", "data.workers=2"
+    )
     return seconds, rows, f"{note}; without the workers' memory"
 
 
@@ -199,9 +239,11 @@ def _imported(log: Path, out: Path, *more: str) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    settings = Settings.read(None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}", *more])
-    facts = ingest(str(log), settings, out)
-    return 0, facts["events_read"], f"{facts['events']:,} events kept"
+    settings = Settings.read(
+        None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}", *more]
+    )
+    metadata = ingest(str(log), settings, out)
+    return 0, metadata["events_read"], f"{metadata['events']:,} events kept"
 
 
 def do_pandas_import(folder: Path) -> tuple[float, int, Any]:
@@ -211,7 +253,9 @@ def do_pandas_import(folder: Path) -> tuple[float, int, Any]:
     events = pd.read_csv(folder / "log" / "events.csv", dtype=str, keep_default_na=False)
     read = len(events)
     items = pd.read_csv(folder / "log" / "items.csv", dtype=str, keep_default_na=False)
-    events["timestamp"] = pd.to_datetime(pd.to_numeric(events["timestamp"]), unit="s", utc=True).dt.as_unit("us")
+    events["timestamp"] = pd.to_datetime(
+        pd.to_numeric(events["timestamp"]), unit="s", utc=True
+    ).dt.as_unit("us")
     events = events.drop_duplicates(["user_id", "item_id", "timestamp"])
     while True:
         enough = (events.groupby("user_id")["item_id"].transform("size") >= 5) & (
@@ -221,7 +265,9 @@ def do_pandas_import(folder: Path) -> tuple[float, int, Any]:
             break
         events = events[enough]
     lots = pd.util.hash_pandas_object(events["user_id"] + "\0" + events["item_id"], index=False)
-    events = events.assign(lot=lots).sort_values(["user_id", "timestamp", "lot"]).drop(columns="lot")
+    events = (
+        events.assign(lot=lots).sort_values(["user_id", "timestamp", "lot"]).drop(columns="lot")
+    )
     rank = events.groupby(["user_id", "timestamp"]).cumcount()
     events["timestamp"] = events["timestamp"] + pd.to_timedelta(rank, unit="us")
     events.reset_index(drop=True).to_parquet(folder / "pandas.parquet")
@@ -238,14 +284,21 @@ def do_validate(folder: Path) -> tuple[float, int, Any]:
 
     settings = Settings.read(None, [f"data.memory_gb={os.environ[MEMORY]}"])
     figures = validate(folder / "tables", settings, folder / "validated", folder / "gates.html")
-    return 0, pq.read_metadata(folder / "tables" / "events.parquet").num_rows, f"{figures['gates']} gates"
+    return (
+        0,
+        pq.read_metadata(folder / "tables" / "events.parquet").num_rows,
+        f"{figures['gates']} gates",
+    )
 
 
 def do_pandas_validate(folder: Path) -> tuple[float, int, Any]:
     """The same rules in pandas."""
     import pandas as pd
 
-    events, items = pd.read_parquet(folder / "pandas.parquet"), pd.read_parquet(folder / "pandas-items.parquet")
+    events, items = (
+        pd.read_parquet(folder / "pandas.parquet"),
+        pd.read_parquet(folder / "pandas-items.parquet"),
+    )
     held = [
         not events.duplicated(["user_id", "item_id", "timestamp"]).any(),
         events["user_id"].notna().all(),
@@ -260,7 +313,7 @@ def do_pandas_validate(folder: Path) -> tuple[float, int, Any]:
 
 
 def _features(folder: Path) -> Any:
-    from eager_llm.catalogue.features import Features
+    from eager_llm.features.feature_store import Features
 
     return Features(ROOT / "feature_repo", folder / "features")
 
@@ -289,7 +342,9 @@ def do_pandas_histories(folder: Path) -> tuple[float, int, Any]:
 
     asked = _asked(folder)
     started = time.perf_counter()
-    events = pd.read_parquet(folder / "tables" / "events.parquet", columns=["user_id", "item_id", "timestamp"])
+    events = pd.read_parquet(
+        folder / "tables" / "events.parquet", columns=["user_id", "item_id", "timestamp"]
+    )
     events = events[events["user_id"].isin(asked["user_id"])].merge(asked, on="user_id")
     past = events[events["timestamp"] < events["moment"]]
     found = past.groupby("user_id")["item_id"].agg(lambda items: items.tolist()[-MAX_HISTORY:])
@@ -320,7 +375,9 @@ def do_materialise(folder: Path) -> tuple[float, int, Any]:
     moments = pq.read_table(file, columns=["event_timestamp"])["event_timestamp"].to_pandas()
     started = time.perf_counter()
     features._materialize(["user_history"], pd.Series([moments.min(), moments.max()]))
-    users = pq.read_table(folder / "tables" / "events.parquet", columns=["user_id"])["user_id"].unique()
+    users = pq.read_table(folder / "tables" / "events.parquet", columns=["user_id"])[
+        "user_id"
+    ].unique()
     return time.perf_counter() - started, len(users), "users"
 
 
@@ -333,7 +390,10 @@ def do_pandas_materialise(folder: Path) -> tuple[float, int, Any]:
     started = time.perf_counter()
     rows = pd.read_parquet(folder / "features" / "user_history.parquet")
     last = rows.sort_values("event_timestamp").drop_duplicates("user_id", keep="last")
-    values = ((user, json.dumps(list(items))) for user, items in zip(last["user_id"], last["items"], strict=True))
+    values = (
+        (user, json.dumps(list(items)))
+        for user, items in zip(last["user_id"], last["items"], strict=True)
+    )
     with sqlite3.connect(folder / "pandas.db") as database:
         database.execute("CREATE TABLE history (user TEXT PRIMARY KEY, items TEXT)")
         database.executemany("INSERT INTO history VALUES (?, ?)", values)
@@ -350,7 +410,9 @@ def do_feast_online(folder: Path) -> tuple[float, int, Any]:
     """The same by Feast's own read."""
     store = _features(folder).store
     asked = ["user_history:items"]
-    return _timed_calls(folder, lambda u: store.get_online_features(asked, [{"user_id": u}]).to_dict()["items"][0])
+    return _timed_calls(
+        folder, lambda u: store.get_online_features(asked, [{"user_id": u}]).to_dict()["items"][0]
+    )
 
 
 def do_push(folder: Path) -> tuple[float, int, Any]:
@@ -358,7 +420,9 @@ def do_push(folder: Path) -> tuple[float, int, Any]:
     import pandas as pd
 
     features, moment = _features(folder), pd.Timestamp.now("UTC")
-    return _timed_calls(folder, lambda u: features.push(u, "item-0", moment, MAX_HISTORY)[0], READS // 10)
+    return _timed_calls(
+        folder, lambda u: features.push(u, "item-0", moment, MAX_HISTORY)[0], READS // 10
+    )
 
 
 def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, Any]:
@@ -376,7 +440,7 @@ def _timed_calls(folder: Path, call: Any, n: int = READS) -> tuple[float, int, A
     return sum(times), len(times), milliseconds
 
 
-PARTS = {
+SPLITS = {
     "import": do_import, "import parts": do_import_parts, "import parts, 2 Ray workers": do_import_workers, "pandas import": do_pandas_import, "validate": do_validate, "pandas validate": do_pandas_validate,
     "views": do_views, "histories": do_histories, "pandas histories": do_pandas_histories,
     "views postgres": do_views, "histories postgres": do_histories,
@@ -393,7 +457,17 @@ class redis:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [
+            "redis-server",
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         for _ in range(100):
             with socket.socket() as probe:

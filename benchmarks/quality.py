@@ -31,31 +31,39 @@ import pandas as pd
 import torch
 import yaml
 from index_ablation import examples_of
-from quality_rivals import Scores, co_occurrence, ease, evidence_alone, next_item_counts, popularity, sasrec
+from quality_rivals import (
+    Scores,
+    co_occurrence,
+    ease,
+    evidence_alone,
+    next_item_counts,
+    popularity,
+    sasrec,
+)
 from quality_table import ALONE, HISTORIES, WHOLE, write_results
 from reporting import finish, machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.catalogue.tables import Tables
-from eager_llm.compute import prepare_torch
-from eager_llm.decoding.ready import for_decoding
+from eager_llm.backbone.loading import load_backbone
+from eager_llm.core.compute import prepare_torch
+from eager_llm.core.files import whole_file
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
+from eager_llm.data.tables import Tables
+from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
-from eager_llm.encoders.neighbours import Neighbours
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_model, training_histories, weigh_on_validation
 from eager_llm.evaluation.metrics import ranking_metrics
-from eager_llm.files import whole_file
 from eager_llm.index.build import build_index
+from eager_llm.item_prior.table import ItemPriorTable
+from eager_llm.prompts.builder import PromptBuilder, trajectories
 from eager_llm.settings import Settings
-from eager_llm.steps.model import drawn_users, neighbours_of, tokenizer_texts
-from eager_llm.tuning.backbone import load_backbone
+from eager_llm.steps.model import drawn_users, item_prior_of, tokenizer_texts
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import TaskBook, trajectories
 
 ROOT = Path(__file__).resolve().parents[1]
 K, BATCH = 10, 512
@@ -78,7 +86,7 @@ OURS: dict[str, list[str]] = {
     # The rival's backbone is not cut down with ours.
     "tiger-style": [
         "index.sources=semantic", "index.builder=residual", "tuning.contrast_weight=0", "tuning.text_tasks=false",
-        "annealing.epochs=0", "neighbours.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
+        "annealing.epochs=0", "item_prior.weights=[0]", "backbone.hidden=128", "backbone.layers=3", "backbone.heads=4",
     ],
 }  # fmt: skip
 # Measured with what WHOLE is made of, which is not made again for them.
@@ -121,13 +129,18 @@ class Case:
     def asked(self, part: str) -> tuple[list[list[int]], list[str]]:
         """Return the histories of a part as item rows, and the targets."""
         rows = {item: row for row, item in enumerate(self.ids)}
-        found = self.examples[self.examples["part"] == part]
-        return [[rows[item] for item in history] for history in found["history"]], found["item_id"].tolist()
+        found = self.examples[self.examples["split"] == part]
+        return [[rows[item] for item in history] for history in found["history"]], found[
+            "item_id"
+        ].tolist()
 
     def embedding(self, source: str) -> np.ndarray:
         """Return a source's embedding."""
         settings, seed = getattr(self.settings, source), self.settings.seed
-        key = (source, (settings, self.settings.data.min_interactions, self.settings.data.max_history))
+        key = (
+            source,
+            (settings, self.settings.data.min_interactions, self.settings.data.max_history),
+        )
         if key not in self.made:
             self.made[key] = (
                 semantic_embedding(self.tables.items, settings, seed, self.device)
@@ -137,7 +150,9 @@ class Case:
         return self.made[key]
 
 
-def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool, users: int | None = None) -> dict[str, float]:
+def metrics_of(
+    scores: Scores, case: Case, part: str, leave_out: bool, users: int | None = None
+) -> dict[str, float]:
     """Return the metrics of a method that scores all items, over all users or so many drawn ones."""
     histories, targets = case.asked(part)
     if users is not None and users < len(targets):
@@ -158,9 +173,13 @@ def metrics_of(scores: Scores, case: Case, part: str, leave_out: bool, users: in
 
 def metrics_of_model(recommender: Recommender, case: Case, leave_out: bool) -> dict[str, float]:
     """Return the test metrics of a model."""
-    found = case.examples[case.examples["part"] == "test"]
-    requests = [Request(list(history), K, exclude_history=leave_out) for history in found["history"]]
-    ranked = [[item for item, _ in answer.items] for answer in recommender.answer(requests, show=True)]
+    found = case.examples[case.examples["split"] == "test"]
+    requests = [
+        Request(list(history), K, exclude_history=leave_out) for history in found["history"]
+    ]
+    ranked = [
+        [item for item, _ in answer.items] for answer in recommender.answer(requests, show=True)
+    ]
     return ranking_metrics(ranked, found["item_id"].tolist())
 
 
@@ -169,9 +188,11 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
     settings, tables = case.settings, case.tables
     embeddings: Any = {source: case.embedding(source) for source in settings.index.sources}
     index = build_index(case.ids, embeddings, settings.index, settings.seed)
-    model, tokenizer = load_backbone(settings.backbone, index, tokenizer_texts(tables, settings), settings.seed)
+    model, tokenizer = load_backbone(
+        settings.backbone, index, tokenizer_texts(tables, settings), settings.seed
+    )
     model.to(case.device)
-    book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
     train = trajectories(case.examples, index, tables.intentions)
     recommender = Recommender(model, book, index, settings.decoding, settings.data.max_history)
     judges = drawn_users(case.examples, settings.tuning.validation_users, settings.seed)
@@ -184,7 +205,7 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
         models[name], _ = stage_two(model, book, train, settings, folder)
     ready = {}
     for row, found in models.items():
-        recommender.model = for_decoding(found.eval())
+        recommender.model = optimize_for_inference(found.eval())
         ready[row] = recommender.again()
     return ready
 
@@ -202,43 +223,60 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
             return metrics_of(scores, case, "validation", False, JUDGED)["ndcg@10"]
 
         scores = RIVALS[name](case.train, len(case.ids), case.settings.seed, judge)
-        rows = {name: {way: metrics_of(scores, case, "test", way == "left out") for way in HISTORIES}}
+        rows = {
+            name: {way: metrics_of(scores, case, "test", way == "left out") for way in HISTORIES}
+        }
     else:
         with tempfile.TemporaryDirectory() as folder:
             models = tuned(name, case, Path(folder))
-        neighbours = neighbours_of(case.examples, case.tables.items, models[name].index, case.settings)
+        neighbours = item_prior_of(
+            case.examples, case.tables.items, models[name].index, case.settings
+        )
         rows = {}
         for row, recommender in models.items():
             rows |= measure_model(row, recommender, neighbours, case)
     return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
 
 
-def measure_model(name: str, recommender: Recommender, neighbours: Neighbours, case: Case) -> dict[str, dict[str, Any]]:
+def measure_model(
+    name: str, recommender: Recommender, neighbours: ItemPriorTable, case: Case
+) -> dict[str, dict[str, Any]]:
     """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
     settings = case.settings
-    weights, users = settings.neighbours.weights, settings.neighbours.validation_users
+    weights, users = settings.item_prior.weights, settings.item_prior.validation_users
     chosen, tried = replace(neighbours, weight=weights[0]), {}
     if len(weights) > 1:  # else there is nothing to choose
         judges = drawn_users(case.examples, users, settings.seed)
         chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
-    parts: dict[str, Neighbours | None] = {name: chosen}
+    parts: dict[str, ItemPriorTable | None] = {name: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
         parts[name + ALONE] = None
     rows: dict[str, dict[str, Any]] = {}
     for row, evidence in parts.items():
         recommender.weigh(evidence)
-        rows[row] = {way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES}
-    rows[name] |= {"prior_weight": chosen.weight, "validation": {f"{w:g}": ndcg for w, ndcg in tried.items()}}
+        rows[row] = {
+            way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES
+        }
+    rows[name] |= {
+        "prior_weight": chosen.weight,
+        "validation": {f"{w:g}": ndcg for w, ndcg in tried.items()},
+    }
     if name == WHOLE:
         alone = evidence_alone(chosen, case.train, case.settings.seed)
-        rows[EVIDENCE_ALONE] = {way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES}
+        rows[EVIDENCE_ALONE] = {
+            way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES
+        }
     return rows
 
 
-def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argparse.Namespace, device: str) -> Path:
+def run(
+    dataset: str, load: Callable[[], Tables], file: Path, arguments: argparse.Namespace, device: str
+) -> Path:
     """Measure what is not measured yet, and return the file of everything measured."""
     record = arguments.out / f"{dataset}.jsonl"
-    known = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+    known = (
+        [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+    )
     plan = yaml.safe_load(file.read_text(encoding="utf-8"))
     raw, ours = load(), settings_of(WHOLE, plan, arguments.set)
     for seed in arguments.seeds:
@@ -249,7 +287,11 @@ def run(dataset: str, load: Callable[[], Tables], file: Path, arguments: argpars
             settings = settings_from(chosen, seed)
             resolved = digest_of(name, settings)
             as_ours = name != WHOLE and resolved == whole
-            same = [r for r in known if (r["method"], r["seed"], r["resolved"]) == (name, seed, resolved)]
+            same = [
+                r
+                for r in known
+                if (r["method"], r["seed"], r["resolved"]) == (name, seed, resolved)
+            ]
             if name in plan.get("skip", []) or as_ours or same:
                 continue
             known = [r for r in known if (r["run"], r["seed"]) != (name, seed)]  # of other settings
@@ -282,7 +324,9 @@ def settings_from(chosen: list[str], seed: int) -> Settings:
 def digest_of(name: str, settings: Settings) -> str:
     """Name the settings that a method's row stands on, defaults among them; the seed is a column of its own."""
     every = settings.to_dict()
-    standing = every["data"] if name in RIVALS else {**every, "seed": None, "ray": None, "threads": None}
+    standing = (
+        every["data"] if name in RIVALS else {**every, "seed": None, "ray": None, "threads": None}
+    )
     return hashlib.sha256(json.dumps(standing, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -292,19 +336,35 @@ def _overrides(plan: dict[str, Any], section: str) -> list[str]:
 
 def main() -> None:
     """Measure one data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="demo", help="name of a folder in $EAGER_LLM_DATA with its settings; or demo")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        default="demo",
+        help="name of a folder in $EAGER_LLM_DATA with its settings; or demo",
+    )
     parser.add_argument("--methods", nargs="+", default=[*RIVALS, *OURS], choices=[*RIVALS, *OURS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--set", action="append", default=[], help="such as tuning.epochs=6; repeatable; noted in the row"
+        "--set",
+        action="append",
+        default=[],
+        help="such as tuning.epochs=6; repeatable; noted in the row",
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "quality_rows", help="where the measured rows are kept"
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "quality_rows",
+        help="where the measured rows are kept",
     )
-    parser.add_argument("--docs", type=Path, help="folder of results.md and results.json; none: only printed")
+    parser.add_argument(
+        "--docs", type=Path, help="folder of results.md and results.json; none: only printed"
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: every core")
-    parser.add_argument("--quick", action="store_true", help="the demo shop, one seed, tiny models; keeps nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="the demo shop, one seed, tiny models; keeps nothing"
+    )
     arguments = parser.parse_args()
     device = prepare_torch(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
@@ -315,11 +375,19 @@ def main() -> None:
         file = ROOT / "benchmarks" / "quality_settings" / f"{arguments.data}.yaml"
         if not file.is_file():
             parser.error(f"--data {arguments.data}: no {file.name} in benchmarks/quality_settings")
-        folder = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data")) / arguments.data
+        folder = (
+            Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data")) / arguments.data
+        )
         if arguments.data != "demo" and not folder.is_dir():
-            parser.error(f"{folder}: no such folder; EAGER_LLM_DATA names the one that holds {arguments.data}")
+            parser.error(
+                f"{folder}: no such folder; EAGER_LLM_DATA names the one that holds {arguments.data}"
+            )
         users = 300 if arguments.quick else 1200
-        load = partial(demo_shop, 0, users) if arguments.data == "demo" else partial(import_path, folder)
+        load = (
+            partial(demo_shop, 0, users)
+            if arguments.data == "demo"
+            else partial(import_path, folder)
+        )
         print(machine())
         run(arguments.data, load, file, arguments, device)
         finish({"rows": write_results(arguments.out, file.parent, arguments.docs)})

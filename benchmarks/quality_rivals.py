@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from eager_llm.compute import quick_products
-from eager_llm.encoders.neighbours import Neighbours, build_neighbours
-from eager_llm.encoders.regression import item_regression
+from eager_llm.core.compute import quick_products
+from eager_llm.core.progress import progress
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
-from eager_llm.progress import progress
-from eager_llm.settings import NeighbourSettings
+from eager_llm.item_prior.ease import ease_weights
+from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
+from eager_llm.settings import ItemPriorSettings
 
 # Scores of all items for some histories: item rows -> float [histories, items].
 Scores = Callable[[list[list[int]]], np.ndarray]
@@ -29,8 +29,8 @@ def popularity(train: list[list[int]], items: int, seed: int, judge: Judge) -> S
 
 def counted(train: list[list[int]], items: int, seed: int, **settings: Any) -> Scores:
     """Count what followed what; popularity decides where no count does."""
-    plain = NeighbourSettings(semantic_weight=0.0, kept=items, **settings)
-    table = build_neighbours(train, items, None, plain)
+    plain = ItemPriorSettings(semantic_weight=0.0, top_items=items, **settings)
+    table = build_item_prior(train, items, None, plain)
     fallback = popularity_fallback(Popularity(train, items, seed).order)
     return lambda histories: table.evidence(histories).toarray() + fallback
 
@@ -44,23 +44,33 @@ def co_occurrence(train: list[list[int]], items: int, seed: int, judge: Judge) -
     """Co-occurrence; window, fading with the gap, direction, damping and decay are tuned on validation."""
     names = ("window", "gap_power", "backward", "damping", "decay")
     grid = product((5, 10, 20), (0.5, 1.0), (0.0, 0.3, 1.0), (0.0, 0.3, 0.5), (0.5, 0.75))
-    tries = [counted(train, items, seed, **dict(zip(names, values, strict=True))) for values in grid]
+    tries = [
+        counted(train, items, seed, **dict(zip(names, values, strict=True))) for values in grid
+    ]
     return max(progress(tries, desc="co-occurrence", unit="setting"), key=judge)
 
 
 def ease(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
     """EASE (Steck, WWW 2019): a history is a set, its items' weights are added up; the ridge is tuned on validation."""
-    fallback, sets = popularity_fallback(Popularity(train, items, seed).order), [list(set(h)) for h in train]
+    fallback, sets = (
+        popularity_fallback(Popularity(train, items, seed).order),
+        [list(set(h)) for h in train],
+    )
 
     def scores_of(ridge: float) -> Scores:
-        weights = item_regression(sets, items, ridge, span=UNORDERED)
-        return lambda histories: np.stack([weights[list(set(history))].sum(0) for history in histories]) + fallback
+        weights = ease_weights(sets, items, ridge, span=UNORDERED)
+        return lambda histories: (
+            np.stack([weights[list(set(history))].sum(0) for history in histories]) + fallback
+        )
 
-    tries = [scores_of(ridge) for ridge in progress((10.0, 30.0, 100.0, 300.0), desc="EASE", unit="setting")]
+    tries = [
+        scores_of(ridge)
+        for ridge in progress((10.0, 30.0, 100.0, 300.0), desc="EASE", unit="setting")
+    ]
     return max(tries, key=judge)
 
 
-def evidence_alone(neighbours: Neighbours, train: list[list[int]], seed: int) -> Scores:
+def evidence_alone(neighbours: ItemPriorTable, train: list[list[int]], seed: int) -> Scores:
     """The neighbours that are weighed beside our model, without it."""
     fallback = popularity_fallback(Popularity(train, neighbours.table.shape[1], seed).order)
     return lambda histories: neighbours.evidence(histories).toarray() + fallback
@@ -69,14 +79,20 @@ def evidence_alone(neighbours: Neighbours, train: list[list[int]], seed: int) ->
 class SASRec(nn.Module):
     """Self-attentive sequential recommendation (Kang & McAuley, ICDM 2018), scored against all items."""
 
-    def __init__(self, items: int, width: int, layers: int, heads: int, length: int, dropout: float) -> None:
+    def __init__(
+        self, items: int, width: int, layers: int, heads: int, length: int, dropout: float
+    ) -> None:
         super().__init__()
         self.padding, self.length = items, length
         self.item = nn.Embedding(items + 1, width, padding_idx=items)
         self.place = nn.Embedding(length, width)
         nn.init.normal_(self.item.weight, std=width**-0.5)
-        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -123,9 +139,15 @@ def sasrec(
     return max(found, key=lambda pair: pair[0])[1]
 
 
-def _sasrec_epoch(model: SASRec, train: list[list[int]], optimizer: Any, rng: np.random.Generator, device: str) -> None:
+def _sasrec_epoch(
+    model: SASRec, train: list[list[int]], optimizer: Any, rng: np.random.Generator, device: str
+) -> None:
     model.train()
-    windows = [h[max(0, end - model.length - 1) : end] for h in train for end in range(len(h), 1, -model.length)]
+    windows = [
+        h[max(0, end - model.length - 1) : end]
+        for h in train
+        for end in range(len(h), 1, -model.length)
+    ]
     order = rng.permutation(len(windows))
     for start in range(0, len(order), 128):
         batch = [windows[n] for n in order[start : start + 128]]
@@ -140,7 +162,9 @@ def _sasrec_epoch(model: SASRec, train: list[list[int]], optimizer: Any, rng: np
         optimizer.step()
 
 
-def cross_entropy_backward(model: SASRec, states: torch.Tensor, targets: torch.Tensor, chunk: int = 128) -> None:
+def cross_entropy_backward(
+    model: SASRec, states: torch.Tensor, targets: torch.Tensor, chunk: int = 128
+) -> None:
     """Leave the gradients of the mean cross-entropy over all items, by hand and a few positions at a time.
 
     Their probabilities then stay in a processor's cache: three times as fast as autograd there.
@@ -158,7 +182,9 @@ def cross_entropy_backward(model: SASRec, states: torch.Tensor, targets: torch.T
             slope[torch.arange(len(part), device=part.device), wanted] -= 1
             of_states[start : start + chunk] = slope @ items
             of_items[: model.padding].addmm_(slope.T, part)
-    torch.autograd.backward([states, model.item.weight], [of_states / len(states), of_items / len(states)])
+    torch.autograd.backward(
+        [states, model.item.weight], [of_states / len(states), of_items / len(states)]
+    )
 
 
 def _sasrec_scores(model: SASRec, device: str) -> Scores:
@@ -174,7 +200,9 @@ def _sasrec_scores(model: SASRec, device: str) -> Scores:
                 ids[place, : len(read[row])] = torch.tensor(read[row])
             states = model(ids.to(device))
             last = torch.tensor([len(read[row]) - 1 for row in rows], device=device)
-            found[rows] = model.logits(states[torch.arange(len(rows), device=device), last]).cpu().numpy()
+            found[rows] = (
+                model.logits(states[torch.arange(len(rows), device=device), last]).cpu().numpy()
+            )
         return found
 
     return scores

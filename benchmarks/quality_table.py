@@ -21,9 +21,13 @@ def rows_of(record: Path, published: list[dict[str, Any]]) -> list[dict[str, Any
     measured = [json.loads(line) for line in record.read_text().splitlines()]
     dataset, found = record.stem, []
     for way in HISTORIES:
-        for name, group in groupby(sorted(measured, key=lambda r: r["method"]), key=lambda r: r["method"]):
+        for name, group in groupby(
+            sorted(measured, key=lambda r: r["method"]), key=lambda r: r["method"]
+        ):
             every = list(group)
-            runs = [run for run in every if run.get("resolved") == every[-1].get("resolved")]  # never of mixed settings
+            runs = [
+                run for run in every if run.get("resolved") == every[-1].get("resolved")
+            ]  # never of mixed settings
             table = np.array([[run[way][metric] for metric in METRICS] for run in runs])
             means = dict(zip(METRICS, table.mean(0).round(4).tolist(), strict=True))
             found.append({
@@ -35,7 +39,16 @@ def rows_of(record: Path, published: list[dict[str, Any]]) -> list[dict[str, Any
             })  # fmt: skip
     for row in published:
         blank = dict.fromkeys(METRICS)
-        found.append({"dataset": dataset, "source": "published", "history": "kept", "spread": None, **blank, **row})
+        found.append(
+            {
+                "dataset": dataset,
+                "source": "published",
+                "history": "kept",
+                "spread": None,
+                **blank,
+                **row,
+            }
+        )
     return sorted(found, key=lambda row: (HISTORIES.index(row["history"]), -(row["ndcg@10"] or 0)))
 
 
@@ -52,25 +65,43 @@ def write_results(records: Path, settings: Path, docs: Path | None) -> list[dict
             lines = [[_named(row), *(row.get(c) for c in METRICS), row["spread"], _seeds(row), row.get("seconds")]
                      for row in chosen]  # fmt: skip
             show(f"{record.stem}, history {way} in the ranking", columns, lines)
-            text += [f"\n### {record.stem}, history {way} in the ranking\n", _markdown(columns, lines)]
+            text += [
+                f"\n### {record.stem}, history {way} in the ranking\n",
+                _markdown(columns, lines),
+            ]
     heads, lines = parts_of(every)
     show("what each part does: recall@10 / ndcg@10, history kept", heads, lines)
-    text = ["\n### What each part does: recall@10 / ndcg@10, history kept\n", _markdown(heads, lines), *text]
+    text = [
+        "\n### What each part does: recall@10 / ndcg@10, history kept\n",
+        _markdown(heads, lines),
+        *text,
+    ]
     if docs is not None:
         (docs / "results.json").write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
         page = docs / "results.md"
         pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
         block = "\n".join([BEGIN, *text, END])
-        page.write_text(pattern.sub(lambda _: block, page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(
+            pattern.sub(lambda _: block, page.read_text(encoding="utf-8")), encoding="utf-8"
+        )
     return every
 
 
 def parts_of(every: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
     """Return our method and its ablations, a line each, beside the neighbours and alone on each data set."""
     found = {(row["dataset"], row["method"]): row for row in every if row["history"] == "kept"}
-    columns = [(dataset, how) for dataset in sorted({dataset for dataset, _ in found}) for how in ("", ALONE)]
-    names = sorted({name for _, name in found if name.startswith(WHOLE) and not name.endswith("alone")})
-    lines = [[name, *(_both(found.get((dataset, name + how))) for dataset, how in columns)] for name in names]
+    columns = [
+        (dataset, how)
+        for dataset in sorted({dataset for dataset, _ in found})
+        for how in ("", ALONE)
+    ]
+    names = sorted(
+        {name for _, name in found if name.startswith(WHOLE) and not name.endswith("alone")}
+    )
+    lines = [
+        [name, *(_both(found.get((dataset, name + how))) for dataset, how in columns)]
+        for name in names
+    ]
     return ("method", *(dataset + how for dataset, how in columns)), lines
 
 

@@ -19,12 +19,16 @@ import pandas as pd
 from reporting import finish, machine, show
 from serving_load import Measured, load, running
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 
 LIMIT_MS = 200
 K = 10
 # Beside the services' own defaults, nothing is set: but that a service may not fall back in silence.
-OURS, PLAIN, BATCHED = "this service", "plain BentoML, generate", "plain BentoML, generate, its batching"
+OURS, PLAIN, BATCHED = (
+    "this service",
+    "plain BentoML, generate",
+    "plain BentoML, generate, its batching",
+)
 SERVICES = {
     OURS: ("serving.service:EagerLLM", ["src", "."]),
     PLAIN: ("serving_plain:Plain", ["src", "benchmarks"]),
@@ -32,7 +36,9 @@ SERVICES = {
 }
 
 
-def requests_of(bundle: Bundle, features: Path, seed: int) -> list[tuple[list[str], list[tuple[str, float]]]]:
+def requests_of(
+    bundle: Bundle, features: Path, seed: int
+) -> list[tuple[list[str], list[tuple[str, float]]]]:
     """Return every history of the published log, shuffled, with the decoder's own answer."""
     histories = pd.read_parquet(features / "user_history.parquet")["items"]
     known = bundle.recommender.index.rows
@@ -56,8 +62,12 @@ def right(content: Any, expected: list[tuple[str, float]]) -> bool:
         return False
     scores = dict(expected)
     for row, (item, score) in zip(items, expected, strict=True):
-        own = scores.get(row["item_id"], row["score"] if abs(row["score"] - expected[-1][1]) < 1e-3 else np.inf)
-        if abs(row["score"] - own) > 1e-3 or (row["item_id"] != item and abs(row["score"] - score) > 1e-3):
+        own = scores.get(
+            row["item_id"], row["score"] if abs(row["score"] - expected[-1][1]) < 1e-3 else np.inf
+        )
+        if abs(row["score"] - own) > 1e-3 or (
+            row["item_id"] != item and abs(row["score"] - score) > 1e-3
+        ):
             return False
     return True
 
@@ -87,7 +97,9 @@ def held_rate(ask: Any, first: float, steps: int) -> tuple[float, list[Measured]
 def row_of(service: str, measured: Measured) -> list[Any]:
     """Return a row of the table."""
     count = sum(measured.outcomes.values())
-    others = ", ".join(f"{n} {outcome}" for outcome, n in sorted(measured.outcomes.items()) if outcome != "model")
+    others = ", ".join(
+        f"{n} {outcome}" for outcome, n in sorted(measured.outcomes.items()) if outcome != "model"
+    )
     quantiles = [measured.quantile(0.5), measured.quantile(0.99)]
     held = "yes" if measured.holds(LIMIT_MS) else "no"
     return [service, measured.rate, count, *quantiles, others or "none", held]
@@ -95,7 +107,9 @@ def row_of(service: str, measured: Measured) -> list[Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="short runs, rougher figures")
     parser.add_argument("--bundle", type=Path, default=Path("runs/demo/bundle"))
     parser.add_argument("--features", type=Path, default=Path("runs/demo/features"))
@@ -123,7 +137,15 @@ def main() -> None:
                 runs = [*runs, beyond]
                 grown = started.memory_mb - memory
         rows += [row_of(service, measured) for measured in sorted(runs, key=lambda one: one.rate)]
-    columns = ["service", "requests/s", "sent", "p50 ms", "p99 ms", "not answered by the model", f"p99 <= {LIMIT_MS}"]
+    columns = [
+        "service",
+        "requests/s",
+        "sent",
+        "p50 ms",
+        "p99 ms",
+        "not answered by the model",
+        f"p99 <= {LIMIT_MS}",
+    ]
     show("Open-loop load", columns, rows)
     below = [one for one in ours if one.rate <= rates[OURS]]
     every = [*ours, beyond]

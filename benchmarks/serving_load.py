@@ -67,7 +67,9 @@ class Running:
     def memory_mb(self) -> float:
         """What its processes hold in memory, in MB."""
         parent = psutil.Process(self.process.pid)
-        return sum(one.memory_info().rss for one in [parent, *parent.children(recursive=True)]) / 1e6
+        return (
+            sum(one.memory_info().rss for one in [parent, *parent.children(recursive=True)]) / 1e6
+        )
 
 
 @contextmanager
@@ -76,8 +78,21 @@ def running(service: str, path: list[str], environment: dict[str, str]) -> Itera
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)]
-    places = {"PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in path), "BENTOML_DO_NOT_TRACK": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        service,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    places = {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in path),
+        "BENTOML_DO_NOT_TRACK": "true",
+    }
     own = {**os.environ, **places, "OMP_NUM_THREADS": "1", **environment}
     process = subprocess.Popen(
         command, env=own, cwd=ROOT / path[-1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -96,7 +111,9 @@ async def _ready(address: str, process: "subprocess.Popen[bytes]") -> None:
             if process.poll() is not None:
                 raise SystemExit("the service ended while it started")
             try:
-                async with session.get(f"{address}/readyz", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+                async with session.get(
+                    f"{address}/readyz", timeout=aiohttp.ClientTimeout(total=2)
+                ) as answer:
                     if answer.status == 200:
                         return
             except (aiohttp.ClientError, TimeoutError):
@@ -121,12 +138,18 @@ def load(
         right: whether an answer of the model is the decoder's own.
     """
     pauses = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
-    return asyncio.run(_load(address, np.cumsum(pauses), [next(bodies) for _ in pauses], right, Measured(rate)))
+    return asyncio.run(
+        _load(address, np.cumsum(pauses), [next(bodies) for _ in pauses], right, Measured(rate))
+    )
 
 
-async def _load(address: str, moments: np.ndarray, bodies: list[Any], right: Any, found: Measured) -> Measured:
+async def _load(
+    address: str, moments: np.ndarray, bodies: list[Any], right: Any, found: Measured
+) -> Measured:
     timeout = aiohttp.ClientTimeout(total=LOST_AFTER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
+    ) as session:
         begin = time.perf_counter() + 0.05
 
         async def one(moment: float, body: Any, judged_by: Any) -> None:
@@ -151,7 +174,9 @@ async def _load(address: str, moments: np.ndarray, bodies: list[Any], right: Any
 
 def _outcome(answer: aiohttp.ClientResponse, content: Any, judged_by: Any, right: Any) -> str:
     if answer.status == 503:
-        return "503" if answer.headers.get("Retry-After", "").isdigit() else "503 without Retry-After"
+        return (
+            "503" if answer.headers.get("Retry-After", "").isdigit() else "503 without Retry-After"
+        )
     if answer.status != 200:
         return str(answer.status)
     if isinstance(content, dict) and content.get("source") == "fallback":

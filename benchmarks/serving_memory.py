@@ -17,7 +17,7 @@ import numpy as np
 from reporting import finish, machine, show
 from serving_load import load, running
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 
 SPELLS = 20
 
@@ -31,7 +31,9 @@ def bodies(ids: list[str], seed: int) -> Iterator[tuple[Any, Any]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two minutes")
     parser.add_argument("--bundle", type=Path, default=Path("runs/demo/bundle"))
     parser.add_argument("--minutes", type=float, default=60)
@@ -42,23 +44,40 @@ def main() -> None:
     held, outcomes = [], Counter[str]()
     print(machine())
     with running(
-        "serving.service:EagerLLM", ["src", "."], {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())}
+        "serving.service:EagerLLM",
+        ["src", "."],
+        {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())},
     ) as service:
         at_start = service.memory_mb
         for spell in range(SPELLS):
-            found = load(service.address, arguments.rate, 60 * minutes / SPELLS, asked, lambda *_: True, spell)
+            found = load(
+                service.address,
+                arguments.rate,
+                60 * minutes / SPELLS,
+                asked,
+                lambda *_: True,
+                spell,
+            )
             outcomes += found.outcomes
             held.append(service.memory_mb)
-            print(f"after {minutes * (spell + 1) / SPELLS:g} minutes: {held[-1]:,.0f} MB", flush=True)
+            print(
+                f"after {minutes * (spell + 1) / SPELLS:g} minutes: {held[-1]:,.0f} MB", flush=True
+            )
     moments = minutes * np.arange(1, SPELLS + 1) / SPELLS
     half = SPELLS // 2
     slope = float(np.polyfit(moments[half:] / 60, held[half:], 1)[0])
-    show("Memory of the service", ["minutes", "MB"], [[0.0, at_start], *zip(moments.tolist(), held, strict=True)])
+    show(
+        "Memory of the service",
+        ["minutes", "MB"],
+        [[0.0, at_start], *zip(moments.tolist(), held, strict=True)],
+    )
     finish(
         {
             "minutes": minutes,
             "requests": sum(outcomes.values()),
-            "not_answered_by_the_model": sum(count for outcome, count in outcomes.items() if outcome != "model"),
+            "not_answered_by_the_model": sum(
+                count for outcome, count in outcomes.items() if outcome != "model"
+            ),
             "mb_at_start": at_start,
             "mb_half_way": held[half - 1],
             "mb_at_end": held[-1],

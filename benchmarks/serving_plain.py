@@ -11,7 +11,7 @@ import bentoml
 from decoding_rivals import prepare_prefix_function
 from pydantic import BaseModel
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 
 LATENCY_MS = 200  # BentoML gives up on a batch that would take longer
 
@@ -30,23 +30,36 @@ class Decoding:
         bundle = Bundle.load(Path(os.environ["EAGER_LLM_BUNDLE"]))
         self.recommender, self.title = bundle.recommender, bundle.title
         book, index = self.recommender.book, self.recommender.index
-        self.decode = prepare_prefix_function(self.recommender.model, book.item_tokens, self.recommender.trie)
+        self.decode = prepare_prefix_function(
+            self.recommender.model, book.item_tokens, self.recommender.trie
+        )
         self.answer([Asked(items=index.item_ids[:3])])
 
     def answer(self, requests: list[Asked]) -> list[dict]:
         """Return the items of each request with their titles and scores."""
         index, read = self.recommender.index, self.recommender.max_history
-        prompts = [self.recommender.book.prompt([index.rows[i] for i in one.items][-read:]) for one in requests]
+        prompts = [
+            self.recommender.book.prompt([index.rows[i] for i in one.items][-read:])
+            for one in requests
+        ]
         found = self.decode(prompts)
         answers = []
         for one, rows, scores in zip(requests, found.items, found.scores, strict=True):
             ids = [index.item_ids[row] for row in rows[: one.k]]
             pairs = zip(ids, scores, strict=False)
-            answers.append({"items": [{"item_id": i, "title": self.title(i), "score": float(s)} for i, s in pairs]})
+            answers.append(
+                {
+                    "items": [
+                        {"item_id": i, "title": self.title(i), "score": float(s)} for i, s in pairs
+                    ]
+                }
+            )
         return answers
 
 
-@bentoml.service(name="plain", workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+@bentoml.service(
+    name="plain", workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}}
+)
 class Plain:
     """One request at a time."""
 
@@ -59,7 +72,9 @@ class Plain:
         return self.decoding.answer([Asked(**fields)])[0]
 
 
-@bentoml.service(name="batched", workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+@bentoml.service(
+    name="batched", workers=1, traffic={"timeout": 60}, logging={"access": {"enabled": False}}
+)
 class Batched:
     """BentoML's adaptive batching."""
 

@@ -18,7 +18,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,23 @@ from reporting import finish, machine, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.catalogue.tables import Tables
-from eager_llm.compute import prepare_torch, quick_products
+from eager_llm.backbone.loading import hidden_states, load_backbone, logits_of
+from eager_llm.core.compute import prepare_torch, quick_products
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
+from eager_llm.data.tables import Tables
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_model, training_histories
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
+from eager_llm.prompts.builder import Example, PromptBuilder, Trajectory, trajectories
 from eager_llm.settings import Settings
 from eager_llm.steps.model import tokenizer_texts
-from eager_llm.tuning.backbone import hidden_states, load_backbone, logits_of
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.loss import Levels, Totals, TuningLoss
-from eager_llm.tuning.tasks import Example, TaskBook, Trajectory, trajectories
 
 WARMUP_STEPS = 50
 UNAIDED = "level-wise, products and attention as torch has them"
@@ -96,36 +96,49 @@ class Case:
             "behaviour": behaviour_embedding(train, len(ids), settings.behaviour, settings.seed)
         }
         if any(tables.items["title"]) or any(tables.items["categories"]):
-            embeddings = {"semantic": semantic_embedding(tables.items, settings.semantic, settings.seed), **embeddings}
+            embeddings = {
+                "semantic": semantic_embedding(tables.items, settings.semantic, settings.seed),
+                **embeddings,
+            }
         sources = [source for source in settings.index.sources if source in embeddings]
         built: Any = {source: embeddings[source] for source in sources}
-        self.index: ItemIndex = build_index(ids, built, replace(settings.index, sources=sources), settings.seed)
+        self.index: ItemIndex = build_index(
+            ids, built, settings.index.replace(sources=sources), settings.seed
+        )
         self.texts = tokenizer_texts(tables, settings)
         self.train: list[Trajectory] = trajectories(self.examples, self.index, None)
-        validation = self.examples[self.examples["part"] == "validation"]
+        validation = self.examples[self.examples["split"] == "validation"]
         self.drawn = validation.sample(
             min(settings.tuning.validation_users, len(validation)), random_state=settings.seed
         )
 
-    def model(self) -> tuple[Any, TaskBook]:
+    def model(self) -> tuple[Any, PromptBuilder]:
         """Return the model at its start; the same each time."""
-        model, tokenizer = load_backbone(self.settings.backbone, self.index, self.texts, self.settings.seed)
+        model, tokenizer = load_backbone(
+            self.settings.backbone, self.index, self.texts, self.settings.seed
+        )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return model.to(device), TaskBook(tokenizer, self.index, self.items, self.settings.tuning.text_tokens)
+        return model.to(device), PromptBuilder(
+            tokenizer, self.index, self.items, self.settings.tuning.text_tokens
+        )
 
-    def quality(self, model: Any, book: TaskBook) -> float:
+    def quality(self, model: Any, book: PromptBuilder) -> float:
         """Return NDCG@10 on the drawn validation users."""
         model.eval()
-        recommender = Recommender(model, book, self.index, self.settings.decoding, self.settings.data.max_history)
+        recommender = Recommender(
+            model, book, self.index, self.settings.decoding, self.settings.data.max_history
+        )
         return evaluate_model(recommender, self.drawn, "validation", show=False)["ndcg@10"]
 
 
-def packed(book: TaskBook, train: list[Trajectory], rng: np.random.Generator) -> list[Example]:
+def packed(book: PromptBuilder, train: list[Trajectory], rng: np.random.Generator) -> list[Example]:
     """Return one example a trajectory, with the loss at every item."""
     return [book.trajectory(one.items, rng) for one in train]
 
 
-def one_a_prefix(book: TaskBook, train: list[Trajectory], rng: np.random.Generator) -> list[Example]:
+def one_a_prefix(
+    book: PromptBuilder, train: list[Trajectory], rng: np.random.Generator
+) -> list[Example]:
     """Return one example an item of each trajectory, with the loss at that item alone."""
     examples = []
     for one in train:
@@ -133,16 +146,20 @@ def one_a_prefix(book: TaskBook, train: list[Trajectory], rng: np.random.Generat
             whole = book.trajectory(one.items[: place + 1], rng)
             levels = book.item_tokens.shape[1]
             learn = [False] * (len(whole.ids) - levels) + [True] * levels
-            examples.append(Example(whole.ids, learn, whole.closings[-1:]))
+            examples.append(Example(whole.ids, learn, whole.item_end_positions[-1:]))
     return examples
 
 
-Form = Callable[[TaskBook, list[Trajectory], np.random.Generator], list[Example]]
+LogFormat = Callable[[PromptBuilder, list[Trajectory], np.random.Generator], list[Example]]
 
 
-def batches_of(form: Form, book: TaskBook, train: list[Trajectory], settings: Settings) -> Iterator[list[Example]]:
+def batches_of(
+    form: LogFormat, book: PromptBuilder, train: list[Trajectory], settings: Settings
+) -> Iterator[list[Example]]:
     """Yield batches, epoch after epoch: of `batch_tokens` where packed, of as many predictions otherwise."""
-    tokens = {f: sum(len(e.ids) for e in f(book, train, np.random.default_rng(0))) for f in (packed, form)}
+    tokens = {
+        f: sum(len(e.ids) for e in f(book, train, np.random.default_rng(0))) for f in (packed, form)
+    }
     budget = round(settings.tuning.batch_tokens * tokens[form] / tokens[packed])
     for epoch in range(10**6):
         rng = np.random.default_rng((settings.seed, epoch))
@@ -151,14 +168,26 @@ def batches_of(form: Form, book: TaskBook, train: list[Trajectory], settings: Se
             yield [examples[number] for number in numbers]
 
 
-def train(case: Case, form: Form, limit: float, first: float, growth: float, patience: int) -> Curve:
+def train(
+    case: Case, form: LogFormat, limit: float, first: float, growth: float, patience: int
+) -> Curve:
     """Train for at most `limit` seconds, validating at times that grow; stop where nothing is gained any more."""
     model, book = case.model()
     tuning = case.settings.tuning
-    levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if tuning.loss == "level" else None
-    module = TuningLoss(model, None, 0.0, levels, tuning.loss_tokens, case.settings.seed).to(model.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=tuning.learning_rate, weight_decay=tuning.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS))
+    levels = (
+        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings)
+        if tuning.loss == "level"
+        else None
+    )
+    module = TuningLoss(model, None, 0.0, levels, tuning.loss_tokens, case.settings.seed).to(
+        model.device
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=tuning.learning_rate, weight_decay=tuning.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)
+    )
     curve, spent, due = Curve(), 0.0, first
     batches = batches_of(form, book, case.train, case.settings)
     while spent < limit:
@@ -216,7 +245,11 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
             device = "as it is" if name == UNAIDED else model.device.type
             started = clock()
             with quick_products(device, *batch.ids.shape):
-                loss = way(batch) if name == "whole logits" else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]  # type: ignore[call-arg]
+                loss = (
+                    way(batch)
+                    if name == "whole logits"
+                    else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]
+                )  # type: ignore[call-arg]
                 loss.backward()
             found.setdefault(name, []).append(tokens / (clock() - started))
     return {name: float(np.median(values[1:])) for name, values in found.items()}
@@ -225,7 +258,11 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
 def show_steps(case: Case, repeats: int) -> dict[str, float]:
     """Print and return what a step costs."""
     costs = step_costs(case, repeats)
-    show("Forward and backward of packed batches", ("loss", "tokens a second"), [[n, v] for n, v in costs.items()])
+    show(
+        "Forward and backward of packed batches",
+        ("loss", "tokens a second"),
+        [[n, v] for n, v in costs.items()],
+    )
     return costs
 
 
@@ -250,22 +287,43 @@ def gpu_figures(case: Case, tokens_a_second: float) -> dict[str, float] | None:
     torch.cuda.synchronize()
     ceiling = 20 * 2 * 8192**3 / (time.perf_counter() - started)
     parameters = sum(p.numel() for p in case.model()[0].parameters())
-    return {"bf16_ceiling_tflops": ceiling / 1e12, "share_of_ceiling": 6 * parameters * tokens_a_second / ceiling}
+    return {
+        "bf16_ceiling_tflops": ceiling / 1e12,
+        "share_of_ceiling": 6 * parameters * tokens_a_second / ceiling,
+    }
 
 
 def main() -> None:
     """Train both forms and print what they took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder of a log; default: the made-up demo shop")
-    parser.add_argument("--minutes", type=float, default=6.0, help="most minutes of training of the prefix form")
-    parser.add_argument("--set", action="append", default=[], help="such as backbone.hidden=64; repeatable")
-    parser.add_argument("--quick", action="store_true", help="a small demo shop and model, under a minute")
-    parser.add_argument("--steps", action="store_true", help="only the second table, what a step costs")
+    parser.add_argument(
+        "--minutes", type=float, default=6.0, help="most minutes of training of the prefix form"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], help="such as backbone.hidden=64; repeatable"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small demo shop and model, under a minute"
+    )
+    parser.add_argument(
+        "--steps", action="store_true", help="only the second table, what a step costs"
+    )
     arguments = parser.parse_args()
     prepare_torch(1)
-    overrides = ["index.workers=0", *(QUICK if arguments.quick or not arguments.data else []), *arguments.set]
+    overrides = [
+        "index.workers=0",
+        *(QUICK if arguments.quick or not arguments.data else []),
+        *arguments.set,
+    ]
     settings = Settings.read(None, overrides)
-    raw = import_path(arguments.data) if arguments.data and not arguments.quick else demo_shop(0, 1200)
+    raw = (
+        import_path(arguments.data)
+        if arguments.data and not arguments.quick
+        else demo_shop(0, 1200)
+    )
     case = Case(prepare(raw, settings.data.min_interactions), settings)
     repeats = 8 if arguments.quick else 40
     print(machine())
@@ -278,7 +336,10 @@ def main() -> None:
         "one example a prefix": train(case, one_a_prefix, limit, first, 1.2, patience=4),
     }
     quality = min(max(curve.quality) for curve in curves.values())
-    times = [[curve.time_to(share * quality) or float("nan") for curve in curves.values()] for share in SHARES]
+    times = [
+        [curve.time_to(share * quality) or float("nan") for curve in curves.values()]
+        for share in SHARES
+    ]
     ratios = [prefix / pack for pack, prefix in times]
     show("Seconds to a quality", ("NDCG@10", *curves, "ratio"),
          [[share * quality, *row, ratio] for share, row, ratio in zip(SHARES, times, ratios, strict=True)])  # fmt: skip
@@ -287,15 +348,23 @@ def main() -> None:
         [name, max(c.quality), c.steps, c.tokens / c.seconds[-1], c.targets / c.seconds[-1]]
         for name, c in curves.items()
     ]
-    show(f"{raw.facts.get('source', 'log')}: {case.drawn.shape[0]} validation users, one thread", columns, rows)
+    show(
+        f"{raw.metadata.get('source', 'log')}: {case.drawn.shape[0]} validation users, one thread",
+        columns,
+        rows,
+    )
     costs = show_steps(case, repeats)
     finish(
         {
             "time_to_quality_ratio": float(np.median(ratios)),
             "ratios": dict(zip(map(str, SHARES), ratios, strict=True)),
             "quality": quality,
-            "tokens_per_second": {name: curve.tokens / curve.seconds[-1] for name, curve in curves.items()},
-            "learned_tokens_per_second": {name: curve.targets / curve.seconds[-1] for name, curve in curves.items()},
+            "tokens_per_second": {
+                name: curve.tokens / curve.seconds[-1] for name, curve in curves.items()
+            },
+            "learned_tokens_per_second": {
+                name: curve.targets / curve.seconds[-1] for name, curve in curves.items()
+            },
             "loss_tokens_per_second": costs,
             "gpu": gpu_figures(case, costs["chunked, bfloat16"]),
         }

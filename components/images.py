@@ -33,15 +33,23 @@ class Image:
 
 
 IMAGES = {
-    # It also submits: the platform chart's schedule runs pipelines.submit in it.
+    # It also submits: the platform chart's schedule runs pipelines.cluster.submit in it.
     "data": Image(
-        "python-data", ("data", "pipeline"), ("src/eager_llm", "feature_repo", "components", "pipelines"), "steps"
+        "python-data",
+        ("data", "pipeline"),
+        ("src/eager_llm", "feature_repo", "components", "pipelines"),
+        "steps",
     ),
     # It also rolls bundles out: promote_bundle upgrades the serving chart's release.
     "training": Image(
-        "python-training", ("training", "pipeline", "rollout"), ("src/eager_llm", "feature_repo", "charts"), "steps"
+        "python-training",
+        ("training", "pipeline", "rollout"),
+        ("src/eager_llm", "feature_repo", "charts"),
+        "steps",
     ),
-    "serving": Image("serving", ("serving",), ("src/eager_llm", "feature_repo", "serving"), "serving"),
+    "serving": Image(
+        "serving", ("serving",), ("src/eager_llm", "feature_repo", "serving"), "serving"
+    ),
 }
 
 PYTHON_DATA = IMAGES["data"].reference()

@@ -28,7 +28,9 @@ item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 def table(name: str) -> DataSource:
     """Name a published table as a source: in the warehouse, or a Parquet file."""
     if OFFLINE["type"] == "postgres":
-        from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+        from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+            PostgreSQLSource,
+        )
 
         return PostgreSQLSource(name=name, table=name, timestamp_field="event_timestamp")
     return FileSource(name=name, path=f"{TABLES}/{name}.parquet", timestamp_field="event_timestamp")
@@ -80,7 +82,9 @@ item_catalogue = FeatureView(
     description="What the shop says about an item.",
     entities=[item],
     ttl=FOR_EVER,
-    schema=[Field(name=name, dtype=String) for name in ("title", "description", "brand", "categories")],
+    schema=[
+        Field(name=name, dtype=String) for name in ("title", "description", "brand", "categories")
+    ],
     source=table("item_catalogue"),
 )
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from eager_llm_client import Client
 from eager_llm_client.api.answers import describe, recommend, search, similar
 from eager_llm_client.api.events import events
-from eager_llm_client.api.facts import info, item, items, users
+from eager_llm_client.api.metadata import info, item, items, users
 from eager_llm_client.models import (
     DescribeRequest,
     ErrorAnswer,
@@ -28,10 +28,16 @@ def main() -> None:
     """Ask, and print what came as the client's own types."""
     address, user, *chosen = sys.argv[1:]
     client = Client(base_url=address)
-    event = EventRequest(user_id="a client's user", item_id=chosen[0], timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    event = EventRequest(
+        user_id="a client's user", item_id=chosen[0], timestamp=datetime(2026, 1, 1, tzinfo=UTC)
+    )
     calls = [
         ("recommend", recommend, {"body": RecommendRequest(user_id=user, k=5)}),
-        ("recommend, explained", recommend, {"body": RecommendRequest(items=chosen[:3], k=3, explain=True)}),
+        (
+            "recommend, explained",
+            recommend,
+            {"body": RecommendRequest(items=chosen[:3], k=3, explain=True)},
+        ),
         ("search", search, {"body": SearchRequest(words="a gift", k=5)}),
         ("describe", describe, {"body": DescribeRequest(item_id=chosen[0])}),
         ("similar", similar, {"body": SimilarRequest(item_id=chosen[0], k=4)}),
@@ -46,9 +52,15 @@ def main() -> None:
         answer = endpoint.sync_detailed(client=client, **arguments)
         refused = isinstance(answer.parsed, ErrorAnswer)
         if answer.parsed is None or refused != (what == "refused"):
-            sys.exit(f"{what}: status {answer.status_code}, not what the client knows: {answer.content[:200]!r}")
+            sys.exit(
+                f"{what}: status {answer.status_code}, not what the client knows: {answer.content[:200]!r}"
+            )
         shown = answer.parsed.error.code if refused else type(answer.parsed).__name__
-        print(json.dumps([what, endpoint.__name__.rsplit(".", 1)[-1], int(answer.status_code), str(shown)]))
+        print(
+            json.dumps(
+                [what, endpoint.__name__.rsplit(".", 1)[-1], int(answer.status_code), str(shown)]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from e2e_checks import Shop
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "serving"))
 
-from browser import chromium  # noqa: E402
+from browser import chromium
 
 # Its requirements and the lock's exclude one another, so it has an environment of its own, as its users do.
 GENERATOR = "openapi-python-client==0.29.1"
@@ -29,14 +29,36 @@ def generated_client_rows(address: str, shop: Shop) -> list[tuple[str, ...]]:
         venv.create(home, clear=True, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", GENERATOR], check=True)
     package = home / "client" / "eager_llm_client"
-    command = [home / "bin" / "openapi-python-client", "generate", "--url", f"{address}/docs.json", "--overwrite"]
-    environment = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(package.parent)}
+    command = [
+        home / "bin" / "openapi-python-client",
+        "generate",
+        "--url",
+        f"{address}/docs.json",
+        "--overwrite",
+    ]
+    environment = {
+        **os.environ,
+        "PATH": f"{home / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(package.parent),
+    }
     package.parent.mkdir(exist_ok=True)
     generated = subprocess.run(
-        [*command, "--meta", "none", "--output-path", package], env=environment, capture_output=True, text=True
+        [*command, "--meta", "none", "--output-path", package],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if generated.returncode or "WARNING" in generated.stdout + generated.stderr:
-        return [("client", "generated", "/docs.json", "", "", f"WRONG: {generated.stdout}{generated.stderr}"[:200])]
+        return [
+            (
+                "client",
+                "generated",
+                "/docs.json",
+                "",
+                "",
+                f"WRONG: {generated.stdout}{generated.stderr}"[:200],
+            )
+        ]
     rows = [("client", "generated", "/docs.json", "", "", GENERATOR)]
     asked = [python, ROOT / "scripts" / "ask_with_client.py", address, shop.user, *shop.items[:3]]
     answered = subprocess.run(asked, env=environment, capture_output=True, text=True)
@@ -44,7 +66,16 @@ def generated_client_rows(address: str, shop: Shop) -> list[tuple[str, ...]]:
         what, endpoint, status, answer = json.loads(line)
         rows.append(("client", what, f"{endpoint}.sync_detailed", "", str(status), answer))
     if answered.returncode:
-        rows.append(("client", "ended", "", "", str(answered.returncode), f"WRONG: {answered.stderr[-200:]}"))
+        rows.append(
+            (
+                "client",
+                "ended",
+                "",
+                "",
+                str(answered.returncode),
+                f"WRONG: {answered.stderr[-200:]}",
+            )
+        )
     return rows
 
 
@@ -59,5 +90,9 @@ def page_row(address: str, scratch: Path) -> tuple[str, ...]:
         page.picture(PICTURE)
         complaints = page.complaints
     took = f"{1000 * (time.monotonic() - began):.0f}"
-    found = f"WRONG: {complaints}"[:120] if complaints else f"{shown} items, {PICTURE.relative_to(ROOT)}"
+    found = (
+        f"WRONG: {complaints}"[:120]
+        if complaints
+        else f"{shown} items, {PICTURE.relative_to(ROOT)}"
+    )
     return ("the page", "in Chromium", "/ui", took, "", found)

@@ -1,7 +1,7 @@
 """The whole pipeline in containers, from a log to a bundle that serves: `make e2e-pipeline`.
 
 Builds the images, runs the compiled graph on the demo shop through kfp's DockerRunner, each step in a container of
-its own (not root, read-only, bounded as pipelines/placement.py says), runs it again to see every step re-used, and
+its own (not root, read-only, bounded as pipelines/graphs/placement.py says), runs it again to see every step re-used, and
 asks the serving image for recommendations from the bundle. Then breaks it on purpose: a step out of memory, a gate
 that fails, a store that is away. Starts the Docker engine and installs docker.io and debootstrap where they are
 missing, which needs root on Debian. Ends with a status other than 0 if something is not as expected.
@@ -22,18 +22,27 @@ from typing import TextIO
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "scripts")]
 
-import httpx  # noqa: E402
-from e2e_serving import readable, service  # noqa: E402
-from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install  # noqa: E402
+import httpx
+from e2e_serving import readable, service
+from engine import (
+    ENGINE_PACKAGES,
+    base_image,
+    call,
+    docker,
+    docker_engine,
+    free_port,
+    inside,
+    install,
+)
 
-from components.images import USER  # noqa: E402
-from components.ingest_data.component import ingest_data  # noqa: E402
-from eager_llm.bundle import verify_bundle  # noqa: E402
-from eager_llm.settings import Settings  # noqa: E402
-from pipelines import local  # noqa: E402
-from pipelines.containers import Containers, table  # noqa: E402
-from pipelines.placement import step_name  # noqa: E402
-from pipelines.recommender import recommender  # noqa: E402
+from components.images import USER
+from components.ingest_data.component import ingest_data
+from eager_llm.bundle.bundle import verify_bundle
+from eager_llm.settings import Settings
+from pipelines import local
+from pipelines.graphs.placement import step_name
+from pipelines.graphs.recommender import recommender
+from pipelines.runners.docker import Containers, table
 
 SETTINGS = ROOT / "pipelines" / "settings" / "demo.yaml"
 # What the step that runs out of memory is given of what it needed.
@@ -43,10 +52,18 @@ AWAY = "s3://eager-llm-is-away/log"
 
 def main() -> None:
     """Do it all, print what came out, and end with 1 where something was not as expected."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the run `e2e-pipeline`")
-    parser.add_argument("--set", action="append", default=[], help="override a setting of the demo's")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs", help="folder for the run `e2e-pipeline`"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], help="override a setting of the demo's"
+    )
     parser.add_argument("--no-build", action="store_true", help="take the images that are there")
     asked = parser.parse_args()
     folder = asked.runs.resolve() / "e2e-pipeline"
@@ -59,7 +76,11 @@ def main() -> None:
         first = Containers()
         run(folder, asked.set, first, 0)
         rows = [*whole_run(folder, first), *again(folder, asked.set), *served(folder)]
-        rows += [*out_of_memory(folder, asked.set, first), *failing_gate(folder, asked.set), *store_away(folder)]
+        rows += [
+            *out_of_memory(folder, asked.set, first),
+            *failing_gate(folder, asked.set),
+            *store_away(folder),
+        ]
     print("\n" + table(first.runs) + "\n")
     width = max(len(what) for what, *_ in rows)
     for what, holds, shown in rows:
@@ -85,12 +106,23 @@ def whole_run(folder: Path, containers: Containers) -> list[Row]:
     runs = containers.runs
     verify_bundle(folder / "bundle")
     graph = sorted(step_name(task) for task in recommender.pipeline_spec.root.dag.tasks)
-    users, images = {entry.user.split(":")[0] for entry in runs}, sorted({entry.image for entry in runs})
+    users, images = (
+        {entry.user.split(":")[0] for entry in runs},
+        sorted({entry.image for entry in runs}),
+    )
     tools = [tool for image in images for tool in inside(image)[1]]
     return [
-        ("images", len(images) == 2, "; ".join(f"{image} {megabytes(image):.0f} MB" for image in images)),
+        (
+            "images",
+            len(images) == 2,
+            "; ".join(f"{image} {megabytes(image):.0f} MB" for image in images),
+        ),
         ("compilers and installers", not tools, ", ".join(tools) or "none"),
-        ("every step, once", sorted(entry.step for entry in runs) == graph, f"{len(runs)} containers"),
+        (
+            "every step, once",
+            sorted(entry.step for entry in runs) == graph,
+            f"{len(runs)} containers",
+        ),
         (
             "all ended well",
             all(entry.exit == 0 for entry in runs),
@@ -119,12 +151,19 @@ def served(folder: Path) -> list[Row]:
     import pandas as pd
 
     histories = pd.read_parquet(folder / "features" / "user_history.parquet", columns=["user_id"])
-    items = pd.read_parquet(folder / "bundle" / "catalogue.parquet", columns=["item_id"])["item_id"].tolist()
-    asked = {"a history": {"items": items[:3], "k": 3}, "a user": {"user_id": str(histories["user_id"].iat[0]), "k": 3}}
+    items = pd.read_parquet(folder / "bundle" / "catalogue.parquet", columns=["item_id"])[
+        "item_id"
+    ].tolist()
+    asked = {
+        "a history": {"items": items[:3], "k": 3},
+        "a user": {"user_id": str(histories["user_id"].iat[0]), "k": 3},
+    }
     rows = []
     with tempfile.TemporaryDirectory(prefix="eager-llm-e2e-") as scratch:
         Path(scratch).chmod(0o755)
-        bundle, features = (readable(folder / part, Path(scratch) / part) for part in ("bundle", "features"))
+        bundle, features = (
+            readable(folder / part, Path(scratch) / part) for part in ("bundle", "features")
+        )
         with service(bundle, features, "sqlite") as client:
             for what, body in asked.items():
                 rows.append(_answered(client, what, body))
@@ -134,9 +173,17 @@ def served(folder: Path) -> list[Row]:
 def _answered(client: httpx.Client, what: str, body: dict[str, object]) -> Row:
     answer = client.post("/recommend", json=body)
     found = answer.json()
-    holds = answer.status_code == 200 and found["source"] == "model" and len(found["items"]) == body["k"]
+    holds = (
+        answer.status_code == 200
+        and found["source"] == "model"
+        and len(found["items"]) == body["k"]
+    )
     titles = "; ".join(str(item.get("title")) for item in found.get("items", []))
-    return (f"served, {what}", holds, f"{found.get('source')}: {titles}" if holds else answer.text[:200])
+    return (
+        f"served, {what}",
+        holds,
+        f"{found.get('source')}: {titles}" if holds else answer.text[:200],
+    )
 
 
 def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list[Row]:
@@ -148,10 +195,19 @@ def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list
     # The step's own warning comes before; the run's last word counts.
     message = re.search(r"error: (tune_model: out of memory: .*)", said)
     alone = [entry.step for entry in containers.runs] == ["tune_model"]
-    holds = alone and message is not None and "memory_limit of tune_model" in message[1] and limit in message[1]
+    holds = (
+        alone
+        and message is not None
+        and "memory_limit of tune_model" in message[1]
+        and limit in message[1]
+    )
     return [
         (f"out of memory at {limit}", holds, message[1] if message else said[-300:]),
-        ("  warned before", True, "yes" if "warning: tune_model: " in said else "no: it grew too fast"),
+        (
+            "  warned before",
+            True,
+            "yes" if "warning: tune_model: " in said else "no: it grew too fast",
+        ),
         _untouched(folder),
     ]
 
@@ -163,7 +219,9 @@ def failing_gate(folder: Path, overrides: list[str]) -> list[Row]:
     report = re.search(r"report: (\S+)", said)
     kept = report is not None and Path(report[1]).is_file()
     named = re.search(r"(\w+: .* break it \[.*)", said)
-    stopped = [entry.step for entry in containers.runs] == ["validate_data"] and "Traceback" not in said
+    stopped = [entry.step for entry in containers.runs] == [
+        "validate_data"
+    ] and "Traceback" not in said
     shown = f"{named[1].strip()}; report {'kept' if kept else 'lost'}" if named else said[-300:]
     return [("a gate fails", kept and stopped and named is not None, shown), _untouched(folder)]
 
@@ -173,9 +231,15 @@ def store_away(folder: Path) -> list[Row]:
     from kfp import local as kfp_local
 
     endpoint = f"http://127.0.0.1:{free_port()}"
-    environment = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+    }
     with Containers() as containers, _heard() as heard:
-        kfp_local.init(containers.runner(folder, environment, [], []), pipeline_root=str(folder / "artifacts"))
+        kfp_local.init(
+            containers.runner(folder, environment, [], []), pipeline_root=str(folder / "artifacts")
+        )
         try:
             ingest_data(source=AWAY, fingerprint="", settings=Settings().to_dict())
         except RuntimeError as error:
@@ -184,7 +248,9 @@ def store_away(folder: Path) -> list[Row]:
     message = re.search(rf"error: ({re.escape(AWAY)}: .*)", said)
     holds = message is not None and endpoint in message[1] and "Traceback" not in said
     ended = containers.runs[0]
-    return [("the store is away", holds and ended.exit == 1, message[1] if message else said[-300:])]
+    return [
+        ("the store is away", holds and ended.exit == 1, message[1] if message else said[-300:])
+    ]
 
 
 def _untouched(folder: Path) -> Row:

@@ -26,13 +26,30 @@ import httpx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from e2e_checks import Check, Shop, endpoint_checks, no_time_checks, store_back_checks, without_store_checks  # noqa: E402
-from e2e_clients import generated_client_rows, page_row  # noqa: E402
-from engine import ENGINE_PACKAGES, base_image, call, docker, docker_engine, free_port, inside, install, wait_until  # noqa: E402
+from e2e_checks import (
+    Check,
+    Shop,
+    endpoint_checks,
+    no_time_checks,
+    store_back_checks,
+    without_store_checks,
+)
+from e2e_clients import generated_client_rows, page_row
+from engine import (
+    ENGINE_PACKAGES,
+    base_image,
+    call,
+    docker,
+    docker_engine,
+    free_port,
+    inside,
+    install,
+    wait_until,
+)
 
-from components.images import SERVING  # noqa: E402
-from eager_llm.catalogue.features import ONLINE_VARIABLE, Features  # noqa: E402
-from eager_llm.files import read_json  # noqa: E402
+from components.images import SERVING
+from eager_llm.core.files import read_json
+from eager_llm.features.feature_store import ONLINE_VARIABLE, Features
 
 CONTAINER = "eager-llm-e2e"
 PACKAGES = {**ENGINE_PACKAGES, "redis-server": "redis-server", "chromium": "chromium"}
@@ -40,9 +57,15 @@ PACKAGES = {**ENGINE_PACKAGES, "redis-server": "redis-server", "chromium": "chro
 
 def main() -> None:
     """Do it all, print the table, and end with 1 where something was not as expected."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap")
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="run whose bundle is served")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", default="python:3.11-slim", help="pulled; where that fails, made by debootstrap"
+    )
+    parser.add_argument(
+        "--run", type=Path, default=ROOT / "runs" / "demo", help="run whose bundle is served"
+    )
     parser.add_argument("--no-build", action="store_true", help="take the image that is there")
     asked = parser.parse_args()
     rows: list[tuple[str, ...]] = []
@@ -52,7 +75,15 @@ def main() -> None:
         if not asked.no_build:
             call("scripts/images.py", "--base", base_image(asked.base), "serving")
         if not (asked.run / "bundle").is_dir():
-            call("-m", "eager_llm.cli", "run", "--runs", str(asked.run.parent), "--name", asked.run.name)
+            call(
+                "-m",
+                "eager_llm.cli.main",
+                "run",
+                "--runs",
+                str(asked.run.parent),
+                "--name",
+                asked.run.name,
+            )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eager-llm-e2e-")))
         scratch.chmod(0o755)
         redis = Redis(scratch / "redis")
@@ -60,7 +91,11 @@ def main() -> None:
         redis.start()
         shop = publish(asked.run, scratch / "features", redis.url)
         rows += image_rows()
-        place = {"bundle": asked.run / "bundle", "features": scratch / "features", "redis": redis.url}
+        place = {
+            "bundle": asked.run / "bundle",
+            "features": scratch / "features",
+            "redis": redis.url,
+        }
         began = time.monotonic()
         with service(**place) as client:
             took = f"{1000 * (time.monotonic() - began):.0f}"
@@ -92,7 +127,15 @@ class Redis:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        command = [
+            "redis-server",
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+        ]
         command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(self._answers, self.process.poll, 30, "Redis")
@@ -153,7 +196,13 @@ def service(bundle: Path, features: Path, redis: str, **settings: str) -> Iterat
         "OMP_NUM_THREADS": "1",
         **settings,
     }
-    options = ["--network=host", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    options = [
+        "--network=host",
+        "--read-only",
+        "--tmpfs=/tmp",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+    ]
     options += [f"--env={name}={value}" for name, value in environment.items()]
     options += [f"--volume={bundle.resolve()}:/bundle:ro", f"--volume={features}:/features:ro"]
     docker("run", "--detach", f"--name={CONTAINER}", *options, SERVING)
@@ -162,7 +211,9 @@ def service(bundle: Path, features: Path, redis: str, **settings: str) -> Iterat
             try:
                 wait_until(lambda: _ready(client), _ended, 120, "the service")
             except SystemExit:
-                print(docker("logs", "--tail", "30", CONTAINER, check=False).stderr, file=sys.stderr)
+                print(
+                    docker("logs", "--tail", "30", CONTAINER, check=False).stderr, file=sys.stderr
+                )
                 raise
             yield client
     finally:
@@ -190,24 +241,51 @@ def ask(client: httpx.Client, phase: str, checks: list[Check]) -> list[tuple[str
         answer = client.request(check.method, check.path, json=check.body)
         took = f"{1000 * (time.monotonic() - began):.0f}"
         try:
-            assert answer.status_code == check.status, f"status {answer.status_code}: {answer.text[:80]}"
-            decoded = answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+            assert answer.status_code == check.status, (
+                f"status {answer.status_code}: {answer.text[:80]}"
+            )
+            decoded = (
+                answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+            )
             result = check.expect(decoded) or "as expected"
         except (AssertionError, KeyError, TypeError) as error:
             result = f"WRONG: {error!r}"[:120]
-        rows.append((phase, check.what, f"{check.method} {check.path}", took, str(answer.status_code), result))
+        rows.append(
+            (
+                phase,
+                check.what,
+                f"{check.method} {check.path}",
+                took,
+                str(answer.status_code),
+                result,
+            )
+        )
     return rows
 
 
 def image_rows() -> list[tuple[str, ...]]:
     """Look into the image: who runs in it, and that nothing in it compiles or installs."""
     uid, builders = inside(SERVING)
-    facts = json.loads(docker("image", "inspect", SERVING).stdout)[0]
-    labels = facts["Config"]["Labels"]
+    metadata = json.loads(docker("image", "inspect", SERVING).stdout)[0]
+    labels = metadata["Config"]["Labels"]
     return [
-        ("image", "size", "", "", "", f"{facts['Size'] / 1e6:.0f} MB, torch {labels['eager-llm.torch']}"),
+        (
+            "image",
+            "size",
+            "",
+            "",
+            "",
+            f"{metadata['Size'] / 1e6:.0f} MB, torch {labels['eager-llm.torch']}",
+        ),
         ("image", "runs as", "", "", "", f"user {uid}" if uid != "0" else "WRONG: root"),
-        ("image", "compilers and installers", "", "", "", f"WRONG: {builders}" if builders else "none"),
+        (
+            "image",
+            "compilers and installers",
+            "",
+            "",
+            "",
+            f"WRONG: {builders}" if builders else "none",
+        ),
         ("image", "commit", "", "", "", labels["org.opencontainers.image.revision"]),
     ]
 
@@ -219,12 +297,23 @@ def killed_row(client: httpx.Client) -> tuple[str, ...]:
     os.kill(int(worker.split()[0]), signal.SIGKILL)
     began = time.monotonic()
     wait_until(lambda: _ready(client), _ended, 120, "the decoder's process")
-    return ("decoder killed", "its process", "SIGKILL", f"{1000 * (time.monotonic() - began):.0f}", "", "ready again")
+    return (
+        "decoder killed",
+        "its process",
+        "SIGKILL",
+        f"{1000 * (time.monotonic() - began):.0f}",
+        "",
+        "ready again",
+    )
 
 
 def stop_row() -> tuple[str, ...]:
     """Send SIGTERM, and say how the service ended."""
-    usage = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER).stdout.split("/")[0].strip()
+    usage = (
+        docker("stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER)
+        .stdout.split("/")[0]
+        .strip()
+    )
     began = time.monotonic()
     docker("stop", "--time=60", CONTAINER)
     took = f"{1000 * (time.monotonic() - began):.0f}"
@@ -238,7 +327,9 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     table = [("when", "what", "asked", "ms", "status", "answered"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def install(packages: dict[str, str]) -> None:
         if os.geteuid() or shutil.which("apt-get") is None:
             sys.exit(f"missing: {', '.join(missing)}; install them, or run this as root on Debian")
         subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", *missing], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", *missing], check=True, stdout=subprocess.DEVNULL
+        )
 
 
 @contextmanager
@@ -34,7 +36,12 @@ def docker_engine() -> Iterator[None]:
     command = ["dockerd", "--iptables=false", "--bridge=none"]
     engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: docker("info", check=False).returncode == 0, engine.poll, 60, "the Docker engine")
+        wait_until(
+            lambda: docker("info", check=False).returncode == 0,
+            engine.poll,
+            60,
+            "the Docker engine",
+        )
         yield
     finally:
         engine.terminate()
@@ -43,7 +50,11 @@ def docker_engine() -> Iterator[None]:
 
 def base_image(name: str) -> str:
     """Return a base image that is here: the asked one, pulled if need be, else one made from Debian packages."""
-    for command in (("image", "inspect", name), ("pull", "--quiet", name), ("image", "inspect", OFFLINE_BASE)):
+    for command in (
+        ("image", "inspect", name),
+        ("pull", "--quiet", name),
+        ("image", "inspect", OFFLINE_BASE),
+    ):
         if docker(*command, check=False).returncode == 0:
             return command[-1]
     print(f"{name} cannot be pulled here: making {OFFLINE_BASE} with debootstrap", flush=True)
@@ -51,7 +62,9 @@ def base_image(name: str) -> str:
     return OFFLINE_BASE
 
 
-def wait_until(holds: Callable[[], bool], ended: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(
+    holds: Callable[[], bool], ended: Callable[[], object], seconds: float, what: str
+) -> None:
     """Wait for a condition; end where its process has ended or time is up."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -84,7 +97,9 @@ def inside(image: str) -> tuple[str, list[str]]:
     A base from Debian packages brings apt, which without root and on a read-only root does nothing.
     """
     asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip']))"
-    user, *tools = docker("run", "--rm", "--network=none", "--read-only", image, "python3", "-c", asked).stdout.split()
+    user, *tools = docker(
+        "run", "--rm", "--network=none", "--read-only", image, "python3", "-c", asked
+    ).stdout.split()
     return user, tools
 
 

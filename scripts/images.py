@@ -27,9 +27,13 @@ CONTAINERFILE = ROOT / "components" / "Containerfile"
 
 def main() -> None:
     """Build what was asked for, and print each image's size, layers and seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", nargs="*", choices=[*IMAGES, []], help="default: all")
-    parser.add_argument("--base", default="python:3.11-slim", help="image with Python 3.11 to build upon")
+    parser.add_argument(
+        "--base", default="python:3.11-slim", help="image with Python 3.11 to build upon"
+    )
     parser.add_argument("--accelerator", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
     asked = parser.parse_args()
@@ -59,11 +63,23 @@ def stage_wheels(image: Image, context: Path, accelerator: Accelerator) -> str:
         shutil.rmtree(wheels, ignore_errors=True)
         wheels.mkdir(parents=True)
         (context / "pins.txt").write_text(needed, encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(wheels), "--constraint", str(LOCK)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--wheel-dir",
+            str(wheels),
+            "--constraint",
+            str(LOCK),
+        ]
         version = output(sys.executable, "-c", "import pip; print(pip.__version__)")
         run([*pip, "--requirement", str(context / "pins.txt"), f"pip=={version}"])
         (wheels / "requirements.txt").write_text(requirements(wheels), encoding="utf-8")
-    torch = re.search(r"^torch==(\S+)", (wheels / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    torch = re.search(
+        r"^torch==(\S+)", (wheels / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
     if torch is None:
         sys.exit(f"{image.name}: pip found no wheel of torch")
     if (accelerator == "cpu") != torch[1].endswith("+cpu"):
@@ -81,7 +97,17 @@ def pins(image: Image) -> str:
     What torch's CUDA build needs beside itself is not in the lock; pip adds it where it finds that build.
     """
     extras = [f"--extra={extra}" for extra in image.extras]
-    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *extras, "--constraint", str(LOCK)]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        *extras,
+        "--constraint",
+        str(LOCK),
+    ]
     command += ["--python-version=3.11", "--quiet", "--no-header", "--no-annotate"]
     needed = {line.split("==")[0] for line in output(*command).splitlines() if "==" in line}
     locked = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line]
@@ -107,11 +133,27 @@ def stage_code(image: Image, context: Path) -> None:
 
 def build(image: Image, context: Path, torch: str, asked: argparse.Namespace) -> None:
     """Run the container build without a network."""
-    revision = output("git", "rev-parse", "HEAD") + ("-dirty" if output("git", "status", "--porcelain") else "")
-    arguments = {"BASE": asked.base, "TITLE": image.name, "VERSION": TAG, "REVISION": revision, "TORCH": torch}
+    revision = output("git", "rev-parse", "HEAD") + (
+        "-dirty" if output("git", "status", "--porcelain") else ""
+    )
+    arguments = {
+        "BASE": asked.base,
+        "TITLE": image.name,
+        "VERSION": TAG,
+        "REVISION": revision,
+        "TORCH": torch,
+    }
     # A fixed time, so that a commit which leaves the wheels alone leaves their layer alone.
     arguments["SOURCE_DATE_EPOCH"] = "0"
-    command = ["docker", "build", "--network=none", "--file", str(CONTAINERFILE), "--target", image.target]
+    command = [
+        "docker",
+        "build",
+        "--network=none",
+        "--file",
+        str(CONTAINERFILE),
+        "--target",
+        image.target,
+    ]
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     command += ["--no-cache"] if asked.no_cache else []
     run([*command, "--tag", image.reference(asked.accelerator), str(context)])
@@ -126,7 +168,9 @@ def run(command: list[str]) -> None:
 
 def output(*command: str) -> str:
     """Return what a command prints."""
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -15,14 +15,34 @@ HEADER = """\
 
 def main() -> None:
     """Run uv and leave out what depends on the machine: local versions, NVIDIA's and Triton's builds."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--all-extras", "--python-version"]
-    command += ["3.11", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--all-extras",
+        "--python-version",
+    ]
+    command += [
+        "3.11",
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+    ]
     # The packages that build this one without isolation are part of the environment.
     command += ["--constraint", "scripts/constraints.txt", "scripts/build.in"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    pins = [re.sub(r"\+[\w.]+", "", line) for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    pins = [
+        re.sub(r"\+[\w.]+", "", line)
+        for line in done.stdout.splitlines()
+        if line and not line.startswith("#")
+    ]
     pins = [pin for pin in pins if not re.match(r"(nvidia-(?!ml-py)|cuda-|triton==)", pin)]
     (ROOT / "requirements.lock").write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
 

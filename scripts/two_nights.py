@@ -17,23 +17,34 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eager_llm.bundle import Bundle
-from eager_llm.catalogue.demo import demo_nights
-from eager_llm.catalogue.tables import Tables
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.core.files import read_json
+from eager_llm.data.demo_shop import demo_increments
+from eager_llm.data.tables import Tables
 from eager_llm.decoding.recommender import Request
-from eager_llm.files import read_json
 from eager_llm.index.item_index import ItemIndex
 
 ROOT = Path(__file__).resolve().parents[1]
 # Annealed to death, and without the counted evidence that would do much of the work in its place.
-WORSE = ["--set", "nightly.learning_rate=0.2", "--set", "neighbours.weights=[0.0]"]
+WORSE = ["--set", "refresh.learning_rate=0.2", "--set", "item_prior.weights=[0.0]"]
 PROMOTED, REFUSED = 0, 3
 
 
 def night(run: Path, arrivals: Path, number: int, options: list[str]) -> dict[str, Any]:
     """Run one night by the command that people use; return its status, seconds and summary."""
-    before = {path.name for path in (run / "nights").iterdir()} if (run / "nights").is_dir() else set()
-    command = [sys.executable, "-m", "eager_llm.cli", "night", "--run", str(run), "--data", str(arrivals / str(number))]
+    before = (
+        {path.name for path in (run / "nights").iterdir()} if (run / "nights").is_dir() else set()
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "eager_llm.cli.main",
+        "night",
+        "--run",
+        str(run),
+        "--data",
+        str(arrivals / str(number)),
+    ]
     started = time.monotonic()
     status = subprocess.run([*command, *options], cwd=ROOT).returncode
     seconds = time.monotonic() - started
@@ -66,8 +77,12 @@ def recommended(bundle: Path, items: set[str], tables: Path) -> dict[str, int]:
 def main() -> None:
     """Run the nights, check what must hold, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=ROOT / "runs" / "nights", help="folder of the run; made anew")
-    parser.add_argument("--settings", type=Path, default=ROOT / "pipelines" / "settings" / "nights.yaml")
+    parser.add_argument(
+        "--run", type=Path, default=ROOT / "runs" / "nights", help="folder of the run; made anew"
+    )
+    parser.add_argument(
+        "--settings", type=Path, default=ROOT / "pipelines" / "settings" / "nights.yaml"
+    )
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--users", type=int, default=1000, help="customers of the made-up shop")
     asked = parser.parse_args()
@@ -75,18 +90,31 @@ def main() -> None:
     if run.exists() and not (run / "nights").is_dir():
         raise SystemExit(f"{run}: is not a run of nights; name another folder")
     shutil.rmtree(run, ignore_errors=True)
-    options = ["--settings", str(asked.settings.resolve()), *(word for one in asked.set for word in ("--set", one))]
+    options = [
+        "--settings",
+        str(asked.settings.resolve()),
+        *(word for one in asked.set for word in ("--set", one)),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         arrivals = Path(folder)
-        demo_nights(arrivals, users=asked.users)
+        demo_increments(arrivals, users=asked.users)
         done = {}
-        for name, number, more in (("0", 0, []), ("1", 1, []), ("2, made worse", 2, WORSE), ("2", 2, [])):
+        for name, number, more in (
+            ("0", 0, []),
+            ("1", 1, []),
+            ("2, made worse", 2, WORSE),
+            ("2", 2, []),
+        ):
             paths = paths_of(run / "bundle") if done else {}
             done[name] = found = night(run, arrivals, number, [*options, *more])
             now = paths_of(run / "nights" / found["folder"] / "bundle")
             new = set(now) - set(paths) if paths else set()
             moved = [item for item in paths if now.get(item) != paths[item]]
-            counts = recommended(run / "bundle", new, run / "tables") if found["status"] == PROMOTED and new else {}
+            counts = (
+                recommended(run / "bundle", new, run / "tables")
+                if found["status"] == PROMOTED and new
+                else {}
+            )
             found |= {"moved": len(moved), "new": len(new), "users_recommended_a_new_item": counts}
     figures = {name: _row(found) for name, found in done.items()}
     print("\n" + json.dumps(figures, indent=2))
@@ -120,7 +148,12 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
 def _faults(done: dict[str, Any]) -> list[str]:
     """Return what does not hold."""
     faults = []
-    for name, expected in (("0", "first"), ("1", "promoted"), ("2, made worse", "refused"), ("2", "promoted")):
+    for name, expected in (
+        ("0", "first"),
+        ("1", "promoted"),
+        ("2, made worse", "refused"),
+        ("2", "promoted"),
+    ):
         found = done[name]
         if found["outcome"] != expected:
             faults.append(f"night {name}: {found['outcome']}, expected {expected}")

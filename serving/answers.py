@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.core.errors import UserError
 from eager_llm.decoding.filters import Filter
 from eager_llm.decoding.recommender import Answer, Request
-from eager_llm.errors import UserError
 from serving import schemas
 from serving.decoder import Decoder, Description
-from serving.errors import Refusal
+from serving.errors import ApiError
 from serving.metrics import EVENTS, FALLBACKS
 from serving.settings import ServiceSettings
 from serving.store import Event, Store
@@ -42,7 +42,9 @@ class Answers:
         store: None where users cannot be looked up.
     """
 
-    def __init__(self, decoders: dict[str, Decoder], store: Store | None, settings: ServiceSettings) -> None:
+    def __init__(
+        self, decoders: dict[str, Decoder], store: Store | None, settings: ServiceSettings
+    ) -> None:
         self.decoders, self.store, self.settings = decoders, store, settings
 
     async def recommend(self, asked: schemas.RecommendRequest) -> schemas.ItemsAnswer:
@@ -53,7 +55,9 @@ class Answers:
         conditions = frozenset(one.condition() for one in asked.filters)
         reason = read.reason
         if read.known:
-            request = Request(read.known, asked.k, None, conditions, asked.exclude_history, explain=asked.explain)
+            request = Request(
+                read.known, asked.k, None, conditions, asked.exclude_history, explain=asked.explain
+            )
             answer, reason = await self._decoded("recommend", decoder, request, deadline)
             if answer is not None:
                 return self._ranked(decoder.bundle, answer, asked, read)
@@ -69,13 +73,21 @@ class Answers:
         read = await self._history("search", decoder.bundle, asked)
         conditions = frozenset(one.condition() for one in asked.filters)
         request = Request(
-            read.known, asked.k, None, conditions, asked.exclude_history, " ".join(asked.words.split()), asked.explain
+            read.known,
+            asked.k,
+            None,
+            conditions,
+            asked.exclude_history,
+            " ".join(asked.words.split()),
+            asked.explain,
         )
         answer, reason = await self._decoded("search", decoder, request, deadline)
         if answer is not None:
             return self._ranked(decoder.bundle, answer, asked, read)
         shut_out = set(read.known) if asked.exclude_history else set()
-        items = await self._checked(_matching, decoder.bundle, asked.words, asked.k, conditions, shut_out)
+        items = await self._checked(
+            _matching, decoder.bundle, asked.words, asked.k, conditions, shut_out
+        )
         return self._fallback(decoder.bundle, items, asked.k, reason, read)
 
     async def describe(self, asked: schemas.DescribeRequest) -> schemas.DescribeAnswer:
@@ -84,12 +96,16 @@ class Answers:
         decoder = self._decoder(asked.bundle)
         self._offered()
         row = _row(decoder.bundle, asked.item_id)
-        text, reason = await self._decoded("describe", decoder, Description(row, asked.max_tokens), deadline)
+        text, reason = await self._decoded(
+            "describe", decoder, Description(row, asked.max_tokens), deadline
+        )
         if text is not None:
             return schemas.DescribeAnswer(item_id=asked.item_id, text=text, source="model")
         FALLBACKS.labels(reason).inc()
         title = decoder.bundle.title(asked.item_id)
-        return schemas.DescribeAnswer(item_id=asked.item_id, text=title, source="catalogue", reason=reason)
+        return schemas.DescribeAnswer(
+            item_id=asked.item_id, text=title, source="catalogue", reason=reason
+        )
 
     async def similar(self, asked: schemas.SimilarRequest) -> schemas.SimilarAnswer:
         """Answer with the nearest items in the index."""
@@ -97,7 +113,9 @@ class Answers:
         row = _row(bundle, asked.item_id)
         sources = bundle.recommender.index.levels_of
         if asked.source and asked.source not in sources:
-            raise Refusal("invalid_request", f"source: the index has {', '.join(sources)}", "source")
+            raise ApiError(
+                "invalid_request", f"source: the index has {', '.join(sources)}", "source"
+            )
         conditions = frozenset(one.condition() for one in asked.filters)
 
         def nearest() -> list[schemas.SimilarItem]:
@@ -114,24 +132,32 @@ class Answers:
             ]
 
         found = await self._checked(nearest)
-        return schemas.SimilarAnswer(items=found, shortfall=_shortfall(len(found), asked.k, "other "))
+        return schemas.SimilarAnswer(
+            items=found, shortfall=_shortfall(len(found), asked.k, "other ")
+        )
 
     async def event(self, asked: schemas.EventRequest) -> schemas.EventAnswer:
         """Take in what a user just did."""
         if self.store is None:
-            raise Refusal("not_offered", "the service was started without features: it keeps no users")
+            raise ApiError(
+                "not_offered", "the service was started without features: it keeps no users"
+            )
         _row(self.decoders["first"].bundle, asked.item_id)
         if asked.timestamp > datetime.now(UTC) + CLOCK_SKEW:
-            raise Refusal("event_in_future", "timestamp: lies in the future; send when it happened", "timestamp")
+            raise ApiError(
+                "event_in_future",
+                "timestamp: lies in the future; send when it happened",
+                "timestamp",
+            )
         if asked.timestamp.year < 1970:
-            raise Refusal("invalid_request", "timestamp: lies before 1970", "timestamp")
+            raise ApiError("invalid_request", "timestamp: lies before 1970", "timestamp")
         event = Event(asked.user_id, asked.item_id, pd.Timestamp(asked.timestamp).tz_convert("UTC"))
         try:
             history, status = await self.store.push(event, self.settings.deadline_ms / 1000)
         except Exception as error:  # whatever the store raises, the caller still has the event
             log.warning("the online store did not take an event: %s", type(error).__name__)
             message = "the online store did not confirm the event; the same event may be sent again"
-            raise Refusal("features_unavailable", message, retry_after=1) from None
+            raise ApiError("features_unavailable", message, retry_after=1) from None
         EVENTS.labels(status).inc()
         return schemas.EventAnswer(status=status, history=history)
 
@@ -141,7 +167,9 @@ class Answers:
         else:
             history, reason = await self._looked_up(endpoint, asked.user_id)
         known = [item for item in history if item in bundle.recommender.index.rows]
-        ignored = list(dict.fromkeys(item for item in history if item not in bundle.recommender.index.rows))
+        ignored = list(
+            dict.fromkeys(item for item in history if item not in bundle.recommender.index.rows)
+        )
         return _Read(known, ignored, None if known else "no_known_items" if history else reason)
 
     async def _looked_up(self, endpoint: str, user_id: str) -> tuple[list[str], str]:
@@ -157,11 +185,15 @@ class Answers:
             return [], "features_unavailable"
         return ([], "unknown_user") if history is None else (history, "empty_history")
 
-    async def _decoded(self, endpoint: str, decoder: Decoder, job: Any, deadline: float) -> tuple[Any, Any]:
+    async def _decoded(
+        self, endpoint: str, decoder: Decoder, job: Any, deadline: float
+    ) -> tuple[Any, Any]:
         """Return the decoder's answer, or None and why there is none."""
         try:
-            return await decoder.ask(endpoint, job, deadline - asyncio.get_running_loop().time()), None
-        except Refusal:
+            return await decoder.ask(
+                endpoint, job, deadline - asyncio.get_running_loop().time()
+            ), None
+        except ApiError:
             raise
         except TimeoutError:
             return None, "deadline"
@@ -173,7 +205,8 @@ class Answers:
         self, bundle: Bundle, answer: Answer, asked: schemas.HistoryRequest, read: _Read
     ) -> schemas.ItemsAnswer:
         items = [
-            schemas.RankedItem(item_id=item, title=bundle.title(item), score=score) for item, score in answer.items
+            schemas.RankedItem(item_id=item, title=bundle.title(item), score=score)
+            for item, score in answer.items
         ]
         if answer.levels is not None:
             for item, levels in zip(items, answer.levels, strict=True):
@@ -187,10 +220,15 @@ class Answers:
             bundle_version=bundle.version,
         )
 
-    def _fallback(self, bundle: Bundle, items: list[str], k: int, reason: Any, read: _Read) -> schemas.ItemsAnswer:
+    def _fallback(
+        self, bundle: Bundle, items: list[str], k: int, reason: Any, read: _Read
+    ) -> schemas.ItemsAnswer:
         FALLBACKS.labels(reason).inc()
         return schemas.ItemsAnswer(
-            items=[schemas.RankedItem(item_id=item, title=bundle.title(item), score=None) for item in items],
+            items=[
+                schemas.RankedItem(item_id=item, title=bundle.title(item), score=None)
+                for item in items
+            ],
             source="fallback",
             reason=reason,
             shortfall=_shortfall(len(items), k),
@@ -204,11 +242,11 @@ class Answers:
         try:
             return await asyncio.to_thread(work, *arguments)
         except UserError as error:
-            raise Refusal("invalid_filter", str(error), "filters") from None
+            raise ApiError("invalid_filter", str(error), "filters") from None
 
     def _decoder(self, place: str) -> Decoder:
         if place not in self.decoders:
-            raise Refusal("no_such_bundle", "the service has no second bundle", "bundle")
+            raise ApiError("no_such_bundle", "the service has no second bundle", "bundle")
         return self.decoders[place]
 
     def _deadline(self) -> float:
@@ -216,7 +254,9 @@ class Answers:
 
     def _offered(self) -> None:
         if not self.settings.describe:
-            raise Refusal("not_offered", "the service was started without texts (EAGER_LLM_DESCRIBE)")
+            raise ApiError(
+                "not_offered", "the service was started without texts (EAGER_LLM_DESCRIBE)"
+            )
 
 
 def why(bundle: Bundle, item_id: str, levels: list[float], history: list[str]) -> schemas.Why:
@@ -249,22 +289,28 @@ def path_of(bundle: Bundle, item_id: str) -> list[schemas.IndexToken]:
     starts = {source: part.start for source, part in index.levels_of.items()}
     return [
         schemas.IndexToken(token=token, source=source, level=number - starts[source] + 1)
-        for number, (token, source) in enumerate(zip(index.tokens(item_id), index.sources, strict=True))
+        for number, (token, source) in enumerate(
+            zip(index.tokens(item_id), index.sources, strict=True)
+        )
     ]
 
 
-def _matching(bundle: Bundle, words: str, k: int, conditions: Filter, without: set[str]) -> list[str]:
+def _matching(
+    bundle: Bundle, words: str, k: int, conditions: Filter, without: set[str]
+) -> list[str]:
     """Return items whose titles hold the words, and the popular ones behind them."""
     found = bundle.finder.find(words, len(bundle.fallback))
     found = bundle.passing([item for item in found if item not in without], conditions)[:k]
-    rest = bundle.popular(k - len(found), conditions, without | set(found)) if len(found) < k else []
+    rest = (
+        bundle.popular(k - len(found), conditions, without | set(found)) if len(found) < k else []
+    )
     return found + rest
 
 
 def _row(bundle: Bundle, item_id: str) -> int:
     row = bundle.recommender.index.rows.get(item_id)
     if row is None:
-        raise Refusal("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
+        raise ApiError("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
     return row
 
 

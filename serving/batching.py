@@ -119,7 +119,9 @@ class Batcher(Generic[Job]):
             self._observe(size)
             begun = perf_counter()
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, self._results, [one.job for one in batch])
+            results = await loop.run_in_executor(
+                self._thread, self._results, [one.job for one in batch]
+            )
             took = perf_counter() - begun
             self._paces.append(took / size)
             for one, value in zip(batch, results, strict=True):
@@ -135,7 +137,9 @@ class Batcher(Generic[Job]):
         try:
             results = list(self._work(jobs))
             if len(results) != len(jobs):
-                raise RuntimeError(f"the {self.name} gave {len(results)} results for {len(jobs)} jobs")
+                raise RuntimeError(
+                    f"the {self.name} gave {len(results)} results for {len(jobs)} jobs"
+                )
             return results
         except Exception as error:  # whatever it is, each job gets it or an answer
             if len(jobs) == 1:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.core.errors import UserError
 from eager_llm.decoding.recommender import Recommender, Request
-from eager_llm.errors import UserError
 from serving.batching import Batcher, Done, QueueFull
-from serving.errors import Refusal
+from serving.errors import ApiError
 from serving.metrics import BATCH, BEAMS, HITS, MISSES, QUEUE, SECONDS, stage
 from serving.settings import ServiceSettings
 
@@ -51,7 +51,7 @@ class Decoder:
         """Have a job done; see `Batcher.submit` for what else it raises.
 
         Raises:
-            Refusal: the queue is full, or a filter does not fit.
+            ApiError: the queue is full, or a filter does not fit.
         """
         try:
             with stage(endpoint, "decode") as span:
@@ -59,9 +59,9 @@ class Decoder:
                 span.set_attributes({"queue_ms": 1000 * done.waited, "batch_size": done.batch})
         except QueueFull as error:
             wait = max(1, math.ceil(self._batches.wait_estimate))
-            raise Refusal("overloaded", f"{error}; try again later", retry_after=wait) from None
+            raise ApiError("overloaded", f"{error}; try again later", retry_after=wait) from None
         except UserError as error:
-            raise Refusal("invalid_filter", str(error), "filters") from None
+            raise ApiError("invalid_filter", str(error), "filters") from None
         finally:
             QUEUE.set(len(self._batches))
         SECONDS.labels(endpoint, "queue").observe(done.waited)
@@ -79,7 +79,9 @@ class Decoder:
         for numbers, recommender in ((plain, "recommender"), (words, "plain")):
             if numbers:
                 asked = [jobs[n] for n in numbers]
-                results |= zip(numbers, _answer(getattr(self.bundle, recommender), asked), strict=True)
+                results |= zip(
+                    numbers, _answer(getattr(self.bundle, recommender), asked), strict=True
+                )
         for n, job in texts.items():
             results[n] = self.bundle.writer.describe(job.row, job.most)
         self._count(jobs)
@@ -99,7 +101,9 @@ class Decoder:
 
 def _answer(recommender: Recommender, requests: list[Any]) -> list[Any]:
     """Answer requests; one that does not fit the catalogue gets its UserError, and spoils no other."""
-    results: list[Any] = [recommender.mistake(request) if request.filter else None for request in requests]
+    results: list[Any] = [
+        recommender.mistake(request) if request.filter else None for request in requests
+    ]
     fit = [n for n, mistake in enumerate(results) if mistake is None]
     for n, answer in zip(fit, recommender.answer([requests[n] for n in fit]), strict=True):
         results[n] = answer

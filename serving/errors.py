@@ -24,17 +24,22 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "the client asks more often than it may; see Retry-After"),
     "internal": (500, "a fault of the service; its log has the request id"),
     "overloaded": (503, "too many requests wait; see Retry-After"),
-    "features_unavailable": (503, "the online store did not take the event; send it again, see Retry-After"),
+    "features_unavailable": (
+        503,
+        "the online store did not take the event; send it again, see Retry-After",
+    ),
 }
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class Fault(BaseModel):
+class ErrorDetail(BaseModel):
     """What was wrong."""
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    code: str = Field(description="stable, one for each cause", json_schema_extra={"enum": list(CODES)})
+    code: str = Field(
+        description="stable, one for each cause", json_schema_extra={"enum": list(CODES)}
+    )
     message: str = Field(description="for people")
     field: str | None = Field(default=None, description="of the request, such as filters.0.column")
     request_id: str = Field(description="also in the header X-Request-Id and in the log")
@@ -43,10 +48,10 @@ class Fault(BaseModel):
 class ErrorAnswer(BaseModel):
     """The body of every refusal."""
 
-    error: Fault
+    error: ErrorDetail
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A request that is not answered.
 
     Args:
@@ -55,7 +60,9 @@ class Refusal(Exception):
         retry_after: seconds after which to try again.
     """
 
-    def __init__(self, code: str, message: str, field: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, field: str | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code, self.message, self.field, self.retry_after = code, message, field, retry_after
 
@@ -71,26 +78,38 @@ class Refusal(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         fault: dict[str, Any] = {"code": self.code, "message": self.message}
         fault |= {"field": self.field} if self.field else {}
-        return JSONResponse({"error": {**fault, "request_id": request_id.get()}}, self.status, headers)
+        return JSONResponse(
+            {"error": {**fault, "request_id": request_id.get()}}, self.status, headers
+        )
 
 
-def refusal_of_status(status: int, message: str = "") -> Refusal:
+def error_of_status(status: int, message: str = "") -> ApiError:
     """Return the refusal that stands for a bare HTTP status."""
-    named = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+    named = {
+        401: "unauthorized",
+        404: "not_found",
+        405: "method_not_allowed",
+        413: "body_too_large",
+    }
     named |= {400: "invalid_request", 415: "unsupported_media_type", 503: "overloaded"}
     code = named.get(status, "internal")
-    return Refusal(code, message or CODES[code][1], retry_after=1 if code == "overloaded" else None)
+    return ApiError(
+        code, message or CODES[code][1], retry_after=1 if code == "overloaded" else None
+    )
 
 
-def validation_refusal(mistakes: list[Any]) -> Refusal:
+def validation_error(mistakes: list[Any]) -> ApiError:
     """Return the refusal of a request that does not fit its schema: the first mistake is named."""
     first = mistakes[0]
     if first["type"] == "json_invalid":
-        return Refusal("invalid_json", f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        return ApiError(
+            "invalid_json",
+            f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}",
+        )
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     more = f" (and {len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
     message = first["msg"].removeprefix("Value error, ")
-    return Refusal("invalid_request", f"{field or 'the body'}: {message}{more}", field or None)
+    return ApiError("invalid_request", f"{field or 'the body'}: {message}{more}", field or None)
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -105,5 +124,7 @@ def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_HEADER = {"headers": {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}}
+_HEADER = {
+    "headers": {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+}
 _RETRY: dict[int | str, dict[str, Any]] = {429: _HEADER, 503: _HEADER}

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 from serving import schemas
 from serving.answers import path_of
 
@@ -37,7 +37,10 @@ def item_facts(bundle: Bundle, item_id: str) -> schemas.ItemFacts:
     row = bundle.items.loc[item_id]
     attributes = {str(name): plain(value) for name, value in row.items()}
     return schemas.ItemFacts(
-        item_id=item_id, title=bundle.title(item_id), attributes=attributes, path=path_of(bundle, item_id)
+        item_id=item_id,
+        title=bundle.title(item_id),
+        attributes=attributes,
+        path=path_of(bundle, item_id),
     )
 
 
@@ -49,7 +52,12 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and not np.isfinite(value)):
+    if (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float) and not np.isfinite(value))
+    ):
         return None
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 

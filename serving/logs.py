@@ -24,7 +24,11 @@ class JsonLines(logging.Formatter):
         line["message"] = record.getMessage()
         if request_id.get():
             line["request_id"] = request_id.get()
-        line |= {name: value for name, value in vars(record).items() if name not in PLAIN and name[0] != "_"}
+        line |= {
+            name: value
+            for name, value in vars(record).items()
+            if name not in PLAIN and name[0] != "_"
+        }
         for name in ("taskName", "levelname_bracketed", "component", "trace_msg", "service_name"):
             line.pop(name, None)
         if record.exc_info:

@@ -21,12 +21,16 @@ SECONDS = Histogram(
 )
 REQUESTS = Counter("eager_llm_requests", "Requests by endpoint and status", ["endpoint", "status"])
 BATCH = Histogram("eager_llm_batch_size", "Requests decoded together", buckets=_COUNTS)
-BEAMS = Histogram("eager_llm_beams", "Beams of a request", buckets=(1, 5, 10, 20, 50, 100, 200, 500, 1000))
+BEAMS = Histogram(
+    "eager_llm_beams", "Beams of a request", buckets=(1, 5, 10, 20, 50, 100, 200, 500, 1000)
+)
 FALLBACKS = Counter("eager_llm_fallbacks", "Answers of the fallback by cause", ["cause"])
 HITS = Counter("eager_llm_prefix_cache_hits", "Prompts of which a beginning was remembered")
 MISSES = Counter("eager_llm_prefix_cache_misses", "Prompts that were read whole")
 EVENTS = Counter("eager_llm_events", "Events by what became of them", ["status"])
-QUEUE = Gauge("eager_llm_queue_length", "Requests that wait for the decoder", multiprocess_mode="livesum")
+QUEUE = Gauge(
+    "eager_llm_queue_length", "Requests that wait for the decoder", multiprocess_mode="livesum"
+)
 BUNDLE = Gauge(
     "eager_llm_bundle_info",
     "The bundle in service: always 1",

@@ -10,7 +10,7 @@ from random import getrandbits
 from time import monotonic, perf_counter
 from typing import Any
 
-from serving.errors import Refusal, refusal_of_status, request_id
+from serving.errors import ApiError, error_of_status, request_id
 from serving.metrics import REQUESTS, SECONDS
 from serving.settings import ServiceSettings
 
@@ -19,7 +19,17 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
 # The page itself holds no data: what it shows it asks for, with the key.
 OPEN = (*PROBES, "/", "/docs.json", "/ui")
-ENDPOINTS = ("/recommend", "/search", "/describe", "/similar", "/events", "/items", "/users", "/info", "/ui")
+ENDPOINTS = (
+    "/recommend",
+    "/search",
+    "/describe",
+    "/similar",
+    "/events",
+    "/items",
+    "/users",
+    "/info",
+    "/ui",
+)
 log = logging.getLogger("eager_llm.access")
 
 
@@ -42,7 +52,7 @@ class Identify:
         except Exception:  # nothing below may end without an answer
             log.exception("a fault while answering %s %s", scope["method"], scope["path"])
             if not answer.status:
-                await refusal_of_status(500).response()(scope, receive, answer.send)
+                await error_of_status(500).response()(scope, receive, answer.send)
         _account(scope, answer.status, perf_counter() - begun)
 
 
@@ -60,7 +70,7 @@ class _Answer:
             if self.status >= 400 and headers.get(b"content-type", b"").startswith(b"text/plain"):
                 self._replaced = self.scope["path"] not in PROBES
             if self._replaced:
-                response = refusal_of_status(self.status).response()
+                response = error_of_status(self.status).response()
                 kept = [(name, value) for name, value in message["headers"] if name == b"allow"]
                 message = {**message, "headers": [*response.raw_headers, *kept]}
                 await self._begin(message)
@@ -78,12 +88,19 @@ class _Answer:
 def _account(scope: Any, status: int, seconds: float) -> None:
     path = scope["path"]
     probe = path in PROBES
-    endpoint = next((name for name in ENDPOINTS if path == name or path.startswith(name + "/")), "other")
+    endpoint = next(
+        (name for name in ENDPOINTS if path == name or path.startswith(name + "/")), "other"
+    )
     if not probe:
         SECONDS.labels(endpoint.removeprefix("/"), "total").observe(seconds)
         REQUESTS.labels(endpoint.removeprefix("/"), str(status)).inc()
-    facts = {"method": scope["method"], "path": path, "status": status, "ms": round(1000 * seconds, 2)}
-    log.log(logging.DEBUG if probe else logging.INFO, "answered", extra=facts)
+    metadata = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "ms": round(1000 * seconds, 2),
+    }
+    log.log(logging.DEBUG if probe else logging.INFO, "answered", extra=metadata)
 
 
 class Limits:
@@ -104,7 +121,7 @@ class Limits:
             self._admit(headers, scope["client"][0] if scope.get("client") else "")
             if scope["method"] == "POST":
                 self._measure(headers)
-        except Refusal as refusal:
+        except ApiError as refusal:
             await refusal.response()(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -112,23 +129,31 @@ class Limits:
     def _admit(self, headers: dict[bytes, bytes], client: str) -> None:
         if self._key:
             bearer = headers.get(b"authorization", b"")
-            given = bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+            given = (
+                bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+            )
             # Digests are of one length: comparing takes as long whatever was given.
             if not hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self._key):
-                raise Refusal("unauthorized", "send the API key as Authorization: Bearer, or as X-API-Key")
+                raise ApiError(
+                    "unauthorized", "send the API key as Authorization: Bearer, or as X-API-Key"
+                )
         if self._buckets and (wait := self._buckets.take(client)):
-            raise Refusal(
-                "rate_limited", f"more than {self.settings.rate:g} requests a second", retry_after=math.ceil(wait)
+            raise ApiError(
+                "rate_limited",
+                f"more than {self.settings.rate:g} requests a second",
+                retry_after=math.ceil(wait),
             )
 
     def _measure(self, headers: dict[bytes, bytes]) -> None:
         length, most = headers.get(b"content-length", b""), self.settings.max_body_bytes
         if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
-            raise Refusal("unsupported_media_type", "send the request as application/json")
+            raise ApiError("unsupported_media_type", "send the request as application/json")
         if not length.isdigit():
-            raise Refusal("length_required", "send the request with a Content-Length")
+            raise ApiError("length_required", "send the request with a Content-Length")
         if int(length) > most:
-            raise Refusal("body_too_large", f"the request has {int(length)} bytes; at most {most} are taken")
+            raise ApiError(
+                "body_too_large", f"the request has {int(length)} bytes; at most {most} are taken"
+            )
 
 
 class Buckets:

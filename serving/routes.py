@@ -12,8 +12,8 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 
 from serving import schemas
 from serving.answers import Answers
-from serving.errors import Refusal, documented, refusal_of_status, validation_refusal
-from serving.facts import bundle_facts, item_facts
+from serving.errors import ApiError, documented, error_of_status, validation_error
+from serving.metadata import bundle_facts, item_facts
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
@@ -24,7 +24,13 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-BODY = ("invalid_json", "invalid_request", "length_required", "body_too_large", "unsupported_media_type")
+BODY = (
+    "invalid_json",
+    "invalid_request",
+    "length_required",
+    "body_too_large",
+    "unsupported_media_type",
+)
 DESCRIPTION = (
     "A generative recommender: every answer is an existing item. Every refusal has the shape of `ErrorAnswer`, "
     "with a stable code; every answer has the header X-Request-Id."
@@ -43,11 +49,13 @@ def new_app() -> FastAPI:
         # BentoML opens the spans, Prometheus reads the metrics: a third account of each request costs time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="where the service has an API key"))],
+        dependencies=[
+            Depends(HTTPBearer(auto_error=False, description="where the service has an API key"))
+        ],
     )
     app.router.redirect_slashes = False
     app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(Refusal, _on_refusal)
+    app.add_exception_handler(ApiError, _on_refusal)
     app.add_exception_handler(HTTPException, _on_http)
     _add_questions(app)
     _add_facts(app)
@@ -78,7 +86,9 @@ def _add_questions(app: FastAPI) -> None:
         return await _answers(request).describe(body)
 
     @app.post(
-        "/similar", responses=documented(*BODY, "invalid_filter", "unknown_item", "no_such_bundle"), tags=["answers"]
+        "/similar",
+        responses=documented(*BODY, "invalid_filter", "unknown_item", "no_such_bundle"),
+        tags=["answers"],
     )
     async def similar(body: schemas.SimilarRequest, request: Request) -> schemas.SimilarAnswer:
         """Return the items nearest to one in the item index."""
@@ -86,7 +96,9 @@ def _add_questions(app: FastAPI) -> None:
 
     @app.post(
         "/events",
-        responses=documented(*BODY, "event_in_future", "unknown_item", "not_offered", "features_unavailable"),
+        responses=documented(
+            *BODY, "event_in_future", "unknown_item", "not_offered", "features_unavailable"
+        ),
         tags=["events"],
     )
     async def events(body: schemas.EventRequest, request: Request) -> schemas.EventAnswer:
@@ -98,24 +110,30 @@ def _add_facts(app: FastAPI) -> None:
     @app.get("/items", responses=documented("invalid_request"), tags=["facts"])
     async def items(
         request: Request,
-        words: Annotated[str, Query(max_length=1000, description="words of titles; the last may be begun only")] = "",
+        words: Annotated[
+            str, Query(max_length=1000, description="words of titles; the last may be begun only")
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> schemas.ItemList:
         """Find items of the catalogue by the words of their titles, without the model; none: the popular ones."""
         bundle = _answers(request).decoders["first"].bundle
         found = bundle.finder.find(words, limit)
-        return schemas.ItemList(items=[schemas.ItemSummary(item_id=item, title=bundle.title(item)) for item in found])
+        return schemas.ItemList(
+            items=[schemas.ItemSummary(item_id=item, title=bundle.title(item)) for item in found]
+        )
 
     @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["facts"])
     async def item(item_id: str, request: Request) -> schemas.ItemFacts:
         """Return what the bundle knows of an item."""
         bundle = _answers(request).decoders["first"].bundle
         if item_id not in bundle.recommender.index.rows:
-            raise Refusal("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
+            raise ApiError("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
         return item_facts(bundle, item_id)
 
     @app.get("/users", responses=documented("invalid_request"), tags=["facts"])
-    async def users(request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> schemas.UserList:
+    async def users(
+        request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    ) -> schemas.UserList:
         """Return some users whose history is published beside the service; none where it is elsewhere."""
         store = _answers(request).store
         return schemas.UserList(users=store.some_users(limit) if store else [])
@@ -124,10 +142,12 @@ def _add_facts(app: FastAPI) -> None:
     async def info(request: Request) -> schemas.Info:
         """Return what answers here."""
         answers = _answers(request)
-        facts = {place: bundle_facts(decoder.bundle) for place, decoder in answers.decoders.items()}
+        metadata = {
+            place: bundle_facts(decoder.bundle) for place, decoder in answers.decoders.items()
+        }
         return schemas.Info(
-            first=facts["first"],
-            second=facts.get("second"),
+            first=metadata["first"],
+            second=metadata.get("second"),
             users=answers.store is not None,
             describe=answers.settings.describe,
             deadline_ms=answers.settings.deadline_ms,
@@ -148,7 +168,7 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/ui/{name}", include_in_schema=False)
     async def page(name: str = "") -> Response:
         if name not in FILES:
-            raise Refusal("not_found", "there is no such path")
+            raise ApiError("not_found", "there is no such path")
         return FileResponse(PAGE / FILES[name], headers=PAGE_HEADERS)
 
 
@@ -157,7 +177,7 @@ def _answers(request: Request) -> Answers:
 
 
 async def _on_validation(_: Request, error: Any) -> JSONResponse:
-    return validation_refusal(error.errors()).response()
+    return validation_error(error.errors()).response()
 
 
 async def _on_refusal(_: Request, error: Any) -> JSONResponse:
@@ -165,6 +185,6 @@ async def _on_refusal(_: Request, error: Any) -> JSONResponse:
 
 
 async def _on_http(_: Request, error: Any) -> Response:
-    response = refusal_of_status(error.status_code).response()
+    response = error_of_status(error.status_code).response()
     response.headers.update(error.headers or {})
     return response

@@ -22,12 +22,19 @@ class ColumnFilter(Asked):
     """A condition on a catalogue column; of several, all must hold."""
 
     column: Annotated[str, Field(min_length=1, max_length=256)]
-    any_of: Annotated[list[bool | float | str], Field(min_length=1, max_length=1000)] | None = Field(
-        default=None, description="the cell is one of these; of categories, one of the cell's labels is"
+    any_of: Annotated[list[bool | float | str], Field(min_length=1, max_length=1000)] | None = (
+        Field(
+            default=None,
+            description="the cell is one of these; of categories, one of the cell's labels is",
+        )
     )
     least: float | None = Field(default=None, description="the number is at least this")
     most: float | None = Field(default=None, description="the number is at most this")
-    deny: bool = Field(False, strict=True, description="leave out what meets the condition, instead of only keeping it")
+    deny: bool = Field(
+        False,
+        strict=True,
+        description="leave out what meets the condition, instead of only keeping it",
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> "ColumnFilter":
@@ -55,11 +62,15 @@ class ItemsRequest(Asked):
 class HistoryRequest(ItemsRequest):
     """A request for items that may speak of a user."""
 
-    user_id: UserId | None = Field(default=None, description="a user whose history is in the online store")
+    user_id: UserId | None = Field(
+        default=None, description="a user whose history is in the online store"
+    )
     items: Annotated[list[ItemId], Field(max_length=1000)] | None = Field(
         default=None, description="item ids that were chosen, oldest first"
     )
-    exclude_history: bool = Field(False, strict=True, description="answer with nothing that the history holds")
+    exclude_history: bool = Field(
+        False, strict=True, description="answer with nothing that the history holds"
+    )
     explain: bool = Field(False, strict=True, description="say of each item why it came")
 
 
@@ -91,7 +102,9 @@ class DescribeRequest(Asked):
     """Let the model say what an item is."""
 
     item_id: ItemId
-    max_tokens: Annotated[int, Field(ge=1, le=128, strict=True)] = Field(32, description="length of the text, at most")
+    max_tokens: Annotated[int, Field(ge=1, le=128, strict=True)] = Field(
+        32, description="length of the text, at most"
+    )
     bundle: Place = Field("first", description="which bundle answers, where the service has two")
 
 
@@ -109,7 +122,9 @@ class EventRequest(Asked):
 
     user_id: UserId
     item_id: ItemId
-    timestamp: AwareDatetime = Field(description="when, in ISO 8601 with a time zone; kept by the second")
+    timestamp: AwareDatetime = Field(
+        description="when, in ISO 8601 with a time zone; kept by the second"
+    )
 
 
 class PathToken(BaseModel):
@@ -129,7 +144,9 @@ class HistoryNeighbour(BaseModel):
     item_id: str
     title: str
     source: str
-    shared_levels: int = Field(description="tokens of that source that the two paths share from the first on")
+    shared_levels: int = Field(
+        description="tokens of that source that the two paths share from the first on"
+    )
     distance: float = Field(description="1: as far as two items drawn at random")
 
 
@@ -148,7 +165,9 @@ class RankedItem(BaseModel):
     score: float | None = Field(
         description="log-probability of the item, and its weighted prior where the bundle has one; null where the fallback answered"
     )
-    why: Why | None = Field(default=None, description="where it was asked for and the model answered")
+    why: Why | None = Field(
+        default=None, description="where it was asked for and the model answered"
+    )
 
 
 # Why the fallback answered; also the causes that the metrics count by.
@@ -170,8 +189,12 @@ class ItemsAnswer(BaseModel):
     source: Literal["model", "fallback"] = Field(description="what answered")
     reason: Reason | None = Field(default=None, description="why the fallback answered")
     shortfall: str | None = Field(default=None, description="why fewer than k items came")
-    ignored_items: list[str] = Field(default_factory=list, description="items of the history that the bundle lacks")
-    history: list[str] = Field(default_factory=list, description="the items that were read, oldest first")
+    ignored_items: list[str] = Field(
+        default_factory=list, description="items of the history that the bundle lacks"
+    )
+    history: list[str] = Field(
+        default_factory=list, description="the items that were read, oldest first"
+    )
     bundle_version: str
 
 
@@ -180,8 +203,12 @@ class DescribeAnswer(BaseModel):
 
     item_id: str
     text: str
-    source: Literal["model", "catalogue"] = Field(description="what answered; the catalogue where the model could not")
-    reason: Literal["deadline", "decoder_failed"] | None = Field(default=None, description="why the catalogue answered")
+    source: Literal["model", "catalogue"] = Field(
+        description="what answered; the catalogue where the model could not"
+    )
+    reason: Literal["deadline", "decoder_failed"] | None = Field(
+        default=None, description="why the catalogue answered"
+    )
 
 
 class SimilarItem(BaseModel):
@@ -190,7 +217,9 @@ class SimilarItem(BaseModel):
     item_id: str
     title: str
     distance: float = Field(description="1: as far as two items drawn at random")
-    shared_levels: dict[str, int] = Field(description="tokens that the two paths share from the first on, by source")
+    shared_levels: dict[str, int] = Field(
+        description="tokens that the two paths share from the first on, by source"
+    )
 
 
 class SimilarAnswer(BaseModel):
@@ -251,7 +280,9 @@ class ColumnFacts(BaseModel):
 
     name: str
     kind: Literal["text", "number", "flag"]
-    values: list[str] = Field(default_factory=list, description="the most frequent values of a text")
+    values: list[str] = Field(
+        default_factory=list, description="the most frequent values of a text"
+    )
     least: float | None = None
     most: float | None = None
 

@@ -11,8 +11,8 @@ from typing import Any
 import bentoml
 import torch
 
-from eager_llm.bundle import Bundle, fetch_bundle
-from eager_llm.catalogue.features import Features
+from eager_llm.bundle.bundle import Bundle, fetch_bundle
+from eager_llm.features.feature_store import Features
 from serving.answers import Answers
 from serving.decoder import Decoder
 from serving.logs import configure_logs
@@ -55,7 +55,9 @@ class EagerLLM:
         self.store: Store | None = None
         if settings.features_folder:
             max_history = self.decoders["first"].bundle.recommender.max_history
-            self.store = Store(Features(REPOSITORY, settings.features_folder), max_history, settings)
+            self.store = Store(
+                Features(REPOSITORY, settings.features_folder), max_history, settings
+            )
             self.store.warm_up()
         app.state.answers = Answers(self.decoders, self.store, settings)
         # What stands for the life of the service is not searched for garbage: that would hold up everybody a quarter second.
@@ -71,12 +73,22 @@ class EagerLLM:
 
 
 def _decoder(place: str, name: str, settings: ServiceSettings) -> Decoder:
-    folder = Path(settings.cache or tempfile.gettempdir()) / f"eager-llm-{sha256(place.encode()).hexdigest()[:12]}"
-    bundle = Bundle.load(fetch_bundle(place, folder), "cuda" if torch.cuda.is_available() else "cpu")
+    folder = (
+        Path(settings.cache or tempfile.gettempdir())
+        / f"eager-llm-{sha256(place.encode()).hexdigest()[:12]}"
+    )
+    bundle = Bundle.load(
+        fetch_bundle(place, folder), "cuda" if torch.cuda.is_available() else "cpu"
+    )
     decoder = Decoder(bundle, settings)
     decoder.warm_up()
-    facts = (bundle.version, bundle.recommender.index.version, bundle.manifest["schema_version"], name)
-    BUNDLE.labels(*map(str, facts)).set(1)
+    metadata = (
+        bundle.version,
+        bundle.recommender.index.version,
+        bundle.manifest["schema_version"],
+        name,
+    )
+    BUNDLE.labels(*map(str, metadata)).set(1)
     return decoder
 
 

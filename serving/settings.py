@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from eager_llm.catalogue.features import FOLDER_VARIABLE
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
+from eager_llm.features.feature_store import FOLDER_VARIABLE
 
 
 @dataclass(frozen=True)

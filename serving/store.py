@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from eager_llm.catalogue.features import Features, Pushed
+from eager_llm.features.feature_store import Features, Pushed
 from serving.batching import Batcher
 from serving.metrics import stage
 from serving.settings import ServiceSettings
@@ -34,7 +34,9 @@ class Store:
     def __init__(self, features: Features, max_history: int, settings: ServiceSettings) -> None:
         self.features, self.max_history = features, max_history
         self.settings = settings
-        self._batches: Batcher[str | Event] = Batcher("online store", self._work, settings.batch, 4 * settings.queue)
+        self._batches: Batcher[str | Event] = Batcher(
+            "online store", self._work, settings.batch, 4 * settings.queue
+        )
 
         self._some_users: list[str] = []
 
@@ -48,7 +50,10 @@ class Store:
             self._some_users = self.features.some_users(100)
             self.features.online_history("")
         except Exception:
-            log.warning("the online store does not answer; until it does, the fallback answers", exc_info=True)
+            log.warning(
+                "the online store does not answer; until it does, the fallback answers",
+                exc_info=True,
+            )
 
     async def history(self, endpoint: str, user_id: str) -> list[str] | None:
         """Return a user's items, oldest first, or None for a user nobody has seen.

@@ -13,7 +13,14 @@ def tracing_options(environment: Mapping[str, str]) -> dict[str, Any]:
     if not endpoint:
         return {"tracing": {"excluded_urls": "."}}
     otlp = {"protocol": "http", "endpoint": f"{endpoint}/v1/traces"}
-    return {"tracing": {"exporter_type": "otlp", "sample_rate": 1.0, "excluded_urls": UNTRACED, "otlp": otlp}}
+    return {
+        "tracing": {
+            "exporter_type": "otlp",
+            "sample_rate": 1.0,
+            "excluded_urls": UNTRACED,
+            "otlp": otlp,
+        }
+    }
 
 
 def start_tracing(environment: Mapping[str, str]) -> None:

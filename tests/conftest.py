@@ -17,16 +17,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from eager_llm.catalogue.demo import demo_shop  # noqa: E402
-from eager_llm.catalogue.prepare import prepare  # noqa: E402
-from eager_llm.catalogue.splits import assign_parts, targets  # noqa: E402
-from eager_llm.catalogue.tables import Tables  # noqa: E402
+from eager_llm.backbone.loading import load_backbone  # noqa: E402
+from eager_llm.data.demo_shop import demo_shop  # noqa: E402
+from eager_llm.data.prepare import prepare  # noqa: E402
+from eager_llm.data.splits import assign_splits, targets  # noqa: E402
+from eager_llm.data.tables import Tables  # noqa: E402
 from eager_llm.decoding.recommender import Recommender  # noqa: E402
 from eager_llm.index.build import build_index  # noqa: E402
 from eager_llm.index.item_index import ItemIndex  # noqa: E402
+from eager_llm.prompts.builder import PromptBuilder  # noqa: E402
 from eager_llm.settings import Settings  # noqa: E402
-from eager_llm.tuning.backbone import load_backbone  # noqa: E402
-from eager_llm.tuning.tasks import TaskBook  # noqa: E402
 
 SMALL = [
     "index.branching=32", "index.workers=0", "index.iterations=5",
@@ -48,12 +48,14 @@ def shop() -> Tables:
 
 def plain_examples(tables: Tables, settings: Settings) -> pd.DataFrame:
     """The examples as the feature store returns them, by an obvious loop over the log."""
-    asked = targets(assign_parts(tables, settings.data), settings.data.max_history)
+    asked = targets(assign_splits(tables, settings.data), settings.data.max_history)
     by_user = dict(iter(tables.events.groupby("user_id")))
     histories = []
     for user, moment in zip(asked["user_id"], asked["moment"], strict=True):
         past = by_user[user]
-        histories.append(past[past["timestamp"] < moment]["item_id"].tolist()[-settings.data.max_history :])
+        histories.append(
+            past[past["timestamp"] < moment]["item_id"].tolist()[-settings.data.max_history :]
+        )
     return asked.assign(history=histories)
 
 
@@ -65,7 +67,7 @@ def examples(shop: Tables, settings: Settings) -> pd.DataFrame:
 @dataclass
 class Small:
     model: Any
-    book: TaskBook
+    book: PromptBuilder
     index: ItemIndex
     embeddings: dict[str, np.ndarray]
     recommender: Recommender
@@ -74,12 +76,17 @@ class Small:
 def make_small(tables: Tables, settings: Settings) -> Small:
     rng = np.random.default_rng(settings.seed)
     item_ids = tables.items["item_id"].tolist()
-    embeddings = {name: rng.normal(size=(len(item_ids), 8)).astype(np.float32) for name in settings.index.sources}
+    embeddings = {
+        name: rng.normal(size=(len(item_ids), 8)).astype(np.float32)
+        for name in settings.index.sources
+    }
     index = build_index(item_ids, embeddings, settings.index, settings.seed)
     texts = [*tables.items["title"], *tables.items["description"]]
     model, tokenizer = load_backbone(settings.backbone, index, texts, settings.seed)
-    book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
-    recommender = Recommender(model.eval(), book, index, settings.decoding, settings.data.max_history)
+    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    recommender = Recommender(
+        model.eval(), book, index, settings.decoding, settings.data.max_history
+    )
     return Small(model, book, index, embeddings, recommender)
 
 
@@ -99,7 +106,18 @@ def write_csv(tables: Tables, folder: Path) -> Path:
 
 def run_command(source: Path, name: str, runs: Path, *overrides: str) -> list[str]:
     """The command line of a small real run; a process of its own, as people start it."""
-    command = [sys.executable, "-m", "eager_llm.cli", "run", "--data", str(source), "--name", name, "--runs", str(runs)]
+    command = [
+        sys.executable,
+        "-m",
+        "eager_llm.cli.main",
+        "run",
+        "--data",
+        str(source),
+        "--name",
+        name,
+        "--runs",
+        str(runs),
+    ]
     for override in [*SMALL, "index.workers=2", "threads=1", *overrides]:
         command += ["--set", override]
     return command
@@ -117,7 +135,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run of the whole pipeline through every engine."""
     base = tmp_path_factory.mktemp("run")
     source = write_csv(demo_shop(seed=0, users=200), base / "shop")
-    done = subprocess.run(run_command(source, "first", base), capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        run_command(source, "first", base), capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return Run(base / "first", source, done.stdout)
 

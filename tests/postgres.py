@@ -35,15 +35,34 @@ def postgres() -> Iterator[int]:
             for path in (folder, secret):
                 shutil.chown(path, "postgres")
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": folder, **other}
-        command = [initdb, "-D", str(folder / "data"), "-U", USER, "-A", "scram-sha-256", "--pwfile", str(secret), "-N"]
+        command = [
+            initdb,
+            "-D",
+            str(folder / "data"),
+            "-U",
+            USER,
+            "-A",
+            "scram-sha-256",
+            "--pwfile",
+            str(secret),
+            "-N",
+        ]
         subprocess.run([*command, "-E", "UTF8", "--locale=C.UTF-8"], check=True, **quiet)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        settings = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-c", "TimeZone=America/New_York"]
+        settings = [
+            "-c",
+            "fsync=off",
+            "-c",
+            "unix_socket_directories=",
+            "-c",
+            "TimeZone=America/New_York",
+        ]
         quiet["stderr"] = subprocess.DEVNULL
         process = subprocess.Popen(
-            [server, "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), *settings], **quiet
+            [server, "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), *settings],
+            **quiet,
         )
         try:
             for _ in range(200):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, plain_examples
 
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
 from eager_llm.evaluation.evaluate import evaluate_baselines
 from eager_llm.settings import Settings
 
@@ -17,14 +17,16 @@ DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
 @pytest.fixture(scope="module")
 def scientific():
     if not (DATA / "scientific").is_dir():
-        pytest.skip(f"no real data: {DATA / 'scientific'} is missing; name its parent by EAGER_LLM_DATA")
+        pytest.skip(
+            f"no real data: {DATA / 'scientific'} is missing; name its parent by EAGER_LLM_DATA"
+        )
     return prepare(import_path(DATA / "scientific"), 5)
 
 
 def test_scientific_is_read_whole(scientific):
-    assert scientific.facts["users"] == 8317
-    assert scientific.facts["items"] == 4344
-    assert scientific.facts["events"] == 58492
+    assert scientific.metadata["users"] == 8317
+    assert scientific.metadata["items"] == 4344
+    assert scientific.metadata["events"] == 58492
 
 
 def test_the_baselines_reach_what_is_known_of_them(scientific):

@@ -3,18 +3,18 @@
 import numpy as np
 from conftest import plain_examples
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.catalogue.tables import Tables
+from eager_llm.backbone.loading import load_backbone
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.prepare import prepare
+from eager_llm.data.tables import Tables
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, training_histories
 from eager_llm.index.build import build_index
+from eager_llm.prompts.builder import PromptBuilder, trajectories
 from eager_llm.settings import Settings
-from eager_llm.tuning.backbone import load_backbone
 from eager_llm.tuning.stages import stage_one
-from eager_llm.tuning.tasks import TaskBook, trajectories
 
 SEEDS = (0, 1, 2)
 SETTINGS = [
@@ -29,7 +29,9 @@ def shuffled(tables: Tables, seed: int) -> Tables:
     rng = np.random.default_rng(seed)
 
     def renamed(ids):
-        return dict(zip(sorted(set(ids)), (f"x{n}" for n in rng.permutation(len(set(ids)))), strict=True))
+        return dict(
+            zip(sorted(set(ids)), (f"x{n}" for n in rng.permutation(len(set(ids)))), strict=True)
+        )
 
     items, users = renamed(tables.items["item_id"]), renamed(tables.events["user_id"])
     frames = []
@@ -38,7 +40,7 @@ def shuffled(tables: Tables, seed: int) -> Tables:
         if "user_id" in frame:
             other = other.assign(user_id=frame["user_id"].map(users))
         frames.append(other.sample(frac=1, random_state=seed).reset_index(drop=True))
-    return Tables(frames[0], frames[1], frames[2], tables.facts)
+    return Tables(frames[0], frames[1], frames[2], tables.metadata)
 
 
 def measure(tables: Tables, seed: int, folder) -> dict[str, dict[str, float]]:
@@ -55,9 +57,13 @@ def measure(tables: Tables, seed: int, folder) -> dict[str, dict[str, float]]:
     index = build_index(item_ids, embeddings, settings.index, seed)
     texts = sorted([*tables.items["title"], *tables.items["description"]])
     model, tokenizer = load_backbone(settings.backbone, index, texts, seed)
-    book = TaskBook(tokenizer, index, tables.items, settings.tuning.text_tokens)
-    stage_one(model, book, trajectories(examples, index, tables.intentions), embeddings, settings, folder)
-    recommender = Recommender(model.eval(), book, index, settings.decoding, settings.data.max_history)
+    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    stage_one(
+        model, book, trajectories(examples, index, tables.intentions), embeddings, settings, folder
+    )
+    recommender = Recommender(
+        model.eval(), book, index, settings.decoding, settings.data.max_history
+    )
     table = evaluate_baselines(examples, item_ids, "test", seed)
     return {"model": evaluate_model(recommender, examples, "test", show=False), **table}
 
@@ -68,7 +74,9 @@ def test_shuffled_numbers_give_the_same_metrics(tmp_path):
     other = [measure(shuffled(shop, 10 + seed), seed, tmp_path / f"s{seed}") for seed in SEEDS]
     for method in plain[0]:
         for metric in plain[0][method]:
-            first, second = (np.array([row[method][metric] for row in rows]) for rows in (plain, other))
+            first, second = (
+                np.array([row[method][metric] for row in rows]) for rows in (plain, other)
+            )
             # Two means of three runs each differ by chance: three standard errors of it, and two
             # users in a hundred for a spread that three runs cannot see.
             chance = 3 * np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(SEEDS)) + 0.02

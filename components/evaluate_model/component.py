@@ -30,8 +30,8 @@ def evaluate_model(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
-    from eager_llm.files import write_json
+    from eager_llm.core.errors import UserError
+    from eager_llm.core.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import evaluate
 
@@ -48,7 +48,9 @@ def evaluate_model(
     except UserError as error:
         # The message says it all; a traceback above it would only hide it.
         raise SystemExit(f"error: {error}") from None
-    figures = {f"{method} {name}": value for method, row in found.items() for name, value in row.items()}
+    figures = {
+        f"{method} {name}": value for method, row in found.items() for name, value in row.items()
+    }
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # kfp.local re-uses a step only if all its artifacts are files.

@@ -6,7 +6,9 @@ from components.images import PYTHON_DATA
 
 
 @dsl.component(base_image=PYTHON_DATA, install_kfp_package=False)
-def ingest_data(source: str, fingerprint: str, settings: dict, tables: dsl.Output[dsl.Dataset]) -> None:
+def ingest_data(
+    source: str, fingerprint: str, settings: dict, tables: dsl.Output[dsl.Dataset]
+) -> None:
     """Import `source` into the tables of events, items and intentions.
 
     Args:
@@ -17,7 +19,7 @@ def ingest_data(source: str, fingerprint: str, settings: dict, tables: dsl.Outpu
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
+    from eager_llm.core.errors import UserError
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 

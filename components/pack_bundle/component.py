@@ -30,7 +30,7 @@ def pack_bundle(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
+    from eager_llm.core.errors import UserError
     from eager_llm.settings import Settings
     from eager_llm.steps.model import pack
 

@@ -32,10 +32,10 @@ def promote_bundle(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
-    from eager_llm.files import write_json
+    from eager_llm.core.errors import UserError
+    from eager_llm.core.files import write_json
     from eager_llm.settings import Settings
-    from eager_llm.steps.promote import promote
+    from eager_llm.steps.promote_bundle import promote
 
     try:
         figures = promote(

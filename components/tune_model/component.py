@@ -30,8 +30,8 @@ def tune_model(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
-    from eager_llm.files import write_json
+    from eager_llm.core.errors import UserError
+    from eager_llm.core.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.model import tune
 

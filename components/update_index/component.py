@@ -36,10 +36,10 @@ def update_index(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
-    from eager_llm.files import write_json
+    from eager_llm.core.errors import UserError
+    from eager_llm.core.files import write_json
     from eager_llm.settings import Settings
-    from eager_llm.steps.night import update_index
+    from eager_llm.steps.refresh import update_index
 
     try:
         figures = update_index(

@@ -26,14 +26,18 @@ def validate_data(
     """
     from pathlib import Path
 
-    from eager_llm.errors import UserError
-    from eager_llm.files import write_json
+    from eager_llm.core.errors import UserError
+    from eager_llm.core.files import write_json
     from eager_llm.settings import Settings
     from eager_llm.steps.data import validate
 
     try:
         figures = validate(
-            Path(tables.path), Settings.from_dict(settings), Path(validated.path), Path(report.path), run
+            Path(tables.path),
+            Settings.from_dict(settings),
+            Path(validated.path),
+            Path(report.path),
+            run,
         )
     except UserError as error:
         # The message says it all; a traceback above it would only hide it.

@@ -25,7 +25,9 @@ SETTINGS = ROOT / "benchmarks" / "quality_settings"
 def case(histories, targets, items, seed=0):
     ids = [f"i{n}" for n in range(items)]
     return SimpleNamespace(
-        ids=ids, settings=SimpleNamespace(seed=seed), asked=lambda part: (histories, [ids[t] for t in targets])
+        ids=ids,
+        settings=SimpleNamespace(seed=seed),
+        asked=lambda part: (histories, [ids[t] for t in targets]),
     )
 
 
@@ -38,14 +40,23 @@ def test_next_item_counts_by_hand():
 def test_ease_by_hand():
     # 0 and 1 are always together, 2 is by itself: for 0, the ridge leaves G01 / (G11 + ridge).
     scores = ease([[0, 1], [1, 0], [2]], 3, 0, lambda s: s([[0]])[0, 1])([[0], [2], []])
-    assert scores[0] == pytest.approx([0, 2 / 12, 0], abs=1e-6), "the ridge that the judge likes most is 10"
+    assert scores[0] == pytest.approx([0, 2 / 12, 0], abs=1e-6), (
+        "the ridge that the judge likes most is 10"
+    )
     assert scores[1] == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_a_rival_keeps_its_row_where_only_our_settings_change():
-    plan = {"settings": {"tuning.epochs": 3, "data.min_interactions": 5}, "tiger-style": {"tuning.epochs": 2}}
+    plan = {
+        "settings": {"tuning.epochs": 3, "data.min_interactions": 5},
+        "tiger-style": {"tuning.epochs": 2},
+    }
     assert settings_of("sasrec", plan, []) == ["data.min_interactions=5"]
-    assert settings_of("eager-llm", plan, ["seed=1"]) == ["tuning.epochs=3", "data.min_interactions=5", "seed=1"]
+    assert settings_of("eager-llm", plan, ["seed=1"]) == [
+        "tuning.epochs=3",
+        "data.min_interactions=5",
+        "seed=1",
+    ]
     assert settings_of("tiger-style", plan, [])[-1] == "tuning.epochs=2"
 
 
@@ -68,10 +79,15 @@ def test_left_out_the_history_cannot_come():
 
 def test_equal_scores_are_decided_by_lot():
     asked = case([[]] * 400, [0] * 200 + [99] * 200, 100)
-    found = metrics_of(lambda histories: np.zeros((len(histories), 100)), asked, "test", leave_out=False)
+    found = metrics_of(
+        lambda histories: np.zeros((len(histories), 100)), asked, "test", leave_out=False
+    )
     assert found["recall@10"] == pytest.approx(0.1, abs=0.05)
     first = metrics_of(
-        lambda histories: np.zeros((len(histories), 100)), case([[]] * 400, [0] * 400, 100), "test", False
+        lambda histories: np.zeros((len(histories), 100)),
+        case([[]] * 400, [0] * 400, 100),
+        "test",
+        False,
     )
     assert 0 < first["recall@10"] < 0.2, "the first item has no better lot than another"
 
@@ -81,7 +97,9 @@ def test_sasrec_learns_which_item_follows():
     train = [[(start + step) % 10 for step in range(6)] for start in rng.integers(10, size=200)]
 
     def judge(scores):
-        return float(np.mean(scores([[n] for n in range(10)]).argmax(1) == (np.arange(10) + 1) % 10))
+        return float(
+            np.mean(scores([[n] for n in range(10)]).argmax(1) == (np.arange(10) + 1) % 10)
+        )
 
     assert judge(sasrec(train, 10, 0, judge, epochs=15, dropouts=(0.1,))) >= 0.9
 
@@ -91,7 +109,11 @@ def test_sasrecs_gradients_by_hand_are_those_of_the_cross_entropy():
     model = SASRec(50, 8, 1, 2, 20, dropout=0.0)
     ids, targets = torch.randint(50, (9, 5)), torch.randint(50, (45,))
     functional.cross_entropy(model.logits(model(ids).flatten(0, 1)), targets).backward()
-    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    expected = {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
     model.zero_grad()
     cross_entropy_backward(model, model(ids).flatten(0, 1), targets, chunk=7)
     for name, gradient in expected.items():
@@ -104,7 +126,9 @@ def test_rows_are_means_with_the_widest_range_and_published_ones_are_marked(tmp_
         return {"method": "eager-llm", "seed": seed, "kept": table, "left out": table, "seconds": 1, "machine": "m",
                 "settings": []}  # fmt: skip
 
-    (tmp_path / "shop.jsonl").write_text("".join(json.dumps(row(s, v)) + "\n" for s, v in ((0, 0.1), (1, 0.2))))
+    (tmp_path / "shop.jsonl").write_text(
+        "".join(json.dumps(row(s, v)) + "\n" for s, v in ((0, 0.1), (1, 0.2)))
+    )
     rows = rows_of(tmp_path / "shop.jsonl", [{"method": "a paper", "ndcg@10": 0.3}])
     assert [(r["method"], r["source"], r["history"], r["spread"]) for r in rows] == [
         ("a paper", "published", "kept", None), ("eager-llm", "measured", "kept", 0.1),
@@ -116,7 +140,13 @@ def test_rows_are_means_with_the_widest_range_and_published_ones_are_marked(tmp_
 
 def test_our_parts_stand_beside_one_another():
     def row(dataset, method, value):
-        return {"dataset": dataset, "method": method, "history": "kept", "recall@10": value, "ndcg@10": value / 2}
+        return {
+            "dataset": dataset,
+            "method": method,
+            "history": "kept",
+            "recall@10": value,
+            "ndcg@10": value / 2,
+        }
 
     every = [
         row("a", "eager-llm", 0.1),

@@ -14,9 +14,13 @@ from helm_python import _native
 CHARTS = Path(__file__).resolve().parents[2] / "charts"
 GOLDEN = Path(__file__).with_name("golden")
 # Of objects that no package carries, the fields that the project uses; files name one another by $ref.
-CRDS = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(__file__).with_name("crds").glob("*.json")}
+CRDS = {
+    p.stem: json.loads(p.read_text(encoding="utf-8"))
+    for p in Path(__file__).with_name("crds").glob("*.json")
+}
 _REGISTRY = referencing.Registry().with_resources(
-    (f"{name}.json", referencing.jsonschema.DRAFT202012.create_resource(schema)) for name, schema in CRDS.items()
+    (f"{name}.json", referencing.jsonschema.DRAFT202012.create_resource(schema))
+    for name, schema in CRDS.items()
 )
 # Image volumes came with 1.31.
 OLDEST = {"gpu-production": (1, 31)}
@@ -24,7 +28,10 @@ OLDEST = {"gpu-production": (1, 31)}
 
 def versions() -> list[str]:
     """Return the versions of Kubernetes whose schemas are there, from 1.29."""
-    found = {kubernetes_validate.utils.major_minor(version) for version in kubernetes_validate.utils.all_versions()}
+    found = {
+        kubernetes_validate.utils.major_minor(version)
+        for version in kubernetes_validate.utils.all_versions()
+    }
     return sorted((v for v in found if number(v) >= (1, 29)), key=number)
 
 
@@ -63,7 +70,9 @@ def render(chart: Path, given: dict[str, Any], version: str = "1.31") -> dict[st
     options = {"name": "demo", "namespace": "shop", "kube_version": f"v{version}.0"}
     with helm_python.Chart.load(chart) as loaded:
         loaded.validate_schema(given)
-        answer = _native.call_string("helm_render", loaded._raw(), json.dumps(given), json.dumps(options))
+        answer = _native.call_string(
+            "helm_render", loaded._raw(), json.dumps(given), json.dumps(options)
+        )
     return json.loads(answer)
 
 
@@ -113,7 +122,11 @@ def golden_text(example: Path) -> str:
     rendered = render(example.parents[1], values(example))
     notes = next(text for name, text in rendered.items() if name.endswith("NOTES.txt"))
     lines = "".join(f"# {line}".rstrip() + "\n" for line in notes.strip().splitlines())
-    return yaml.safe_dump_all(objects(rendered), sort_keys=True, width=120, allow_unicode=True) + "---\n" + lines
+    return (
+        yaml.safe_dump_all(objects(rendered), sort_keys=True, width=120, allow_unicode=True)
+        + "---\n"
+        + lines
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ from rendering import (
     versions,
 )
 
-each_example = pytest.mark.parametrize("example", examples(), ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+each_example = pytest.mark.parametrize(
+    "example", examples(), ids=lambda path: f"{path.parents[1].name}-{path.stem}"
+)
 each_chart = pytest.mark.parametrize(
     "chart", sorted(p.parent for p in CHARTS.glob("*/Chart.yaml")), ids=lambda p: p.name
 )
@@ -42,7 +44,9 @@ def with_templates(found):
 
 @each_example
 def test_an_example_is_its_golden_copy(example):
-    assert golden_path(example).read_text(encoding="utf-8") == golden_text(example), "run: make goldens"
+    assert golden_path(example).read_text(encoding="utf-8") == golden_text(example), (
+        "run: make goldens"
+    )
 
 
 def test_no_golden_copy_is_left_over():
@@ -60,7 +64,9 @@ def test_an_example_is_valid_on_every_kubernetes(example):
 
 @each_example
 def test_an_example_passes_lint(example):
-    report = helm_python.lint(example.parents[1], values(example), strict=True, kube_version="v1.31.0")
+    report = helm_python.lint(
+        example.parents[1], values(example), strict=True, kube_version="v1.31.0"
+    )
     assert report["errors"] == []
     assert [m for m in report["messages"] if m["severity"] > 1] == []
 

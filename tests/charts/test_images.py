@@ -18,7 +18,9 @@ CONTAINERFILE = (ROOT / "components" / "Containerfile").read_text(encoding="utf-
 
 
 def test_the_tag_is_the_projects_version():
-    project = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    project = re.search(
+        r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert TAG == eager_llm.__version__ == project[1]
     assert len({PYTHON_DATA, PYTHON_TRAINING, SERVING}) == 3
     assert IMAGES["serving"].reference("cuda") == f"{SERVING}-cuda"
@@ -40,9 +42,17 @@ def test_what_comes_out_is_not_root_and_has_no_installer():
 
 def test_code_is_staged_from_version_control_only(tmp_path):
     building.stage_code(IMAGES["serving"], tmp_path)
-    staged = {str(p.relative_to(tmp_path / "app")) for p in (tmp_path / "app").rglob("*") if p.is_file()}
-    assert {"serving/service.py", "feature_repo/feature_store.yaml", "src/eager_llm/bundle.py"} <= staged
-    assert not any("__pycache__" in name or name.startswith(("tests", "pipelines")) for name in staged)
+    staged = {
+        str(p.relative_to(tmp_path / "app")) for p in (tmp_path / "app").rglob("*") if p.is_file()
+    }
+    assert {
+        "serving/service.py",
+        "feature_repo/feature_store.yaml",
+        "src/eager_llm/bundle/bundle.py",
+    } <= staged
+    assert not any(
+        "__pycache__" in name or name.startswith(("tests", "pipelines")) for name in staged
+    )
 
 
 def test_wheels_are_pinned_as_they_lie(tmp_path):
@@ -78,9 +88,14 @@ def library_imports():
 def test_the_training_image_declares_all_that_the_library_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(line for extra in IMAGES["training"].extras for line in extras[extra])]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in IMAGES["training"].extras for line in extras[extra]),
+    ]
     declared = {re.match(r"[\w-]+", line)[0] for line in wanted}
-    imported = {name.split(".")[0] for name in library_imports()} - sys.stdlib_module_names - {"eager_llm"}
+    imported = (
+        {name.split(".")[0] for name in library_imports()} - sys.stdlib_module_names - {"eager_llm"}
+    )
     # Databases are read by ingest_data alone, whose image has what speaks to them.
     assert {CALLED.get(name, name) for name in imported} - declared == {"sqlalchemy"}
     assert any(line.startswith("sqlalchemy") for line in extras["data"])

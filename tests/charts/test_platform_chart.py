@@ -8,11 +8,11 @@ import yaml
 from rendering import CHARTS, check_custom, objects, render, values
 
 from components.images import IMAGES, REGISTRY, TAG
-from eager_llm.cluster.calls import Call
 from eager_llm.cluster.rayjob import filled
+from eager_llm.cluster.step_calls import Call
 from eager_llm.settings import RaySettings, Settings
-from pipelines.placement import CLAIM, OBJECT_STORE, ONLINE_STORE, STORE
-from pipelines.submit import _parser
+from pipelines.cluster.submit import _parser
+from pipelines.graphs.placement import CLAIM, OBJECT_STORE, ONLINE_STORE, STORE
 
 PLATFORM = CHARTS / "eager-llm-platform"
 LAPTOP, CPU, GPU = (PLATFORM / "examples" / f"{name}.yaml" for name in ("laptop", "cpu", "gpu"))
@@ -24,7 +24,11 @@ def rendered(example, *assignments):
 
 
 def one(found, kind, name=None):
-    (match,) = [o for o in found if o["kind"] == kind and (name is None or o["metadata"]["name"].endswith(name))]
+    (match,) = [
+        o
+        for o in found
+        if o["kind"] == kind and (name is None or o["metadata"]["name"].endswith(name))
+    ]
     return match
 
 
@@ -49,9 +53,14 @@ def test_names_stand_in_one_place():
     (box,) = pod["containers"]
     assert {"name": "store", "mountPath": STORE} in box["volumeMounts"]
     asked = {
-        (e["name"], e["valueFrom"]["secretKeyRef"]["name"], e["valueFrom"]["secretKeyRef"]["key"]) for e in box["env"]
+        (e["name"], e["valueFrom"]["secretKeyRef"]["name"], e["valueFrom"]["secretKeyRef"]["key"])
+        for e in box["env"]
     }
-    secrets = [(variable, name, key) for name, keys in (OBJECT_STORE, ONLINE_STORE) for key, variable in keys.items()]
+    secrets = [
+        (variable, name, key)
+        for name, keys in (OBJECT_STORE, ONLINE_STORE)
+        for key, variable in keys.items()
+    ]
     assert asked == set(secrets), "a step finds on the Ray cluster what it finds in its own pod"
     locked = (CHARTS.parent / "requirements.lock").read_text(encoding="utf-8")
     assert f"\nray=={DEFAULTS['ray']['version']}\n" in locked
@@ -59,7 +68,13 @@ def test_names_stand_in_one_place():
 
 @pytest.mark.parametrize("example", [LAPTOP, CPU, GPU], ids=lambda path: path.stem)
 def test_what_a_step_makes_of_the_template_is_a_rayjob(example):
-    call = Call("tune", {"tables": "s3://shop/runs/t"}, {"out": "s3://shop/runs/model"}, {}, Settings().to_dict())
+    call = Call(
+        "tune",
+        {"tables": "s3://shop/runs/t"},
+        {"out": "s3://shop/runs/model"},
+        {},
+        Settings().to_dict(),
+    )
     job = filled(template(rendered(example)), call, RaySettings())
     check_custom(job)
     assert ("clusterSelector" in job["spec"]) == (example == GPU)
@@ -80,13 +95,16 @@ def test_each_cluster_is_closed_to_those_without_a_token():
 
 def test_gpus_are_the_workers():
     head, (workers,) = (
-        one(rendered(GPU), "RayCluster")["spec"][part] for part in ("headGroupSpec", "workerGroupSpecs")
+        one(rendered(GPU), "RayCluster")["spec"][part]
+        for part in ("headGroupSpec", "workerGroupSpecs")
     )
     assert "nvidia.com/gpu" not in head["template"]["spec"]["containers"][0]["resources"]["limits"]
     (box,) = workers["template"]["spec"]["containers"]
     assert box["resources"]["limits"] == {"nvidia.com/gpu": 1, "cpu": "8", "memory": "96Gi"}
     assert box["image"].endswith(f":{TAG}-cuda")
-    assert workers["replicas"] == workers["maxReplicas"] == 7, "the eighth of the quota is for the steps"
+    assert workers["replicas"] == workers["maxReplicas"] == 7, (
+        "the eighth of the quota is for the steps"
+    )
     assert "nvidia.com/gpu" not in str(cluster(rendered(CPU)))
 
 
@@ -95,7 +113,10 @@ def test_credentials_are_named_and_never_written():
         for secret in (o for o in rendered(example) if o["kind"] == "Secret"):
             assert set(secret["stringData"]) == {"url"}
             assert "@" not in secret["stringData"]["url"]
-    assert one(rendered(CPU), "Secret")["stringData"]["url"] == "redis://demo-eager-llm-platform-redis:6379/0"
+    assert (
+        one(rendered(CPU), "Secret")["stringData"]["url"]
+        == "redis://demo-eager-llm-platform-redis:6379/0"
+    )
     assert one(rendered(LAPTOP), "Secret")["stringData"]["url"] == "sqlite"
     assert [o for o in rendered(GPU) if o["kind"] == "Secret"] == []
 
@@ -120,17 +141,26 @@ def test_the_schedule_is_a_command_that_there_is():
     found = rendered(GPU)
     for hook in ("set", "delete"):
         (box,) = one(found, "Job", f"-{hook}")["spec"]["template"]["spec"]["containers"]
-        assert box["command"] == ["python3", "-m", "pipelines.submit", "recurring"]
+        assert box["command"] == ["python3", "-m", "pipelines.cluster.submit", "recurring"]
         asked = _parser().parse_args(["recurring", *box["args"]])
         assert asked.delete == (hook == "delete")
         assert asked.namespace == "shop"
     asked = _parser().parse_args(
-        ["recurring", *one(found, "Job", "-set")["spec"]["template"]["spec"]["containers"][0]["args"]]
+        [
+            "recurring",
+            *one(found, "Job", "-set")["spec"]["template"]["spec"]["containers"][0]["args"],
+        ]
     )
     assert asked.version == "eager-llm-recommender-0123456789"
-    assert (asked.cron, asked.source, asked.root) == ("0 0 2 * * *", "s3://shop/log", "s3://shop/runs")
+    assert (asked.cron, asked.source, asked.root) == (
+        "0 0 2 * * *",
+        "s3://shop/log",
+        "s3://shop/runs",
+    )
     assert str(asked.file) == "/app/pipelines/manifests/cuda/recommender.yaml"
-    settings = Settings.from_dict(yaml.safe_load(one(found, "ConfigMap", "-schedule")["data"]["settings.yaml"]))
+    settings = Settings.from_dict(
+        yaml.safe_load(one(found, "ConfigMap", "-schedule")["data"]["settings.yaml"])
+    )
     assert (settings.ray.cluster, settings.tuning.workers) == ("rayjob", 7)
     assert [o for o in rendered(LAPTOP) if o["kind"] == "Job"] == []
 

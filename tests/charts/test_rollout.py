@@ -8,20 +8,27 @@ import yaml
 from rendering import CHARTS, objects, values
 from typer.testing import CliRunner
 
-from eager_llm import rollout
-from eager_llm.cli import app
-from eager_llm.errors import UserError
-from eager_llm.rollout import Helm, Step, canary_steps, promote_steps, render, rollback_steps
+from eager_llm.cli.main import app
+from eager_llm.core.errors import UserError
+from eager_llm.release import helm
+from eager_llm.release.helm import Helm, Step, canary_steps, promote_steps, render, rollback_steps
 from eager_llm.settings import RolloutSettings
 
 SERVING = CHARTS / "eager-llm-serving"
 SETTINGS = RolloutSettings(release="shop", namespace="recommender", chart=str(SERVING), timeout=60)
 NEW, OLD = "2026-02-14-0123456789ab", "2026-01-31"
-PRODUCTION, ROUTED = SERVING / "examples" / "cpu-production.yaml", SERVING / "examples" / "canary.yaml"
+PRODUCTION, ROUTED = (
+    SERVING / "examples" / "cpu-production.yaml",
+    SERVING / "examples" / "canary.yaml",
+)
 
 
 def deployments(texts):
-    found = [one for one in objects(texts) if one["kind"] == "Deployment" and "redis" not in one["metadata"]["name"]]
+    found = [
+        one
+        for one in objects(texts)
+        if one["kind"] == "Deployment" and "redis" not in one["metadata"]["name"]
+    ]
     return {one["metadata"]["name"]: str(one["spec"]["template"]) for one in found}
 
 
@@ -45,7 +52,9 @@ def test_behind_a_route_the_pods_come_before_the_requests():
     steps = canary_steps(start, NEW, 20)
     weights = []
     for count in (1, 2):
-        (route,) = (o for o in objects(render(SETTINGS, start, steps[:count])) if o["kind"] == "HTTPRoute")
+        (route,) = (
+            o for o in objects(render(SETTINGS, start, steps[:count])) if o["kind"] == "HTTPRoute"
+        )
         weights.append([one["weight"] for one in route["spec"]["rules"][0]["backendRefs"]])
     assert weights == [[100, 0], [80, 20]]
 
@@ -65,7 +74,9 @@ def test_without_a_canary_there_is_nothing_to_promote_and_the_way_back_is_the_ve
     now = values(ROUTED, "canary.enabled=false")
     with pytest.raises(UserError, match="no canary to promote"):
         promote_steps(now)
-    assert rollback_steps(now, {OLD: "2026-01-24"}.__getitem__) == [Step({"bundle": {"version": "2026-01-24"}})]
+    assert rollback_steps(now, {OLD: "2026-01-24"}.__getitem__) == [
+        Step({"bundle": {"version": "2026-01-24"}})
+    ]
 
 
 def test_the_command_is_a_list_of_words_whatever_the_version_is_called():
@@ -112,8 +123,12 @@ class Cluster:
 @pytest.fixture
 def cluster(monkeypatch):
     Cluster.asked, Cluster.now = [], values(ROUTED)
-    sdk = type("Sdk", (), {"Config": Cluster, "Chart": helm_python.Chart, "HelmError": helm_python.HelmError})
-    monkeypatch.setattr(rollout, "_sdk", lambda: sdk)
+    sdk = type(
+        "Sdk",
+        (),
+        {"Config": Cluster, "Chart": helm_python.Chart, "HelmError": helm_python.HelmError},
+    )
+    monkeypatch.setattr(helm, "_sdk", lambda: sdk)
     return Cluster
 
 
@@ -131,7 +146,12 @@ def test_each_command_asks_the_cluster_for_its_steps_and_waits(cluster):
     (kind, namespace, release, change, options), back, *canary = cluster.asked
     assert (kind, namespace, release) == ("upgrade", "recommender", "shop")
     assert change == {"canary": {"enabled": False}, "bundle": {"version": "2026-02-07"}}
-    assert options == {"reuse_values": True, "rollback_on_failure": True, "wait": "watcher", "timeout": 1200}
+    assert options == {
+        "reuse_values": True,
+        "rollback_on_failure": True,
+        "wait": "watcher",
+        "timeout": 1200,
+    }
     # Of the revisions before, the second has failed and the third served what is served now.
     assert back[3] == {"bundle": {"version": "version-1"}}
     assert [asked[3]["canary"]["weight"] for asked in canary] == [0, 20]
@@ -150,7 +170,16 @@ def test_without_a_cluster_the_error_says_so(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_prints_the_command_and_valid_objects(tmp_path):
-    done = run("promote", "--release", "shop", "--chart", str(SERVING), "--values", str(ROUTED), "--dry-run")
+    done = run(
+        "promote",
+        "--release",
+        "shop",
+        "--chart",
+        str(SERVING),
+        "--values",
+        str(ROUTED),
+        "--dry-run",
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("# helm upgrade shop ")
     kinds = {one["kind"] for one in yaml.safe_load_all(done.stdout) if one}

@@ -13,7 +13,8 @@ from components.images import IMAGES, REGISTRY, TAG
 
 SERVING = CHARTS / "eager-llm-serving"
 LAPTOP, PRODUCTION, GPU, CANARY = (
-    SERVING / "examples" / f"{name}.yaml" for name in ("laptop", "cpu-production", "gpu-production", "canary")
+    SERVING / "examples" / f"{name}.yaml"
+    for name in ("laptop", "cpu-production", "gpu-production", "canary")
 )
 # What the service measures, and of what kind.
 METRICS = {
@@ -32,7 +33,11 @@ SERVICE = ROOT / "serving" / "metrics.py"
 
 
 def one(found, kind, suffix=""):
-    (match,) = [o for o in found if o["kind"] == kind and o["metadata"]["name"] == f"demo-eager-llm-serving{suffix}"]
+    (match,) = [
+        o
+        for o in found
+        if o["kind"] == kind and o["metadata"]["name"] == f"demo-eager-llm-serving{suffix}"
+    ]
     return match
 
 
@@ -45,7 +50,10 @@ def container(deployment):
 
 
 def environment(deployment):
-    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container(deployment)["env"]}
+    return {
+        entry["name"]: entry.get("value", entry.get("valueFrom"))
+        for entry in container(deployment)["env"]
+    }
 
 
 def test_names_stand_in_one_place():
@@ -54,9 +62,9 @@ def test_names_stand_in_one_place():
     assert chart["appVersion"] == TAG
     assert defaults["image"]["repository"] == f"{REGISTRY}/{IMAGES['serving'].name}"
     assert container(one(rendered(LAPTOP), "Deployment"))["image"] == IMAGES["serving"].reference()
-    assert container(one(rendered(LAPTOP, "accelerator=cuda"), "Deployment"))["image"] == IMAGES["serving"].reference(
-        "cuda"
-    )
+    assert container(one(rendered(LAPTOP, "accelerator=cuda"), "Deployment"))["image"] == IMAGES[
+        "serving"
+    ].reference("cuda")
 
 
 @pytest.mark.parametrize(
@@ -89,14 +97,20 @@ def test_names_stand_in_one_place():
     ],
 )
 def test_a_wrong_value_is_refused_with_a_message(assignment, message):
-    with pytest.raises(helm_python.HelmError, match=message if "|" in message else re.escape(message)):
+    with pytest.raises(
+        helm_python.HelmError, match=message if "|" in message else re.escape(message)
+    ):
         rendered(LAPTOP, assignment)
 
 
 def test_more_contradictions_are_refused():
     for example, assignment, message in [
         (CANARY, "canary.bundle.version=2026-01-31", "is what is served already"),
-        (CANARY, "canary.weight=0,httpRoute.enabled=false", "canary.weight=0: without httpRoute.enabled"),
+        (
+            CANARY,
+            "canary.weight=0,httpRoute.enabled=false",
+            "canary.weight=0: without httpRoute.enabled",
+        ),
         (CANARY, "onlineStore.host=redis.db", "set only one of them"),
         (CANARY, "features.claimName=", "features.claimName: Redis is read through Feast"),
         (PRODUCTION, "autoscaling.minReplicas=30", "is more than autoscaling.maxReplicas"),
@@ -109,7 +123,8 @@ def test_more_contradictions_are_refused():
 
 def test_an_image_volume_needs_its_kubernetes():
     with pytest.raises(
-        helm_python.HelmError, match=r"this cluster is v1\.30\.0; image volumes came with Kubernetes 1\.31"
+        helm_python.HelmError,
+        match=r"this cluster is v1\.30\.0; image volumes came with Kubernetes 1\.31",
     ):
         rendered(GPU, version="1.30")
     pod = one(rendered(GPU), "Deployment")["spec"]["template"]["spec"]
@@ -131,18 +146,27 @@ def test_a_version_rolls_the_pods_and_nothing_else(example):
 
 
 def test_each_source_says_where_the_bundle_lies():
-    assert environment(one(rendered(LAPTOP), "Deployment"))["EAGER_LLM_BUNDLE"] == "/bundles/demo/bundle"
+    assert (
+        environment(one(rendered(LAPTOP), "Deployment"))["EAGER_LLM_BUNDLE"]
+        == "/bundles/demo/bundle"
+    )
     by_uri = environment(one(rendered(PRODUCTION), "Deployment"))
     assert by_uri["EAGER_LLM_BUNDLE"] == "s3://recommender/bundles/2026-01-31"
     assert by_uri["AWS_SECRET_ACCESS_KEY"]["secretKeyRef"]["name"] == "recommender-objects"
     assert by_uri["AWS_ENDPOINT_URL"] == "https://objects.example.com"
-    assert environment(one(rendered(GPU), "Deployment"))["EAGER_LLM_BUNDLE"] == "/bundles/2026-01-31"
+    assert (
+        environment(one(rendered(GPU), "Deployment"))["EAGER_LLM_BUNDLE"] == "/bundles/2026-01-31"
+    )
 
 
 def test_redis_is_named_with_its_password_by_reference():
     found = environment(one(rendered(PRODUCTION), "Deployment"))
-    assert found["EAGER_LLM_ONLINE_STORE"] == "redis://:$(REDIS_PASSWORD)@redis.databases.svc:6379/0"
-    assert found["REDIS_PASSWORD"] == {"secretKeyRef": {"name": "recommender-redis", "key": "password"}}
+    assert (
+        found["EAGER_LLM_ONLINE_STORE"] == "redis://:$(REDIS_PASSWORD)@redis.databases.svc:6379/0"
+    )
+    assert found["REDIS_PASSWORD"] == {
+        "secretKeyRef": {"name": "recommender-redis", "key": "password"}
+    }
     own = rendered(CANARY)
     assert environment(one(own, "Deployment"))["EAGER_LLM_ONLINE_STORE"].startswith(
         "redis://demo-eager-llm-serving-redis:"
@@ -154,28 +178,42 @@ def test_the_canary_takes_its_share_and_is_promoted():
     before = rendered(CANARY, "canary.enabled=false")
     during = rendered(CANARY)
     stable, canary = one(during, "Deployment"), one(during, "Deployment", "-canary")
-    assert stable == one(before, "Deployment"), "the stable track is left alone while the canary runs"
+    assert stable == one(before, "Deployment"), (
+        "the stable track is left alone while the canary runs"
+    )
     assert environment(canary)["EAGER_LLM_BUNDLE"].endswith("2026-02-07")
     refs = one(during, "HTTPRoute")["spec"]["rules"][0]["backendRefs"]
-    assert {ref["name"].rsplit("-", 1)[1]: ref["weight"] for ref in refs} == {"stable": 90, "canary": 10}
+    assert {ref["name"].rsplit("-", 1)[1]: ref["weight"] for ref in refs} == {
+        "stable": 90,
+        "canary": 10,
+    }
     for track, deployment in (("stable", stable), ("canary", canary)):
         selector = one(during, "Service", f"-{track}")["spec"]["selector"]
         assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
         assert selector == deployment["spec"]["selector"]["matchLabels"]
     after = rendered(CANARY, "canary.enabled=false", "bundle.version=2026-02-07")
     assert [o for o in after if o["metadata"]["name"].endswith("-canary")] == []
-    assert environment(one(after, "Deployment"))["EAGER_LLM_BUNDLE"] == environment(canary)["EAGER_LLM_BUNDLE"]
+    assert (
+        environment(one(after, "Deployment"))["EAGER_LLM_BUNDLE"]
+        == environment(canary)["EAGER_LLM_BUNDLE"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("replicas", "weight", "expected"), [(2, 10, 1), (4, 10, 1), (9, 10, 1), (10, 25, 3), (4, 50, 4), (20, 10, 2)]
+    ("replicas", "weight", "expected"),
+    [(2, 10, 1), (4, 10, 1), (9, 10, 1), (10, 25, 3), (4, 50, 4), (20, 10, 2)],
 )
 def test_without_a_route_pods_make_the_share(replicas, weight, expected):
-    found = rendered(CANARY, f"replicas={replicas}", f"canary.weight={weight}", "httpRoute.enabled=false")
+    found = rendered(
+        CANARY, f"replicas={replicas}", f"canary.weight={weight}", "httpRoute.enabled=false"
+    )
     assert one(found, "Deployment", "-canary")["spec"]["replicas"] == expected
     both = one(found, "Service")["spec"]["selector"]
     for suffix in ("", "-canary"):
-        assert both.items() <= one(found, "Deployment", suffix)["spec"]["template"]["metadata"]["labels"].items()
+        assert (
+            both.items()
+            <= one(found, "Deployment", suffix)["spec"]["template"]["metadata"]["labels"].items()
+        )
 
 
 def test_every_selector_meets_pods_of_its_own_only():
@@ -195,7 +233,11 @@ def test_every_selector_meets_pods_of_its_own_only():
         }
         assert not wanted <= tested.items()
     monitor = one(rendered(PRODUCTION), "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
-    watched = [o for o in rendered(GPU) if o["kind"] == "Service" and monitor <= o["metadata"]["labels"].items()]
+    watched = [
+        o
+        for o in rendered(GPU)
+        if o["kind"] == "Service" and monitor <= o["metadata"]["labels"].items()
+    ]
     assert len(watched) == 1, "each pod is scraped once"
 
 
@@ -209,14 +251,20 @@ def test_autoscaling_leaves_the_number_of_pods_alone():
 
 def test_a_cuda_pod_asks_for_its_gpu():
     assert container(one(rendered(GPU), "Deployment"))["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert "nvidia.com/gpu" not in container(one(rendered(PRODUCTION), "Deployment"))["resources"]["limits"]
+    assert (
+        "nvidia.com/gpu"
+        not in container(one(rendered(PRODUCTION), "Deployment"))["resources"]["limits"]
+    )
 
 
 def test_settings_are_the_services_own_where_none_is_given():
     plain = environment(one(rendered(LAPTOP), "Deployment"))
-    assert {"EAGER_LLM_DEADLINE_MS", "EAGER_LLM_QUEUE", "OTEL_EXPORTER_OTLP_ENDPOINT", "EAGER_LLM_API_KEY"} & set(
-        plain
-    ) == set()
+    assert {
+        "EAGER_LLM_DEADLINE_MS",
+        "EAGER_LLM_QUEUE",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "EAGER_LLM_API_KEY",
+    } & set(plain) == set()
     found = environment(
         one(
             rendered(
@@ -237,9 +285,14 @@ def test_the_dashboard_asks_for_metrics_that_there_are():
     board = json.loads(config["data"]["eager-llm-serving.json"])
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     asked += [note["expr"] for note in board["annotations"]["list"]]
-    asked += [v["query"]["query"] for v in board["templating"]["list"] if isinstance(v["query"], dict)]
+    asked += [
+        v["query"]["query"] for v in board["templating"]["list"] if isinstance(v["query"], dict)
+    ]
     parts = {
-        name + end for name, kind in METRICS.items() if kind == "histogram" for end in ("_bucket", "_sum", "_count")
+        name + end
+        for name, kind in METRICS.items()
+        if kind == "histogram"
+        for end in ("_bucket", "_sum", "_count")
     }
     parts |= {name for name, kind in METRICS.items() if kind != "histogram"}
     seen = set()
@@ -248,10 +301,14 @@ def test_the_dashboard_asks_for_metrics_that_there_are():
         assert names, expression
         assert names <= parts, expression
         seen |= names
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen} == set(METRICS), "every metric has its panel"
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in seen} == set(METRICS), (
+        "every metric has its panel"
+    )
 
 
 @pytest.mark.skipif(not SERVICE.is_file(), reason="the service has no metrics of its own yet")
 def test_the_metrics_are_the_services():
-    found = re.findall(r'(Histogram|Counter|Gauge)\(\s*"(eager_llm_\w+)"', SERVICE.read_text(encoding="utf-8"))
+    found = re.findall(
+        r'(Histogram|Counter|Gauge)\(\s*"(eager_llm_\w+)"', SERVICE.read_text(encoding="utf-8")
+    )
     assert {name + "_total" * (kind == "Counter"): kind.lower() for kind, name in found} == METRICS

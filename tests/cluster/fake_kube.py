@@ -40,15 +40,27 @@ class FakeKube(ThreadingHTTPServer):
 
     def ended(self, reason, code, restarts=0):
         state = {"terminated": {"reason": reason, "exitCode": code}}
-        box = {"name": "ray", "image": "i", "imageID": "i", "ready": False, "restartCount": restarts}
-        return [{**box, "state": {"running": {}}, "lastState": state} if restarts else {**box, "state": state}]
+        box = {
+            "name": "ray",
+            "image": "i",
+            "imageID": "i",
+            "ready": False,
+            "restartCount": restarts,
+        }
+        return [
+            {**box, "state": {"running": {}}, "lastState": state}
+            if restarts
+            else {**box, "state": state}
+        ]
 
     def submitter(self, job, *lines):
         self.pods[f"{job}-x"] = {
             "metadata": {"name": f"{job}-x", "labels": {"job-name": job}},
             "spec": {"containers": []},
         }
-        self.logs[f"{job}-x"] = [f"2026-01-31T12:00:{number:02d}.5Z {line}" for number, line in enumerate(lines)]
+        self.logs[f"{job}-x"] = [
+            f"2026-01-31T12:00:{number:02d}.5Z {line}" for number, line in enumerate(lines)
+        ]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,7 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, value, status=200):
         body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
+        self.send_header(
+            "Content-Type", "text/plain" if isinstance(value, str) else "application/json"
+        )
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -108,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             fake.on_create(body)
             return self.answer(body, 201)
         if not rest:
-            return self.answer({"items": [found for (kind, _), found in fake.objects.items() if kind == plural]})
+            return self.answer(
+                {"items": [found for (kind, _), found in fake.objects.items() if kind == plural]}
+            )
         found = fake.objects.get((plural, rest[0]))
         if found is None:
             return self.refuse(404, f'{plural} "{rest[0]}" not found')

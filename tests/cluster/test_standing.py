@@ -17,7 +17,7 @@ from conftest import ROOT
 from running import free_port
 
 pytest.importorskip("aiohttp_cors", reason="Ray's job API needs ray[default]")
-PARTS = 20
+SPLITS = 20
 # A step of the test's own, done by the real pool of the item index; a part takes half a second.
 ENTRY = f"""
 import sys, time
@@ -39,7 +39,7 @@ pool.Worker = Slow
 def count(rows, out, settings):
     total = 0.0
     with pool.worker_pool({{"a": Shards(np.load(rows), "a")}}, "float32", 2) as workers:
-        for number, value in workers.map("part", [(n,) for n in range({PARTS})]):
+        for number, value in workers.map("part", [(n,) for n in range({SPLITS})]):
             print(f"part {{number}}", flush=True)
             total += value
     out.write_text(str(total))
@@ -60,12 +60,12 @@ ENVIRONMENT.pop("RAY_ADDRESS", None)
 WAITING = """
 from dataclasses import replace
 from eager_llm.cluster import standing
-from eager_llm.cluster.calls import Call
+from eager_llm.cluster.step_calls import Call
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps.distributed import elsewhere
 
 standing.ENTRY = "python3 {folder}/entry.py"
-settings = replace(Settings(), ray=RaySettings(cluster="{address}", poll_seconds=0.2, away_minutes=0.05))
+settings = Settings().replace(ray=RaySettings(cluster="{address}", poll_seconds=0.2, away_minutes=0.05))
 print("ANSWER", elsewhere(Call("count", {inputs}, {outputs}, {{}}, settings.to_dict()), settings, []))
 """
 
@@ -73,9 +73,17 @@ print("ANSWER", elsewhere(Call("count", {inputs}, {outputs}, {{}}, settings.to_d
 @contextmanager
 def ray_node(folder, name, *arguments):
     """One machine of a Ray cluster, as processes of their own."""
-    command = ["ray", "start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=80000000"]
+    command = [
+        "ray",
+        "start",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        "--object-store-memory=80000000",
+    ]
     with (folder / f"{name}.log").open("w") as log:
-        node = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True)
+        node = subprocess.Popen(
+            [*command, *arguments], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+        )
     try:
         yield node
     finally:
@@ -95,8 +103,17 @@ def cluster():
     port, dashboard = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
     # Ray's sockets need a short path.
-    with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, ExitStack() as machines:
-        head = ("--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=0", f"--temp-dir={folder}/s")
+    with (
+        TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        ExitStack() as machines,
+    ):
+        head = (
+            "--head",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            "--num-cpus=0",
+            f"--temp-dir={folder}/s",
+        )
 
         def start(name, *arguments):
             return machines.enter_context(ray_node(Path(folder), name, *arguments))
@@ -126,10 +143,14 @@ def wait_for(condition, seconds=60):
 def step(folder, address, number):
     """A step that waits for its job, in a process of its own; and what it has said so far."""
     inputs, outputs = {"rows": str(folder / "rows.npy")}, {"out": str(folder / "out")}
-    (folder / "step.py").write_text(WAITING.format(folder=folder, address=address, inputs=inputs, outputs=outputs))
+    (folder / "step.py").write_text(
+        WAITING.format(folder=folder, address=address, inputs=inputs, outputs=outputs)
+    )
     log = folder / f"step-{number}.log"
     with log.open("w") as out:
-        waiting = subprocess.Popen([sys.executable, folder / "step.py"], stdout=out, stderr=out, env=ENVIRONMENT)
+        waiting = subprocess.Popen(
+            [sys.executable, folder / "step.py"], stdout=out, stderr=out, env=ENVIRONMENT
+        )
     try:
         yield waiting, lambda pattern: re.findall(pattern, log.read_text())
     finally:
@@ -141,7 +162,7 @@ def test_lost_machines_are_told_as_what_they_are(cluster, tmp_path):
     """A lost worker's parts are done again, on the machine that comes in its place; a lost head ends the job."""
     address, head, start_worker = cluster
     (tmp_path / "entry.py").write_text(ENTRY)
-    np.save(tmp_path / "rows.npy", np.arange(PARTS, dtype=np.float32)[:, None])
+    np.save(tmp_path / "rows.npy", np.arange(SPLITS, dtype=np.float32)[:, None])
     worker = start_worker("one")
     with step(tmp_path, address, 1) as (waiting, heard):
         wait_for(lambda: waiting.poll() is not None or heard(r"  part 1\n"))
@@ -149,11 +170,11 @@ def test_lost_machines_are_told_as_what_they_are(cluster, tmp_path):
         kill(worker)
         start_worker("two")
         assert waiting.wait(90) == 0, heard(".+")
-        total = float(sum(range(PARTS)))
+        total = float(sum(range(SPLITS)))
         assert heard(f"ANSWER {{'total': {total}}}")
         assert float((tmp_path / "out").read_text()) == total
         assert heard(r"worker \w+ \([\d.]+\) was lost: .+ Its part is done again")
-        assert [int(number) for number in heard(r"  part (\d+)\n")] == list(range(PARTS))
+        assert [int(number) for number in heard(r"  part (\d+)\n")] == list(range(SPLITS))
 
     # The same call again is another job: the one that ended well was taken away with its answer.
     with step(tmp_path, address, 2) as (waiting, heard):

@@ -14,12 +14,17 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from eager_llm.catalogue.features import JUST_BEFORE, ONLINE_VARIABLE, REGISTRY_VARIABLE, Features
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.catalogue.tables import Tables
-from eager_llm.erasure import bundle_source, erase
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
+from eager_llm.data.tables import Tables
+from eager_llm.features.feature_store import (
+    JUST_BEFORE,
+    ONLINE_VARIABLE,
+    REGISTRY_VARIABLE,
+    Features,
+)
+from eager_llm.release.erasure import bundle_source, erase
 
 REPOSITORY = ROOT / "feature_repo"
 FACTS = {"source": "shop", "first_event": "2025-01-01", "last_event": "2025-12-31"}
@@ -29,11 +34,23 @@ DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
 @pytest.fixture(scope="module")
 def redis_url():
     if shutil.which("redis-server") is None or importlib.util.find_spec("redis") is None:
-        pytest.skip("no redis-server on the PATH, or no redis client: the Redis store is not tested here")
+        pytest.skip(
+            "no redis-server on the PATH, or no redis client: the Redis store is not tested here"
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):
@@ -49,7 +66,10 @@ def redis_url():
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request, monkeypatch):
-    monkeypatch.setenv(ONLINE_VARIABLE, "sqlite" if request.param == "sqlite" else request.getfixturevalue("redis_url"))
+    monkeypatch.setenv(
+        ONLINE_VARIABLE,
+        "sqlite" if request.param == "sqlite" else request.getfixturevalue("redis_url"),
+    )
     return request.param
 
 
@@ -61,7 +81,9 @@ def latest(features, tables):
 
 def test_every_user_of_scientific_agrees(store, tmp_path):
     if not (DATA / "scientific").is_dir():
-        pytest.skip(f"no real data: {DATA / 'scientific'} is missing; name its parent by EAGER_LLM_DATA")
+        pytest.skip(
+            f"no real data: {DATA / 'scientific'} is missing; name its parent by EAGER_LLM_DATA"
+        )
     tables = prepare(import_path(DATA / "scientific"), 5)
     features = Features(REPOSITORY, tmp_path)
     features.publish(tables, 20)
@@ -70,30 +92,36 @@ def test_every_user_of_scientific_agrees(store, tmp_path):
     assert len(offline) == tables.events["user_id"].nunique() == len(obvious)
     users = offline["user_id"].tolist()
     # Feast's own read, which the keyed one stands in for.
-    feasts = features.store.get_online_features(["user_history:items"], [{"user_id": u} for u in users]).to_dict()
+    feasts = features.store.get_online_features(
+        ["user_history:items"], [{"user_id": u} for u in users]
+    ).to_dict()
     for user, history, feast in zip(users, offline["history"], feasts["items"], strict=True):
         assert features.online_history(user) == history == feast == obvious[user][-20:]
 
 
 def typed(shop):
     kinds = ["view" if n % 3 else "buy" for n in range(len(shop.events))]
-    return Tables(shop.events.assign(event_type=kinds), shop.items, None, shop.facts)
+    return Tables(shop.events.assign(event_type=kinds), shop.items, None, shop.metadata)
 
 
 def test_a_log_that_grows_brings_only_what_is_new_online(store, shop, tmp_path):
     whole = typed(shop)
     users = sorted(whole.events["user_id"].unique())
-    late = whole.events["user_id"].isin(users[:20]) & whole.events["user_id"].duplicated(keep="last")
-    past = Tables(whole.events[~late].reset_index(drop=True), whole.items, None, whole.facts)
+    late = whole.events["user_id"].isin(users[:20]) & whole.events["user_id"].duplicated(
+        keep="last"
+    )
+    past = Tables(whole.events[~late].reset_index(drop=True), whole.items, None, whole.metadata)
     features = Features(REPOSITORY, tmp_path / "grown")
     features.publish(past, 5)
-    # Twenty users' events arrive late, each before the last that was known: back-filled, none is lost.
+    # Twenty users' events ingest_increment late, each before the last that was known: back-filled, none is lost.
     changed = features.publish(whole, 5)
     assert 0 < changed["user_history"] <= whole.events["user_id"].isin(users[:20]).sum()
     assert features.publish(whole, 5) == {}
     for user, history in latest(features, whole)[["user_id", "history"]].itertuples(index=False):
         assert features.online_history(user) == history
-    bought = whole.events[(whole.events["user_id"] == users[0]) & (whole.events["event_type"] == "buy")]
+    bought = whole.events[
+        (whole.events["user_id"] == users[0]) & (whole.events["event_type"] == "buy")
+    ]
     answer = features.store.get_online_features(
         ["user_type_history:items"], [{"user_id": users[0], "event_type": "buy"}]
     ).to_dict()
@@ -110,22 +138,39 @@ def test_a_pushed_event_is_read_at_once_takes_its_place_and_counts_once(store, s
     assert features.online_history(user) == [*before, "new"][-5:]
     # Again, in between, and too old to be among the last five.
     assert features.push(user, "new", moment, 5) == ([*before, "new"][-5:], "known")
-    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "added")
-    assert features.push(user, "between", moment - second / 2, 5) == ([*before, "between", "new"][-5:], "known")
-    assert features.push(user, "ancient", pd.Timestamp(1, tz="UTC"), 5) == ([*before, "between", "new"][-5:], "late")
+    assert features.push(user, "between", moment - second / 2, 5) == (
+        [*before, "between", "new"][-5:],
+        "added",
+    )
+    assert features.push(user, "between", moment - second / 2, 5) == (
+        [*before, "between", "new"][-5:],
+        "known",
+    )
+    assert features.push(user, "ancient", pd.Timestamp(1, tz="UTC"), 5) == (
+        [*before, "between", "new"][-5:],
+        "late",
+    )
     now = [*before, "between", "new", "new"][-5:]
     assert features.push(user, "new", moment + second / 2, 5) == (now, "added")
     # Another process, such as another worker of the service, sees the same.
     assert Features(REPOSITORY, tmp_path).online_histories([user, "nobody"]) == [now, None]
     naive = moment.tz_localize(None)
     assert features.push("nobody yet", "first", naive, 5) == (["first"], "added")
-    assert features.push("nobody yet", "first", naive.tz_localize("UTC").tz_convert("Asia/Tokyo"), 5)[1] == "known"
+    assert (
+        features.push("nobody yet", "first", naive.tz_localize("UTC").tz_convert("Asia/Tokyo"), 5)[
+            1
+        ]
+        == "known"
+    )
 
 
 def test_a_pushed_event_joins_the_history_of_its_type(store, shop, tmp_path):
     features = Features(REPOSITORY, tmp_path)
     features.publish(typed(shop), 5)
-    user, moment = shop.events["user_id"].iat[0], shop.events["timestamp"].max() + pd.Timedelta(days=1)
+    user, moment = (
+        shop.events["user_id"].iat[0],
+        shop.events["timestamp"].max() + pd.Timedelta(days=1),
+    )
     asked = ["user_type_history:items"], [{"user_id": user, "event_type": "buy"}]
     before = features.store.get_online_features(*asked).to_dict()["items"][0]
     assert features.push(user, "new", moment, 5, event_type="buy")[0][-1] == "new"
@@ -148,11 +193,16 @@ def test_pushes_at_the_same_time_all_count(store, shop, tmp_path):
 
     def push(number):
         mine = Features(REPOSITORY, tmp_path)
-        return [mine.push("busy", f"{number}-{n}", moment + pd.Timedelta(seconds=n), 20) for n in range(4)]
+        return [
+            mine.push("busy", f"{number}-{n}", moment + pd.Timedelta(seconds=n), 20)
+            for n in range(4)
+        ]
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(push, range(4)))
-    assert sorted(first.online_history("busy")) == sorted(f"{number}-{n}" for number in range(4) for n in range(4))
+    assert sorted(first.online_history("busy")) == sorted(
+        f"{number}-{n}" for number in range(4) for n in range(4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +235,9 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     bundle = run / "bundle"
     bundle.mkdir()
     shop.items.to_parquet(bundle / "item_index.parquet")
-    (bundle / "manifest.json").write_text(json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": FACTS}))
+    (bundle / "manifest.json").write_text(
+        json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": FACTS})
+    )
     kept = len(shop.events) - (shop.events["user_id"] == user).sum()
     done = erase([user], [tmp_path / "runs"], REPOSITORY)
     assert done.bundles == {bundle: "2026-01-02T03:04:05+00:00"}
@@ -197,13 +249,17 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
         table = pd.read_parquet(file)
         assert "user_id" not in table or user not in set(table["user_id"])
     assert len(pd.read_parquet(run / "artifacts" / "tables" / "events.parquet")) == kept
-    assert (run / "gates.html").read_text() == f"<td>user_id=erased, item_id=a</td><td>user_id={user}0</td>"
+    assert (
+        run / "gates.html"
+    ).read_text() == f"<td>user_id=erased, item_id=a</td><td>user_id={user}0</td>"
     if store == "sqlite":
         assert user.encode() not in (run / "features" / "online.db").read_bytes()
     fresh = Features(REPOSITORY, run / "features")
     assert fresh.online_history(user) is None
     assert fresh.online_history(other)
-    as_of = pd.DataFrame({"user_id": [user], "moment": [shop.events["timestamp"].max() + pd.Timedelta(days=1)]})
+    as_of = pd.DataFrame(
+        {"user_id": [user], "moment": [shop.events["timestamp"].max() + pd.Timedelta(days=1)]}
+    )
     assert fresh.histories(as_of)["history"].tolist() == [[]]
     again = erase([user], [tmp_path / "runs"], REPOSITORY)
     assert sum(again.looked.values()) + sum(again.online.values()) == 0
@@ -221,7 +277,7 @@ def test_erasing_goes_on_where_a_file_cannot_be_read_and_names_it(shop, tmp_path
     shop.items.to_parquet(tmp_path / "d" / "item_index.parquet")
     shop.events.to_parquet(tmp_path / "z.parquet")
     done = erase([user], [tmp_path], REPOSITORY)
-    assert set(done.unread) == {tmp_path / "a.parquet", tmp_path / "b.html"}
+    assert set(done.held_out) == {tmp_path / "a.parquet", tmp_path / "b.html"}
     assert done.other == [tmp_path / "c.csv.gz"]
     assert done.looked == {tmp_path / "z.parquet": (shop.events["user_id"] == user).sum()}
     assert done.bundles == {tmp_path / "d": "at an unknown time"}

@@ -4,16 +4,21 @@ import io
 
 import pytest
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings
 from pipelines import local
-from pipelines.containers import Containers, StepRun, cores, size, table
-from pipelines.placement import ENVIRONMENT, STEPS, Target, compiled_for
-from pipelines.recommender import recommender
+from pipelines.graphs.placement import ENVIRONMENT, STEPS, Target, compiled_for
+from pipelines.graphs.recommender import recommender
+from pipelines.runners.docker import Containers, StepRun, cores, size, table
 
 
-def event(action, moment, **facts):
-    return {"id": "a1", "Action": action, "timeNano": moment * 10**9, "Actor": {"Attributes": facts}}
+def event(action, moment, **metadata):
+    return {
+        "id": "a1",
+        "Action": action,
+        "timeNano": moment * 10**9,
+        "Actor": {"Attributes": metadata},
+    }
 
 
 def watched(*events, limit="300Mi"):
@@ -32,7 +37,7 @@ def test_an_end_without_a_word_is_explained_where_memory_was_short():
     assert (run.exit, run.seconds) == (137, 4.0)
     assert run.failure == (
         "build_index: out of memory: the system ended it (status 137) at the 300Mi of its container. "
-        "Give it more: memory_limit of build_index in pipelines/placement.py, then `make manifests`"
+        "Give it more: memory_limit of build_index in pipelines/graphs/placement.py, then `make manifests`"
     )
     assert "out of memory" in table([run])
 
@@ -54,7 +59,12 @@ def test_events_of_other_containers_are_not_counted():
 
 
 def test_quantities_are_read():
-    assert (size("512Mi"), size("4Gi"), cores("500m"), cores("2")) == (512 * 2**20, 4 * 2**30, 0.5, 2.0)
+    assert (size("512Mi"), size("4Gi"), cores("500m"), cores("2")) == (
+        512 * 2**20,
+        4 * 2**30,
+        0.5,
+        2.0,
+    )
     for row in STEPS.values():
         assert size(row.memory) <= size(row.memory_limit)
         assert cores(row.cpu[0]) <= cores(row.cpu[1])
@@ -78,7 +88,10 @@ def test_what_a_step_says_is_passed_on_and_what_kfp_says_of_itself_is_not():
 
 
 def test_the_laptop_runs_the_same_graph_without_waiting():
-    here, there = compiled_for(recommender, Target("laptop")).pipeline_spec, recommender.pipeline_spec
+    here, there = (
+        compiled_for(recommender, Target("laptop")).pipeline_spec,
+        recommender.pipeline_spec,
+    )
     assert list(here.root.dag.tasks) == list(there.root.dag.tasks)
     assert here.components == there.components
     assert not any(task.HasField("retry_policy") for task in here.root.dag.tasks.values())

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, run_command, seen_user, write_csv
 
-from eager_llm.bundle import verify_bundle
-from eager_llm.catalogue.demo import demo_shop
+from eager_llm.bundle.bundle import verify_bundle
+from eager_llm.data.demo_shop import demo_shop
 
 METHODS = ["EAGER-LLM", "EAGER-LLM, model alone", "neighbours alone", "co-occurrence", "popularity"]
 
@@ -28,16 +28,24 @@ def test_a_run_leaves_a_summary_a_report_and_a_bundle(run):
     for row in summary["methods"].values():
         assert set(row) == {f"{kind}@{k}" for kind in ("recall", "ndcg") for k in (1, 5, 10)}
         assert 0 <= row["recall@1"] <= row["recall@5"] <= row["recall@10"] <= 1
-    assert set(summary["seconds"]) == {"ingest", "validate", "publish", "index", "tune", "evaluate", "pack"}
+    assert set(summary["seconds"]) == {
+        "ingest",
+        "validate",
+        "publish",
+        "index",
+        "tune",
+        "evaluate",
+        "pack",
+    }
     assert summary["seed"] == 0
     assert summary["settings"]["tuning"]["epochs"] == 2
     verify_bundle(run.folder / "bundle")
     page = (run.folder / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "stage-2: 1 epoch, cross-entropy" in page
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert "http://" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
 
 
 def test_a_run_prints_the_table_and_five_titles_for_a_user(run):
@@ -63,7 +71,10 @@ def test_a_changed_setting_runs_only_what_it_touches(run):
     steps = len((run.folder / "times.jsonl").read_text().splitlines())
     other = start(run_command(run.source, "first", run.folder.parent, "annealing.epochs=0"))
     assert other.returncode == 0, other.stdout[-3000:]
-    rows = [json.loads(line)["step"] for line in (run.folder / "times.jsonl").read_text().splitlines()[steps:]]
+    rows = [
+        json.loads(line)["step"]
+        for line in (run.folder / "times.jsonl").read_text().splitlines()[steps:]
+    ]
     assert rows == ["tune", "evaluate", "pack"]
     assert not (run.folder / "bundle" / "adapter").exists()
     # Back to the first settings, for whoever uses the run next; all of it is re-used.
@@ -73,7 +84,9 @@ def test_a_changed_setting_runs_only_what_it_touches(run):
 
 def test_killed_while_tuning_it_goes_on_and_ends_as_an_unbroken_run(run, tmp_path):
     command = run_command(run.source, "killed", tmp_path)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 300
     while not list((tmp_path / "killed" / "checkpoints").glob("*/stage-1.pt")):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -86,10 +99,14 @@ def test_killed_while_tuning_it_goes_on_and_ends_as_an_unbroken_run(run, tmp_pat
     assert again.returncode == 0, again.stdout[-3000:]
     assert "stage-1: going on from epoch" in again.stdout
     resumed, unbroken = (
-        json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "killed", run.folder)
+        json.loads((folder / "summary.json").read_text())
+        for folder in (tmp_path / "killed", run.folder)
     )
     assert resumed["methods"] == unbroken["methods"]
-    times = [json.loads(line)["step"] for line in (tmp_path / "killed" / "times.jsonl").read_text().splitlines()]
+    times = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "killed" / "times.jsonl").read_text().splitlines()
+    ]
     assert sorted(times) == sorted(set(times)), "a step that had ended was run again"
 
 
@@ -117,7 +134,15 @@ def test_a_failed_gate_stops_the_run_names_the_rows_and_keeps_the_report(tmp_pat
     ],
 )
 def test_mistakes_end_with_status_2_and_no_traceback(tmp_path, arguments, said):
-    command = [sys.executable, "-m", "eager_llm.cli", "run", "--runs", str(tmp_path), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "eager_llm.cli.main",
+        "run",
+        "--runs",
+        str(tmp_path),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert said in done.stderr
@@ -125,7 +150,11 @@ def test_mistakes_end_with_status_2_and_no_traceback(tmp_path, arguments, said):
 
 
 def cli(*arguments):
-    return subprocess.run([sys.executable, "-m", "eager_llm.cli", *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "eager_llm.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_recommend_speaks_for_users_and_for_items(run):
@@ -153,7 +182,10 @@ def test_recommend_obeys_filters_and_says_why_it_is_short(run):
     assert (items.loc[found, "brand"] == brand).all()
     assert (items.loc[found, "price"] <= 40).all()
     nothing = cli("recommend", "--bundle", bundle, "--items", item, "--filter", "price<=0")
-    assert (nothing.returncode, nothing.stdout.strip()) == (0, "no items are in the index with price <= 0")
+    assert (nothing.returncode, nothing.stdout.strip()) == (
+        0,
+        "no items are in the index with price <= 0",
+    )
     wrong = cli("recommend", "--bundle", bundle, "--items", item, "--filter", "colour=red")
     assert wrong.returncode == 2
     assert "the catalogue has no such column" in wrong.stderr
@@ -161,9 +193,13 @@ def test_recommend_obeys_filters_and_says_why_it_is_short(run):
 
 def test_evaluate_repeats_the_runs_figures(run):
     examples = next((run.folder / "artifacts").rglob("examples"))
-    done = cli("evaluate", "--bundle", run.folder / "bundle", "--examples", examples, "--part", "test")
+    done = cli(
+        "evaluate", "--bundle", run.folder / "bundle", "--examples", examples, "--part", "test"
+    )
     assert done.returncode == 0, done.stderr
-    recall = json.loads((run.folder / "summary.json").read_text())["methods"]["EAGER-LLM"]["recall@10"]
+    recall = json.loads((run.folder / "summary.json").read_text())["methods"]["EAGER-LLM"][
+        "recall@10"
+    ]
     assert f"{recall:.4f}" in done.stdout
 
 

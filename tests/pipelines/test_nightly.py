@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from eager_llm.catalogue.demo import demo_nights
-from eager_llm.catalogue.tables import Tables
-from eager_llm.errors import UserError
-from eager_llm.files import content_digest
-from eager_llm.run_folder import RunFolder
-from pipelines.night import night_settings
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import content_digest
+from eager_llm.data.demo_shop import demo_increments
+from eager_llm.data.tables import Tables
+from eager_llm.release.run_folder import RunFolder
+from pipelines.runners.local_refresh import refresh_settings
 
 
 def night(*words):
-    command = [sys.executable, "-m", "eager_llm.cli", "night", *map(str, words)]
+    command = [sys.executable, "-m", "eager_llm.cli.main", "night", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
@@ -33,7 +33,10 @@ def test_a_night_that_fails_its_gates_names_the_rows_and_leaves_all_as_it_was(pl
     known = Tables.load(place.tables).events
     later = known["timestamp"].max() + pd.Timedelta(days=1)
     (tmp_path / "arrived").mkdir()
-    rows = [(known["user_id"].iat[0], "ghost-item", later), (known["user_id"].iat[0], known["item_id"].iat[0], later)]
+    rows = [
+        (known["user_id"].iat[0], "ghost-item", later),
+        (known["user_id"].iat[0], known["item_id"].iat[0], later),
+    ]
     pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(
         tmp_path / "arrived" / "events.csv", index=False
     )
@@ -46,16 +49,16 @@ def test_a_night_that_fails_its_gates_names_the_rows_and_leaves_all_as_it_was(pl
     assert "publish-features" not in done.stdout
     assert '"outputFile"' not in done.stdout  # what the executor tells of itself
     assert (content_digest(place.bundle), content_digest(place.tables)) == before
-    assert place.next_night().name == "0002"
+    assert place.next_refresh().name == "0002"
 
 
 def test_a_night_reads_the_settings_of_what_is_running(place):
-    settings = night_settings(place, None, ["nightly.test_share=0.3"])
+    settings = refresh_settings(place, None, ["refresh.test_share=0.3"])
     assert settings.backbone.hidden == 32
-    assert (settings.data.split, settings.data.test_share) == ("nightly", 0.3)
+    assert (settings.data.split, settings.data.test_share) == ("refresh", 0.3)
     assert settings.gates.baseline == "", "the step finds the accepted log in the run's folder"
-    with pytest.raises(UserError, match=r"nightly\.test_share = 2: must be at most 0\.5"):
-        night_settings(place, None, ["nightly.test_share=2"])
+    with pytest.raises(UserError, match=r"refresh\.test_share = 2: must be at most 0\.5"):
+        refresh_settings(place, None, ["refresh.test_share=2"])
 
 
 def test_mistakes_end_with_status_2(tmp_path):
@@ -65,7 +68,7 @@ def test_mistakes_end_with_status_2(tmp_path):
 
 
 def test_the_demo_shops_nights_follow_one_another_and_bring_new_items(tmp_path):
-    folders = demo_nights(tmp_path, users=200)
+    folders = demo_increments(tmp_path, users=200)
     logs = [pd.read_csv(folder / "events.csv", parse_dates=["timestamp"]) for folder in folders]
     items = [set(pd.read_csv(folder / "items.csv")["item_id"]) for folder in folders]
     for number in (1, 2):
@@ -74,5 +77,7 @@ def test_the_demo_shops_nights_follow_one_another_and_bring_new_items(tmp_path):
         assert not items[number] & set().union(*items[:number])
         assert set(logs[number]["item_id"]) & items[number]
     assert not set(logs[0]["item_id"]) - items[0]
-    again = demo_nights(tmp_path / "again", users=200)
-    assert [content_digest(folder) for folder in folders] == [content_digest(folder) for folder in again]
+    again = demo_increments(tmp_path / "again", users=200)
+    assert [content_digest(folder) for folder in folders] == [
+        content_digest(folder) for folder in again
+    ]

@@ -11,11 +11,13 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "charts"))
 from rendering import check, versions
 
-from pipelines.compile import MANIFESTS, PIPELINES, TARGETS
-from pipelines.submit import version_name
+from pipelines.cluster.compile import MANIFESTS, PIPELINES, TARGETS
+from pipelines.cluster.submit import version_name
 
 OVERLAYS = {"laptop": "kubeflow", "cpu": "eager-llm", "gpu": "eager-llm"}
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+needs_kubectl = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl is not installed"
+)
 
 
 def built(folder):
@@ -45,11 +47,18 @@ def test_an_overlay_builds_and_is_valid_on_every_kubernetes(overlay):
 @needs_kubectl
 def test_quotas_stand_in_the_namespace_of_the_projects_own_only():
     def quota(overlay):
-        found = [one for one in built(ROOT / "pipelines" / "overlays" / overlay) if one["kind"] == "ResourceQuota"]
+        found = [
+            one
+            for one in built(ROOT / "pipelines" / "overlays" / overlay)
+            if one["kind"] == "ResourceQuota"
+        ]
         return found[0]["spec"]["hard"] if found else None
 
     assert quota("laptop") is None
-    assert (quota("cpu")["requests.nvidia.com/gpu"], quota("gpu")["requests.nvidia.com/gpu"]) == ("0", "8")
+    assert (quota("cpu")["requests.nvidia.com/gpu"], quota("gpu")["requests.nvidia.com/gpu"]) == (
+        "0",
+        "8",
+    )
 
 
 @needs_kubectl
@@ -69,5 +78,9 @@ def test_nobody_may_change_a_version_or_anything_by_a_wildcard(overlay):
 
 def test_every_compiled_manifest_is_part_of_an_overlay():
     for folder in {MANIFESTS, *(file.parent for file in TARGETS)}:
-        listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
-        assert sorted(listed) == sorted(p.name for p in folder.glob("*.yaml") if p.name != "kustomization.yaml")
+        listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))[
+            "resources"
+        ]
+        assert sorted(listed) == sorted(
+            p.name for p in folder.glob("*.yaml") if p.name != "kustomization.yaml"
+        )

@@ -8,12 +8,14 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import pages
 
-from pipelines.placement import STEPS
+from pipelines.graphs.placement import STEPS
 
 
 @pytest.mark.parametrize("name", pages.steps())
 def test_the_committed_page_is_what_the_code_says(name):
-    assert (ROOT / "components" / name / "README.md").read_text(encoding="utf-8") == pages.page(name), "run: make pages"
+    assert (ROOT / "components" / name / "README.md").read_text(encoding="utf-8") == pages.page(
+        name
+    ), "run: make pages"
 
 
 def test_every_step_has_its_row_and_every_row_its_step():

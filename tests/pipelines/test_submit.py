@@ -15,8 +15,8 @@ from fake_kube import fake_kube
 from rendering import check_custom
 
 from pipelines import submit
-from pipelines.compile import MANIFESTS, TARGETS
-from pipelines.submit import submit_version, version_name
+from pipelines.cluster.compile import MANIFESTS, TARGETS
+from pipelines.cluster.submit import submit_version, version_name
 
 CPU, CUDA = MANIFESTS / "recommender.yaml", MANIFESTS / "cuda" / "recommender.yaml"
 
@@ -24,7 +24,9 @@ CPU, CUDA = MANIFESTS / "recommender.yaml", MANIFESTS / "cuda" / "recommender.ya
 @pytest.fixture
 def kube(tmp_path, monkeypatch):
     with fake_kube(tmp_path) as fake:
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(fake.config))
+        monkeypatch.setattr(
+            "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(fake.config)
+        )
         yield fake
 
 
@@ -36,7 +38,10 @@ def test_what_is_compiled_is_what_kubeflow_defines(file):
 
 def test_the_same_version_twice_is_nothing_and_another_content_is_refused(kube, tmp_path):
     name = version_name(CPU)
-    assert submit_version(CPU, "shop") == ["Pipeline eager-llm-recommender created", f"PipelineVersion {name} created"]
+    assert submit_version(CPU, "shop") == [
+        "Pipeline eager-llm-recommender created",
+        f"PipelineVersion {name} created",
+    ]
     before = json.dumps(list(kube.objects.values()), sort_keys=True)
     again = submit_version(CPU, "shop")
     assert again == [
@@ -45,12 +50,19 @@ def test_the_same_version_twice_is_nothing_and_another_content_is_refused(kube, 
     ]
     changed = tmp_path / "changed.yaml"
     text = CPU.read_text(encoding="utf-8")
-    changed.write_text(text.replace("image: eager-llm/python-training:", "image: eager-llm/other:"), encoding="utf-8")
+    changed.write_text(
+        text.replace("image: eager-llm/python-training:", "image: eager-llm/other:"),
+        encoding="utf-8",
+    )
     assert version_name(changed) == name
-    with pytest.raises(submit.UserError, match=f"PipelineVersion {name} is there already with another pipelineSpec"):
+    with pytest.raises(
+        submit.UserError, match=f"PipelineVersion {name} is there already with another pipelineSpec"
+    ):
         submit_version(changed, "shop")
     assert json.dumps(list(kube.objects.values()), sort_keys=True) == before
-    assert not {method for method, _ in kube.asked} - {"GET", "POST"}, "nothing is ever changed in place"
+    assert not {method for method, _ in kube.asked} - {"GET", "POST"}, (
+        "nothing is ever changed in place"
+    )
     assert len(submit_version(CUDA, "shop")) == 2, "another content has another name"
 
 
@@ -96,14 +108,19 @@ class _Handler(BaseHTTPRequestHandler):
             assert asked == "eager-llm-recommender"
             return self.answer({"pipelines": [{"pipeline_id": "p", "display_name": asked}]})
         if place == "pipelines/p/versions":
-            rows = [{"pipeline_version_id": f"v{n}", "display_name": name} for n, name in enumerate(fake.versions)]
+            rows = [
+                {"pipeline_version_id": f"v{n}", "display_name": name}
+                for n, name in enumerate(fake.versions)
+            ]
             return self.answer({"pipeline_versions": rows})
         if place.startswith("runs/"):
             return self.answer({**fake.runs[-1], "state": fake.state})
         if place == "recurringruns":
             return self.answer({"recurringRuns": list(fake.recurring.values())})
         if place.startswith("experiments"):
-            return self.answer({"experiments": [{"experiment_id": "e", "display_name": "eager-llm"}]})
+            return self.answer(
+                {"experiments": [{"experiment_id": "e", "display_name": "eager-llm"}]}
+            )
         return self.answer({})
 
     def do_POST(self):
@@ -150,7 +167,9 @@ def test_one_run_carries_the_version_and_its_settings(kubeflow, capsys):
     assert run["pipeline_version_reference"] == {"pipeline_id": "p", "pipeline_version_id": "v1"}
     given = run["runtime_config"]["parameters"]
     assert set(given) == set(compiled_inputs())
-    assert given["settings"]["ray"]["cluster"] == given["index_settings"]["ray"]["cluster"] == "rayjob"
+    assert (
+        given["settings"]["ray"]["cluster"] == given["index_settings"]["ray"]["cluster"] == "rayjob"
+    )
     assert given["source"] == "s3://shop/log"
     assert given["fingerprint"].endswith("-monday")
     assert given["checkpoints"] == "/store/checkpoints"
@@ -194,7 +213,9 @@ def test_mistakes_are_named(kubeflow, tmp_path, capsys):
         assert submit.main([*arguments]) == 2
         return capsys.readouterr().err
 
-    assert "six fields, seconds first" in refused("recurring", "--host", kubeflow.host, "--cron", "0 2 * * *")
+    assert "six fields, seconds first" in refused(
+        "recurring", "--host", kubeflow.host, "--cron", "0 2 * * *"
+    )
     assert "tuning.epochs = 0: must be at least 1" in refused(
         "run", "--host", kubeflow.host, "--set", "tuning.epochs=0"
     )
@@ -203,7 +224,14 @@ def test_mistakes_are_named(kubeflow, tmp_path, capsys):
     )
     kubeflow.versions = ["older"]
     said = refused("run", "--host", kubeflow.host)
-    assert "is not on the cluster (there: older); run: python -m pipelines.submit version" in said
-    assert submit.main(["run", "--host", kubeflow.host, "--version", "older"]) == 0  # compiled for another registry
+    assert (
+        "is not on the cluster (there: older); run: python -m pipelines.cluster.submit version"
+        in said
+    )
+    assert (
+        submit.main(["run", "--host", kubeflow.host, "--version", "older"]) == 0
+    )  # compiled for another registry
     assert "of older started" in capsys.readouterr().out
-    assert "Kubeflow Pipelines at http://127.0.0.1:9 does not answer" in refused("run", "--host", "http://127.0.0.1:9")
+    assert "Kubeflow Pipelines at http://127.0.0.1:9 does not answer" in refused(
+        "run", "--host", "http://127.0.0.1:9"
+    )

@@ -35,22 +35,30 @@ class Page:
             self._note(message)
 
     def _note(self, message):
-        name, facts = message["method"], message["params"]
+        name, metadata = message["method"], message["params"]
         if name == "Runtime.exceptionThrown":
-            self.complaints.append(facts["exceptionDetails"])
-        elif name == "Log.entryAdded" and facts["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(facts["entry"]["text"])
+            self.complaints.append(metadata["exceptionDetails"])
+        elif name == "Log.entryAdded" and metadata["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(metadata["entry"]["text"])
         elif name == "Network.requestWillBeSent":
-            url = facts["request"]["url"]
+            url = metadata["request"]["url"]
             if not url.startswith(("http://127.0.0.1", "data:")):
                 self.complaints.append(f"loads {url}")
 
     def open(self, url, width=1280, height=860):
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.send("Page.navigate", url=url)
 
     def value(self, script):
-        result = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        result = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -71,15 +79,28 @@ class Page:
         self.send("Input.insertText", text=text)
 
     def picture(self, file, whole=True):
-        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)[
+            "data"
+        ]
         Path(file).write_bytes(base64.b64decode(data))
 
 
 @contextmanager
 def chromium(folder):
     """Yield a page of a browser of its own."""
-    command = [shutil.which("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-dev-shm-usage", "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+    command = [
+        shutil.which("chromium"),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+    ]
+    command += [
+        "--disable-dev-shm-usage",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={folder}",
+        "about:blank",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         told, deadline = Path(folder) / "DevToolsActivePort", time.monotonic() + 30

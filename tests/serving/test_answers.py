@@ -13,8 +13,8 @@ from conftest import ROOT, seen_user
 from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
-from eager_llm.bundle import Bundle
-from eager_llm.catalogue.features import Features
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.features.feature_store import Features
 from serving.answers import Answers
 from serving.decoder import Decoder
 from serving.middleware import Buckets, Identify, Limits
@@ -37,7 +37,9 @@ class Service:
     """The application as the service builds it, in this process, so that its parts can be broken."""
 
     def __init__(self, bundle, features=None, **settings):
-        self.settings = ServiceSettings("-", **{"deadline_ms": 20000, "features_ms": 20000, **settings})
+        self.settings = ServiceSettings(
+            "-", **{"deadline_ms": 20000, "features_ms": 20000, **settings}
+        )
         self.decoder = Decoder(bundle, self.settings)
         self.store = Store(features, 20, self.settings) if features else None
         self.app = new_app()
@@ -84,7 +86,10 @@ def test_over_its_deadline_the_fallback_answers_and_the_decoder_goes_on(bundle, 
 
 
 def test_a_decoder_that_raises_is_answered_for_and_works_again_when_it_does(bundle, monkeypatch):
-    ids, words = bundle.recommender.index.item_ids, bundle.title(bundle.recommender.index.item_ids[5])
+    ids, words = (
+        bundle.recommender.index.item_ids,
+        bundle.title(bundle.recommender.index.item_ids[5]),
+    )
     with Service(bundle) as service:
 
         def broken(*_):
@@ -97,7 +102,11 @@ def test_a_decoder_that_raises_is_answered_for_and_works_again_when_it_does(bund
             filters = [{"column": "price", "most": 40}]
             found = service.ask(items=ids[:3], k=3, filters=filters, exclude_history=True)
             assert (found["source"], found["reason"]) == ("fallback", "decoder_failed")
-            shut = [item for item in bundle.fallback if bundle.items.at[item, "price"] <= 40 and item not in ids[:3]]
+            shut = [
+                item
+                for item in bundle.fallback
+                if bundle.items.at[item, "price"] <= 40 and item not in ids[:3]
+            ]
             assert [row["item_id"] for row in found["items"]] == shut[:3]
             searched = service.ask("/search", words=words, k=3)
             assert (searched["source"], searched["reason"]) == ("fallback", "decoder_failed")
@@ -119,9 +128,14 @@ def test_a_store_that_is_down_or_slow_costs_the_history_and_no_request(bundle, f
         found = service.ask(user_id=user, k=3)
         assert (found["source"], found["reason"]) == ("fallback", "features_unavailable")
         refused = service.client.post("/events", json=event(user, bundle, "2026-01-01T00:00:00Z"))
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "features_unavailable")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            503,
+            "features_unavailable",
+        )
         assert int(refused.headers["Retry-After"]) >= 1
-        service.store.features = SimpleNamespace(online_histories=lambda users: time.sleep(1) or [None] * len(users))
+        service.store.features = SimpleNamespace(
+            online_histories=lambda users: time.sleep(1) or [None] * len(users)
+        )
         begun = time.monotonic()
         assert service.ask(user_id=user, k=3)["reason"] == "features_slow"
         assert time.monotonic() - begun < 0.9
@@ -151,12 +165,19 @@ def test_more_than_may_wait_get_503_and_nobody_gets_anothers_answer(bundle):
                 assert int(answer.headers["Retry-After"]) >= 1
                 continue
             expected = bundle.recommender.recommend([ids[n : n + 3]], 5)[0]
-            assert [row["item_id"] for row in answer.json()["items"]] == [item for item, _ in expected]
+            assert [row["item_id"] for row in answer.json()["items"]] == [
+                item for item, _ in expected
+            ]
 
 
 def test_the_key_is_asked_for_everywhere_but_at_the_probes_and_the_page(bundle):
     with Service(bundle, api_key="let me in") as service:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}, {"Authorization": "let me in"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"X-API-Key": "wrong"},
+            {"Authorization": "let me in"},
+        ):
             for answer in (
                 service.client.post("/recommend", json={"items": []}, headers=headers),
                 service.client.get("/info", headers=headers),
@@ -189,7 +210,11 @@ def test_buckets_fill_again_and_forget_old_clients():
 
 
 def event(user, bundle, timestamp, number=0):
-    return {"user_id": user, "item_id": bundle.recommender.index.item_ids[number], "timestamp": timestamp}
+    return {
+        "user_id": user,
+        "item_id": bundle.recommender.index.item_ids[number],
+        "timestamp": timestamp,
+    }
 
 
 def test_an_event_is_seen_by_the_next_recommendation_and_counts_once(bundle, features):
@@ -208,7 +233,10 @@ def test_an_event_is_seen_by_the_next_recommendation_and_counts_once(bundle, fea
         assert service.ask("/events", **first)["status"] == "known"
         third = event(user, bundle, "2025-01-01T08:00:00Z", 5)
         earlier = service.ask("/events", **third)
-        assert earlier == {"status": "added", "history": [third["item_id"], first["item_id"], second["item_id"]]}
+        assert earlier == {
+            "status": "added",
+            "history": [third["item_id"], first["item_id"], second["item_id"]],
+        }
     assert (features.folder / "user_history.parquet").read_bytes() == published
 
 
@@ -237,7 +265,9 @@ def test_events_of_one_user_at_once_are_all_kept(bundle, features):
 )
 def test_an_event_that_cannot_be_is_refused(bundle, features, change, code):
     with Service(bundle, features) as service:
-        answer = service.client.post("/events", json={**event("u", bundle, "2026-01-01T08:00:00Z"), **change})
+        answer = service.client.post(
+            "/events", json={**event("u", bundle, "2026-01-01T08:00:00Z"), **change}
+        )
         assert answer.json()["error"]["code"] == code
 
 
@@ -264,14 +294,18 @@ def test_why_an_item_came_adds_up(bundle):
         path = row["why"]["path"]
         assert [token["token"] for token in path] == index.tokens(row["item_id"])
         assert [token["source"] for token in path] == list(index.sources)
-        assert np.log([token["probability"] for token in path]).sum() == pytest.approx(row["score"], abs=1e-4)
+        assert np.log([token["probability"] for token in path]).sum() == pytest.approx(
+            row["score"], abs=1e-4
+        )
         for neighbour in row["why"]["neighbours"]:
             assert neighbour["item_id"] in ids[:4]
         assert [n["source"] for n in row["why"]["neighbours"]] == list(index.levels_of)
 
 
 def test_settings_are_read_and_refused_by_their_variable():
-    read = ServiceSettings.read({"EAGER_LLM_BUNDLE": "b", "EAGER_LLM_QUEUE": "7", "EAGER_LLM_DESCRIBE": "false"})
+    read = ServiceSettings.read(
+        {"EAGER_LLM_BUNDLE": "b", "EAGER_LLM_QUEUE": "7", "EAGER_LLM_DESCRIBE": "false"}
+    )
     assert (read.queue, read.describe, read.rate) == (7, False, 0)
     for name, value in (
         ("queue", "0"),
@@ -287,7 +321,13 @@ def test_settings_are_read_and_refused_by_their_variable():
 
 
 def test_unseen_columns_of_all_kinds_can_be_told(bundle, tmp_path):
-    from serving.facts import plain
+    from serving.metadata import plain
 
-    odd = {"a": np.float32("nan"), "b": np.array([1, 2]), "c": pd.Timestamp("2026-01-01"), "d": pd.NA, "e": np.bool_(1)}
+    odd = {
+        "a": np.float32("nan"),
+        "b": np.array([1, 2]),
+        "c": pd.Timestamp("2026-01-01"),
+        "d": pd.NA,
+        "e": np.bool_(1),
+    }
     assert plain(odd) == {"a": None, "b": [1, 2], "c": "2026-01-01 00:00:00", "d": None, "e": True}

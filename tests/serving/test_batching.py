@@ -90,7 +90,9 @@ def test_a_job_that_fails_takes_no_other_down():
     async def scene():
         batcher = Batcher("test", work, most=8, queue=100)
         jobs = ["a", "b", "bad", "c", "refused", "d"]
-        found = await asyncio.gather(*(batcher.submit(job, 10) for job in jobs), return_exceptions=True)
+        found = await asyncio.gather(
+            *(batcher.submit(job, 10) for job in jobs), return_exceptions=True
+        )
         batcher.close()
         return [getattr(one, "value", type(one).__name__) for one in found]
 
@@ -100,7 +102,9 @@ def test_a_job_that_fails_takes_no_other_down():
 def test_a_wrong_number_of_results_is_no_answer_for_anyone():
     async def scene():
         batcher = Batcher("test", lambda jobs: [1, 2, 3], most=8, queue=100)
-        found = await asyncio.gather(*(batcher.submit(n, 10) for n in range(4)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(batcher.submit(n, 10) for n in range(4)), return_exceptions=True
+        )
         batcher.close()
         return found
 

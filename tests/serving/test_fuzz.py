@@ -13,7 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 
 REQUESTS = int(os.environ.get("EAGER_LLM_FUZZ", "270"))
 RIGHT, WRONG = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
@@ -37,7 +37,9 @@ def led_on(case, known, data):
     for condition in body.get("filters") or []:
         condition["column"] = data.draw(st.sampled_from(list(known.items.columns)))
     if body.get("items") is not None:
-        body["items"] = data.draw(st.lists(st.sampled_from(known.recommender.index.item_ids), max_size=30))
+        body["items"] = data.draw(
+            st.lists(st.sampled_from(known.recommender.index.item_ids), max_size=30)
+        )
         body.pop("user_id", None)
     elif "words" not in body and "k" in body and body.get("user_id") is None:
         body["items"] = known.recommender.index.item_ids[:3]
@@ -83,7 +85,14 @@ def test_no_made_up_request_ends_in_a_fault(service, run):
         statuses = seen.setdefault(operation.path, [])
         for mode in (RIGHT, WRONG):
             # Some operations have not so many different requests: the others get more.
-            ask(service, known, operation, mode, max(1, int(1.4 * REQUESTS / (2 * len(operations)))), statuses)
+            ask(
+                service,
+                known,
+                operation,
+                mode,
+                max(1, int(1.4 * REQUESTS / (2 * len(operations)))),
+                statuses,
+            )
     print({path: Counter(statuses) for path, statuses in seen.items()})
     assert sum(map(len, seen.values())) >= REQUESTS
     for path in ("/recommend", "/search", "/similar", "/describe", "/events"):

@@ -8,7 +8,7 @@ import pytest
 from browser import chromium
 from conftest import seen_user
 
-from eager_llm.bundle import Bundle
+from eager_llm.bundle.bundle import Bundle
 
 if shutil.which("chromium") is None:
     pytest.skip("no chromium on the PATH: the page is not tested here", allow_module_level=True)
@@ -26,7 +26,9 @@ def page(service, tmp_path):
         assert page.complaints == []
 
 
-def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(page, service, run, tmp_path):
+def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
+    page, service, run, tmp_path
+):
     bundle = Bundle.load(run.folder / "bundle")
     titles = [bundle.title(item) for item in bundle.recommender.index.item_ids[:2]]
     for count, title in enumerate(titles, start=1):
@@ -39,14 +41,22 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(page, se
     page.wait("document.querySelector('.badge')?.textContent === 'model'")
     page.wait("document.getElementById('status').textContent.includes('8 items')")
     items = bundle.recommender.index.item_ids[:2]
-    expected = service.post("/recommend", json={"items": items, "k": 8, "exclude_history": True}).json()["items"]
+    expected = service.post(
+        "/recommend", json={"items": items, "k": 8, "exclude_history": True}
+    ).json()["items"]
     # An earlier answer may stand there for a moment.
-    page.wait(f"JSON.stringify({TITLES}) === JSON.stringify({json.dumps([row['title'] for row in expected])})")
+    page.wait(
+        f"JSON.stringify({TITLES}) === JSON.stringify({json.dumps([row['title'] for row in expected])})"
+    )
     # Why: the tokens of the first item with their probabilities, and its neighbours in the history.
     assert page.value("document.querySelector('details').open")
-    tokens = page.value("[...document.querySelector('.why').querySelectorAll('code')].map(e => e.textContent)")
+    tokens = page.value(
+        "[...document.querySelector('.why').querySelectorAll('code')].map(e => e.textContent)"
+    )
     assert tokens == bundle.recommender.index.tokens(expected[0]["item_id"])
-    assert page.value("document.querySelectorAll('.why')[0].querySelectorAll('.near li').length") == 2
+    assert (
+        page.value("document.querySelectorAll('.why')[0].querySelectorAll('.near li').length") == 2
+    )
     assert page.value("document.querySelectorAll('.column').length") == 2
     assert page.value("document.querySelectorAll('.also').length") == 0  # the two bundles are one
     folder = os.environ.get("EAGER_LLM_SCREENSHOTS", str(tmp_path))
@@ -63,7 +73,12 @@ def test_filters_words_and_a_user(page, service, run, tmp_path):
         "const most = document.querySelector('[data-column=price][data-bound=most]'); most.value = '20';"
         "most.dispatchEvent(new Event('change', {bubbles: true}))"
     )
-    asked = {"user_id": seen_user(run), "k": 8, "exclude_history": True, "filters": [{"column": "price", "most": 20}]}
+    asked = {
+        "user_id": seen_user(run),
+        "k": 8,
+        "exclude_history": True,
+        "filters": [{"column": "price", "most": 20}],
+    }
     expected = [row["title"] for row in service.post("/recommend", json=asked).json()["items"]]
     page.wait(f"JSON.stringify({TITLES}) === JSON.stringify({expected!r})")
     page.value("document.getElementById('words').focus()")
@@ -73,7 +88,9 @@ def test_filters_words_and_a_user(page, service, run, tmp_path):
     page.wait(f"JSON.stringify({TITLES}) === JSON.stringify({[row['title'] for row in found]!r})")
     page.open(f"{service.base_url}/ui", width=400, height=900)
     page.wait(READY)
-    assert page.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.value(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
 
 
 def test_every_field_has_a_name_and_none_is_out_of_reach(page):
@@ -87,6 +104,10 @@ def test_every_field_has_a_name_and_none_is_out_of_reach(page):
     for _ in range(60):
         page.press("Tab")
         seen.add(
-            page.value("document.activeElement.id || document.activeElement.className || document.activeElement.type")
+            page.value(
+                "document.activeElement.id || document.activeElement.className || document.activeElement.type"
+            )
         )
-    assert {"find", "words", "exclude", "k", "submit"} <= seen | {page.value("document.activeElement.type")}
+    assert {"find", "words", "exclude", "k", "submit"} <= seen | {
+        page.value("document.activeElement.type")
+    }

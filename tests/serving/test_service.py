@@ -18,9 +18,9 @@ import pytest
 from conftest import ROOT, seen_user
 from running import free_port, serving
 
-from eager_llm.bundle import Bundle
-from eager_llm.catalogue.features import Features
+from eager_llm.bundle.bundle import Bundle
 from eager_llm.decoding.recommender import Request
+from eager_llm.features.feature_store import Features
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,9 @@ def test_a_history_is_answered_as_the_bundle_answers_it(client, bundle):
     found = ask(client, items=history, k=7)
     expected = bundle.recommender.recommend([history], 7)[0]
     assert [row["item_id"] for row in found["items"]] == [item for item, _ in expected]
-    assert [row["score"] for row in found["items"]] == pytest.approx([score for _, score in expected], abs=1e-4)
+    assert [row["score"] for row in found["items"]] == pytest.approx(
+        [score for _, score in expected], abs=1e-4
+    )
     assert [row["title"] for row in found["items"]] == [bundle.title(item) for item, _ in expected]
     assert (found["source"], found["reason"]) == ("model", None)
 
@@ -85,9 +87,17 @@ def test_filters_and_the_history_are_obeyed(client, bundle):
 
 def test_an_answer_that_is_short_says_why(client, bundle):
     item = bundle.recommender.index.item_ids[0]
-    found = ask(client, items=[item], filters=[{"column": "item_id", "any_of": [item]}], exclude_history=True)
+    found = ask(
+        client,
+        items=[item],
+        filters=[{"column": "item_id", "any_of": [item]}],
+        exclude_history=True,
+    )
     assert (found["items"], found["source"]) == ([], "model")
-    assert found["shortfall"] == f"1 item is in the index with item_id = {item}, 1 of them in the history"
+    assert (
+        found["shortfall"]
+        == f"1 item is in the index with item_id = {item}, 1 of them in the history"
+    )
     fallback = ask(client, items=[], k=3, filters=[{"column": "item_id", "any_of": [item]}])
     assert [row["item_id"] for row in fallback["items"]] == [item]
     assert fallback["shortfall"]
@@ -101,7 +111,10 @@ def test_an_answer_that_is_short_says_why(client, bundle):
         ({"column": "brand", "least": 3}, "a range needs numbers"),
         ({"column": "price", "any_of": ["cheap"]}, "'cheap' is not a number"),
         ({"column": "price"}, "give either any_of, or least, most or both"),
-        ({"column": "price", "least": 1, "any_of": [1]}, "give either any_of, or least, most or both"),
+        (
+            {"column": "price", "least": 1, "any_of": [1]},
+            "give either any_of, or least, most or both",
+        ),
         ({"column": "price", "at_most": 1}, "Extra inputs are not permitted"),
     ],
 )
@@ -155,7 +168,9 @@ def test_bad_requests_get_a_400_that_names_the_field(client, body):
         ("GET", "/items?limit=1000", {}, 400, "invalid_request"),
     ],
 )  # fmt: skip
-def test_every_refusal_has_one_shape_and_the_id_of_its_request(client, method, path, sent, status, code):
+def test_every_refusal_has_one_shape_and_the_id_of_its_request(
+    client, method, path, sent, status, code
+):
     headers = {**sent.pop("headers", {}), "X-Request-Id": "a-request.1"}
     answer = client.request(method, path, headers=headers, **sent)
     assert answer.status_code == status, answer.text
@@ -176,11 +191,22 @@ def test_openapi_describes_every_answer(client, run, bundle):
     spec = client.get("/docs.json").json()
     item, user = bundle.recommender.index.item_ids[0], seen_user(run)
     bodies = {
-        "/recommend": [{"items": [item], "k": 2, "explain": True}, {"user_id": user}, {"user_id": user, "k": 0}],
-        "/search": [{"words": "trowel", "k": 2}, {"words": "x", "items": [item], "explain": True}, {"words": ""}],
+        "/recommend": [
+            {"items": [item], "k": 2, "explain": True},
+            {"user_id": user},
+            {"user_id": user, "k": 0},
+        ],
+        "/search": [
+            {"words": "trowel", "k": 2},
+            {"words": "x", "items": [item], "explain": True},
+            {"words": ""},
+        ],
         "/describe": [{"item_id": item, "max_tokens": 4}, {"item_id": "nothing such"}],
         "/similar": [{"item_id": item, "k": 2}, {"item_id": item, "source": "colour"}],
-        "/events": [{"user_id": "u", "item_id": item, "timestamp": "2026-01-01T00:00:00Z"}, {"user_id": "u"}],
+        "/events": [
+            {"user_id": "u", "item_id": item, "timestamp": "2026-01-01T00:00:00Z"},
+            {"user_id": "u"},
+        ],
         "/items": [{"words": "pro", "limit": 2}, {"limit": 0}],
         "/items/{item_id}": [{"item_id": item}, {"item_id": "nothing such"}],
         "/users": [{}],
@@ -194,7 +220,9 @@ def test_openapi_describes_every_answer(client, run, bundle):
                 answer = client.post(path, json=body)
             else:
                 answer = client.get(path.format(**body), params=body if "{" not in path else {})
-            schema = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+            schema = operation["responses"][str(answer.status_code)]["content"]["application/json"][
+                "schema"
+            ]
             jsonschema.validate(answer.json(), {**schema, "components": spec["components"]})
 
 
@@ -203,19 +231,27 @@ def test_the_other_questions_are_answered_from_the_bundle(client, bundle):
     title = bundle.title(ids[3])
     found = client.get("/items", params={"words": title, "limit": 1}).json()["items"]
     assert found[0]["title"] == title
-    facts = client.get(f"/items/{ids[3]}").json()
-    assert [token["token"] for token in facts["path"]] == bundle.recommender.index.tokens(ids[3])
-    assert facts["attributes"]["price"] == bundle.items.at[ids[3], "price"]
-    near = client.post("/similar", json={"item_id": ids[3], "k": 4, "source": "semantic"}).json()["items"]
+    metadata = client.get(f"/items/{ids[3]}").json()
+    assert [token["token"] for token in metadata["path"]] == bundle.recommender.index.tokens(ids[3])
+    assert metadata["attributes"]["price"] == bundle.items.at[ids[3], "price"]
+    near = client.post("/similar", json={"item_id": ids[3], "k": 4, "source": "semantic"}).json()[
+        "items"
+    ]
     expected = bundle.near.nearest(3, 4, "semantic")
     assert [row["item_id"] for row in near] == [ids[one.row] for one in expected]
     searched = client.post("/search", json={"words": "a trowel", "items": ids[:2], "k": 3}).json()
     request = Request(ids[:2], 3, words="a trowel")
-    assert [row["item_id"] for row in searched["items"]] == [i for i, _ in bundle.plain.answer([request])[0].items]
+    assert [row["item_id"] for row in searched["items"]] == [
+        i for i, _ in bundle.plain.answer([request])[0].items
+    ]
     text = client.post("/describe", json={"item_id": ids[3], "max_tokens": 5}).json()
     assert (text["text"], text["source"]) == (bundle.writer.describe(3, 5), "model")
     info = client.get("/info").json()
-    assert (info["first"]["version"], info["second"], info["users"]) == (bundle.version, info["first"], True)
+    assert (info["first"]["version"], info["second"], info["users"]) == (
+        bundle.version,
+        info["first"],
+        True,
+    )
     assert {column["name"] for column in info["first"]["columns"]} == set(bundle.items.columns)
 
 
@@ -256,7 +292,17 @@ def test_redis_that_dies_costs_the_history_and_spans_are_sent(run, bundle):
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on the PATH: the service is not tested with Redis here")
     port, user, item = free_port(), "a user of redis", bundle.recommender.index.item_ids[0]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     spans = []
     collector = HTTPServer(("127.0.0.1", 0), type("Collector", (SpanCollector,), {"spans": spans}))
@@ -269,14 +315,19 @@ def test_redis_that_dies_costs_the_history_and_spans_are_sent(run, bundle):
     try:
         with serving(run, **variables) as client:
             event = {"user_id": user, "item_id": item, "timestamp": "2026-01-01T00:00:00Z"}
-            assert client.post("/events", json=event).json() == {"status": "added", "history": [item]}
+            assert client.post("/events", json=event).json() == {
+                "status": "added",
+                "history": [item],
+            }
             assert client.post("/events", json=event).json()["status"] == "known"
             assert ask(client, user_id=user)["history"] == [item]
             redis.terminate()
             redis.wait(10)
             found = ask(client, user_id=user, k=3)
             assert (found["source"], found["reason"]) == ("fallback", "features_unavailable")
-            assert client.post("/events", json=event).json()["error"]["code"] == "features_unavailable"
+            assert (
+                client.post("/events", json=event).json()["error"]["code"] == "features_unavailable"
+            )
             assert ask(client, items=[item])["source"] == "model"
             assert client.get("/readyz").status_code == 200
             deadline = time.monotonic() + 10
@@ -291,7 +342,9 @@ def test_redis_that_dies_costs_the_history_and_spans_are_sent(run, bundle):
 class SpanCollector(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.spans.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+        self.spans.append(
+            gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+        )
         self.send_response(200)
         self.end_headers()
 
@@ -305,7 +358,10 @@ def test_started_without_features_it_says_so_and_told_to_end_it_answers_what_it_
     ids, together = bundle.recommender.index.item_ids, Barrier(33)
     before = ask(client, items=ids[:3])["items"]
     none = ("--features", str(tmp_path / "none"))
-    with (tmp_path / "log").open("w") as log, serving(run, *none, log=log, EAGER_LLM_DESCRIBE="0") as client:
+    with (
+        (tmp_path / "log").open("w") as log,
+        serving(run, *none, log=log, EAGER_LLM_DESCRIBE="0") as client,
+    ):
         assert ask(client, user_id=seen_user(run))["reason"] == "features_unavailable"
         again = ask(client, items=ids[:3])["items"]
         assert [row["item_id"] for row in again] == [row["item_id"] for row in before]
@@ -315,7 +371,9 @@ def test_started_without_features_it_says_so_and_told_to_end_it_answers_what_it_
             with httpx.Client(base_url=client.base_url, timeout=30) as own:
                 own.get("/items")  # the connection is there before the service is told to end
                 together.wait()
-                return own.post("/recommend", json=body, headers={"X-Request-Id": f"drain-{n}"}).status_code
+                return own.post(
+                    "/recommend", json=body, headers={"X-Request-Id": f"drain-{n}"}
+                ).status_code
 
         with ThreadPoolExecutor(32) as pool:
             asked = [pool.submit(one, n) for n in range(32)]
@@ -326,7 +384,11 @@ def test_started_without_features_it_says_so_and_told_to_end_it_answers_what_it_
             assert [future.result() for future in asked] == [200] * 32
         assert in_flight
         client.process.wait(30)
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "log").read_text().splitlines()
+        if line.startswith("{")
+    ]
     answered = [line for line in lines if line.get("path") == "/recommend"]
     assert {line["request_id"] for line in answered} >= {f"drain-{n}" for n in range(32)}
     assert {"time", "level", "request_id", "status", "ms"} <= set(answered[0])
@@ -335,7 +397,14 @@ def test_started_without_features_it_says_so_and_told_to_end_it_answers_what_it_
 def test_a_changed_bundle_is_not_served(run, tmp_path):
     shutil.copytree(run.folder / "bundle", tmp_path / "bundle")
     (tmp_path / "bundle" / "generation.json").write_text("{}")
-    command = [sys.executable, "-m", "eager_llm.cli", "serve", "--bundle", str(tmp_path / "bundle")]
+    command = [
+        sys.executable,
+        "-m",
+        "eager_llm.cli.main",
+        "serve",
+        "--bundle",
+        str(tmp_path / "bundle"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "generation.json has changed" in done.stderr

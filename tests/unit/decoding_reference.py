@@ -5,12 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from eager_llm.tuning.backbone import hidden_states, logits_of
+from eager_llm.backbone.loading import hidden_states, logits_of
 
 
 def logits_by(model):
     """Whole sequences in, logits of every position out."""
-    return lambda ids: logits_of(model, hidden_states(model, ids, use_cache=False).last_hidden_state)
+    return lambda ids: logits_of(
+        model, hidden_states(model, ids, use_cache=False).last_hidden_state
+    )
 
 
 def brute_force(logits, item_tokens, prompt, normalise="vocabulary"):
@@ -21,7 +23,9 @@ def brute_force(logits, item_tokens, prompt, normalise="vocabulary"):
     over = torch.zeros(steps.shape, dtype=torch.bool)
     for row, path in enumerate(item_tokens.tolist()):
         for level in range(levels):
-            over[row, level, choices(item_tokens, path[:level], level, normalise, steps.shape[-1])] = True
+            over[
+                row, level, choices(item_tokens, path[:level], level, normalise, steps.shape[-1])
+            ] = True
     log_p = steps.masked_fill(~over, -torch.inf).log_softmax(-1)
     return log_p.gather(-1, torch.from_numpy(item_tokens)[..., None]).sum((1, 2))
 
@@ -36,7 +40,11 @@ def choices(item_tokens, prefix, level, normalise, vocabulary):
 
 def plain_beam_search(logits, item_tokens, prompt, beams, normalise="vocabulary", allowed=None):
     """Ten obvious lines."""
-    paths = {tuple(path): row for row, path in enumerate(item_tokens.tolist()) if allowed is None or allowed[row]}
+    paths = {
+        tuple(path): row
+        for row, path in enumerate(item_tokens.tolist())
+        if allowed is None or allowed[row]
+    }
     kept = [((), 0.0)]
     for level in range(item_tokens.shape[1]):
         grown = []
@@ -44,7 +52,10 @@ def plain_beam_search(logits, item_tokens, prompt, beams, normalise="vocabulary"
             step = logits(torch.tensor([[*prompt, *path]]))[0, -1]
             over = choices(item_tokens, list(path), level, normalise, len(step))
             tokens = {p[level] for p in paths if p[:level] == path}
-            grown += [((*path, token), score + (step[token] - step[over].logsumexp(0)).item()) for token in tokens]
+            grown += [
+                ((*path, token), score + (step[token] - step[over].logsumexp(0)).item())
+                for token in tokens
+            ]
         kept = sorted(grown, key=lambda pair: -pair[1])[:beams]
     return [(paths[path], score) for path, score in kept]
 
@@ -96,14 +107,21 @@ class CheapModel:
 
     def base_model(self, input_ids, **_):
         place = torch.arange(1, input_ids.shape[1] + 1)[:, None]
-        return SimpleNamespace(last_hidden_state=torch.sin((self.table[input_ids] * place).cumsum(1)))
+        return SimpleNamespace(
+            last_hidden_state=torch.sin((self.table[input_ids] * place).cumsum(1))
+        )
 
 
 def tiny_model(shape, vocabulary=80, seed=0):
     """A real model of a shape, tiny, with random weights."""
     import transformers as t
 
-    size = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    size = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 128,
+    }
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
     # Windows shorter than the prompts, so that they matter.
     mixed = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
@@ -114,14 +132,22 @@ def tiny_model(shape, vocabulary=80, seed=0):
         "qwen3": lambda: t.Qwen3Config(**size, **heads, head_dim=16),
         "mistral": lambda: t.MistralConfig(**size, **heads, sliding_window=5),
         "gemma": lambda: t.GemmaConfig(**size, **heads, head_dim=16),
-        "gemma2": lambda: t.Gemma2Config(**size, **heads, head_dim=16, final_logit_softcapping=2.0, **mixed),
+        "gemma2": lambda: t.Gemma2Config(
+            **size, **heads, head_dim=16, final_logit_softcapping=2.0, **mixed
+        ),
         "gemma3": lambda: t.Gemma3TextConfig(**size, **heads, head_dim=16, **mixed),
         "granite": lambda: t.GraniteConfig(**size, **heads, logits_scaling=3.0),
         "cohere": lambda: t.CohereConfig(**size, **heads, logit_scale=0.5),
-        "phi": lambda: t.PhiConfig(**size, num_attention_heads=2, intermediate_size=48),  # its output layer has a bias
-        "gpt2": lambda: t.GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=128),
+        "phi": lambda: t.PhiConfig(
+            **size, num_attention_heads=2, intermediate_size=48
+        ),  # its output layer has a bias
+        "gpt2": lambda: t.GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=128
+        ),
         "bloom": lambda: t.BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=2, n_head=2),
-        "mamba": lambda: t.MambaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, state_size=4),
+        "mamba": lambda: t.MambaConfig(
+            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, state_size=4
+        ),
     }
     torch.manual_seed(seed)
     model = t.AutoModelForCausalLM.from_config(configs[shape]()).eval()

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eager_llm.catalogue.mapping import Mapping
-from eager_llm.catalogue.tables import Tables
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
+from eager_llm.data.importing.column_mapping import ColumnMapping
+from eager_llm.data.tables import Tables
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest
 
@@ -18,7 +18,9 @@ TOLERANT = ["data.min_interactions=1", "data.bad_rows=0.5"]
 
 
 def bring(folder, *overrides):
-    return ingest(str(folder), Settings.read(None, ["data.min_interactions=1", *overrides]), folder / "out")
+    return ingest(
+        str(folder), Settings.read(None, ["data.min_interactions=1", *overrides]), folder / "out"
+    )
 
 
 def write(folder, rows, header="user_id,item_id,timestamp"):
@@ -50,9 +52,9 @@ def test_a_broken_row_refuses_the_import_or_goes_into_the_report(tmp_path, fault
     assert said in str(error.value)
     assert "events.csv" in str(error.value)
     assert not (tmp_path / "out").exists()
-    facts = bring(tmp_path, "data.bad_rows=0.5")
-    assert facts["rows_refused"] == 1
-    assert facts["events"] == 30
+    metadata = bring(tmp_path, "data.bad_rows=0.5")
+    assert metadata["rows_refused"] == 1
+    assert metadata["events"] == 30
     report = pd.read_parquet(tmp_path / "out" / "dropped" / "rows.parquet")
     number, reason = said.split(" ", 1)[1].split(": ", 1)
     assert report["row"].tolist() == [int(number)]
@@ -76,7 +78,9 @@ def test_a_truncated_gzip_is_named(tmp_path, kind):
     rows = [("user" + str(rng.integers(10**9)), n) for n in range(5000)]
     text = {
         "csv": "user_id,item_id,timestamp\n" + "".join(f"{user},{n},{n}\n" for user, n in rows),
-        "jsonl": "".join(json.dumps({"user_id": u, "item_id": n, "timestamp": n}) + "\n" for u, n in rows),
+        "jsonl": "".join(
+            json.dumps({"user_id": u, "item_id": n, "timestamp": n}) + "\n" for u, n in rows
+        ),
     }[kind]
     whole = gzip.compress(text.encode())
     (tmp_path / f"events.{kind}.gz").write_bytes(whole[: len(whole) // 2])
@@ -88,10 +92,16 @@ def test_a_truncated_gzip_is_named(tmp_path, kind):
 
 
 JSON_FAULTS = {
-    "not UTF-8": (b'{"user_id": "caf\xe9", "item_id": 1, "timestamp": 1}', "byte 0xe9 is not UTF-8"),
+    "not UTF-8": (
+        b'{"user_id": "caf\xe9", "item_id": 1, "timestamp": 1}',
+        "byte 0xe9 is not UTF-8",
+    ),
     "cut off": (b'{"user_id": "u"', "not valid JSON"),
     "an array": (b"[1, 2]", "expected an object"),
-    "an object for an id": (b'{"user_id": {"a": 1}, "item_id": 1, "timestamp": 1}', "user_id is no plain value"),
+    "an object for an id": (
+        b'{"user_id": {"a": 1}, "item_id": 1, "timestamp": 1}',
+        "user_id is no plain value",
+    ),
     "nesting": (
         b'{"user_id": ' + b"[" * 100_000 + b"]" * 100_000 + b', "item_id": 1, "timestamp": 1}',
         "user_id is no plain value",
@@ -152,7 +162,11 @@ def test_tables_never_take_the_place_of_the_log_or_of_other_files(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     settings = Settings.read(None, ["data.min_interactions=1"])
-    for out, said in (("log", "the log lies there"), (".", "the log lies there"), ("mine", "holds other files")):
+    for out, said in (
+        ("log", "the log lies there"),
+        (".", "the log lies there"),
+        ("mine", "holds other files"),
+    ):
         with pytest.raises(UserError, match=said):
             ingest(str(tmp_path / "log"), settings, tmp_path / out)
     assert (tmp_path / "log" / "events.csv").exists()
@@ -177,32 +191,40 @@ def test_a_wrong_mapping_is_named(tmp_path, entry, said):
 
 
 def test_a_database_file_that_is_missing_is_named_and_not_made(tmp_path):
-    mapping = Mapping(queries={"events": "SELECT 1"})
+    mapping = ColumnMapping(queries={"events": "SELECT 1"})
     with pytest.raises(UserError, match=r"none\.db: no such database"):
         ingest(f"sqlite:///{tmp_path / 'none.db'}", Settings(), tmp_path / "out", mapping)
     assert not (tmp_path / "none.db").exists()
 
 
 def test_markup_rules_types_bots_and_sessions(tmp_path):
-    rows = ["h,a,0,view", "h,a,100,buy", "h,b,10000,view", "h,c,10060,ad", *[f"bot,a,{n},view" for n in range(50)]]
-    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,event_type\n" + "\n".join(rows) + "\n")
+    rows = [
+        "h,a,0,view",
+        "h,a,100,buy",
+        "h,b,10000,view",
+        "h,c,10060,ad",
+        *[f"bot,a,{n},view" for n in range(50)],
+    ]
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,timestamp,event_type\n" + "\n".join(rows) + "\n"
+    )
     (tmp_path / "items.csv").write_text(
         'item_id,title,brand\na,"<p>Saw &amp;amp; <script>x()</script>Co</p>",X\nb,SAW &amp; CO,x\nc,other,\n'
     )
-    facts = bring(
+    metadata = bring(
         tmp_path, "data.event_types=view=1,buy=5", "data.max_daily_events=20", "data.session_gap_minutes=30",
         "data.merge_items_by=title,brand",
     )  # fmt: skip
     tables = Tables.load(tmp_path / "out")
-    assert facts["events_of_bots_dropped"] == 50
-    assert facts["events_of_other_types_dropped"] == 1
-    assert facts["items_merged"] == 1
+    assert metadata["events_of_bots_dropped"] == 50
+    assert metadata["events_of_other_types_dropped"] == 1
+    assert metadata["items_merged"] == 1
     assert tables.items["title"].tolist() == ["Saw & Co"]
     assert tables.events["item_id"].tolist() == ["a", "a", "a"]
     assert tables.events["weight"].tolist() == [1, 5, 1]
     assert tables.events["session"].tolist() == [1, 1, 2]
-    aside = pd.read_parquet(tmp_path / "out" / "dropped" / "events.parquet")
-    assert aside["reason"].value_counts().to_dict() == {
+    quarantine = pd.read_parquet(tmp_path / "out" / "dropped" / "events.parquet")
+    assert quarantine["reason"].value_counts().to_dict() == {
         "user with over 20 events on a day": 50,
         "event type not kept": 1,
     }

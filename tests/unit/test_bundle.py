@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from eager_llm.bundle import Bundle, fetch_bundle, store_bundle, verify_bundle, version_name
-from eager_llm.errors import UserError
-from eager_llm.files import sha256_file
+from eager_llm.bundle.bundle import Bundle, fetch_bundle, store_bundle, verify_bundle, version_name
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import sha256_file
 from eager_llm.index.item_index import ItemIndex
 
 
@@ -22,7 +22,13 @@ def refused(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["backbone/model.safetensors", "trie.safetensors", "item_index.parquet", "adapter/adapter_config.json"]
+    "name",
+    [
+        "backbone/model.safetensors",
+        "trie.safetensors",
+        "item_index.parquet",
+        "adapter/adapter_config.json",
+    ],
 )
 def test_one_changed_byte_is_refused(bundle, name):
     data = bytearray((bundle / name).read_bytes())
@@ -34,7 +40,9 @@ def test_one_changed_byte_is_refused(bundle, name):
 def test_an_index_that_the_model_was_not_tuned_on_is_refused(bundle):
     """Also where every checksum is right."""
     index = ItemIndex.load(bundle / "item_index.parquet")
-    other = ItemIndex(index.item_ids[::-1], index.codes, index.sources, index.branching, index.centroids)
+    other = ItemIndex(
+        index.item_ids[::-1], index.codes, index.sources, index.branching, index.centroids
+    )
     other.save(bundle / "item_index.parquet")
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"]["item_index.parquet"]["sha256"] = sha256_file(bundle / "item_index.parquet")
@@ -52,7 +60,9 @@ def test_a_missing_and_an_added_file_are_refused(bundle):
 
 def test_another_schema_version_is_refused(bundle):
     manifest = bundle / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 3', '"schema_version": 9', 1))
+    manifest.write_text(
+        manifest.read_text().replace('"schema_version": 3', '"schema_version": 9', 1)
+    )
     assert "schema version 9; this release reads 3" in refused(bundle)
 
 
@@ -71,7 +81,13 @@ def test_a_bundle_moves_and_still_answers(bundle):
 
 def test_a_bundle_holds_no_pickle(bundle):
     files = verify_bundle(bundle)["files"]
-    assert {name.rsplit(".", 1)[-1] for name in files} <= {"json", "safetensors", "parquet", "md", "jinja"}
+    assert {name.rsplit(".", 1)[-1] for name in files} <= {
+        "json",
+        "safetensors",
+        "parquet",
+        "md",
+        "jinja",
+    }
 
 
 def test_a_bundle_is_fetched_by_uri_whole_or_not_at_all(bundle, tmp_path):

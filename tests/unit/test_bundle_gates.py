@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eager_llm.acceptance import lost_items, run_bundle_gates
-from eager_llm.bundle import verify_bundle
-from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.gates import GateError
+from eager_llm.bundle.bundle import verify_bundle
+from eager_llm.bundle.gates import lost_items, run_bundle_gates
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import read_json, write_json
+from eager_llm.core.project import project_home
 from eager_llm.decoding.trie import Trie
-from eager_llm.errors import UserError
-from eager_llm.files import read_json, write_json
+from eager_llm.features.feature_store import Features
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.project import project_home
 from eager_llm.settings import AcceptanceSettings, Settings
 from eager_llm.steps.model import pack
+from eager_llm.validation.gates import GateError
 
 
 @pytest.fixture
@@ -27,8 +27,12 @@ def bundle(run, tmp_path):
     return tmp_path / "bundle"
 
 
-def failed(bundle, settings=AcceptanceSettings(), aside=None):
-    return {result.name: result for result in run_bundle_gates(bundle, settings, aside) if not result.passed}
+def failed(bundle, settings=AcceptanceSettings(), quarantine=None):
+    return {
+        result.name: result
+        for result in run_bundle_gates(bundle, settings, quarantine)
+        if not result.passed
+    }
 
 
 def test_the_bundle_of_a_run_passes_and_says_when_from_what_and_for_which_service(run, bundle):
@@ -46,22 +50,28 @@ def test_the_bundle_of_a_run_passes_and_says_when_from_what_and_for_which_servic
 
 def test_a_changed_file_is_named(bundle, tmp_path):
     (bundle / "generation.json").write_text("{}")
-    found = failed(bundle, aside=tmp_path / "rows")
+    found = failed(bundle, quarantine=tmp_path / "rows")
     assert set(found) == {"bundle-files"}
-    assert found["bundle-files"].rows == [{"fault": "generation.json has changed since it was packed"}]
+    assert found["bundle-files"].rows == [
+        {"fault": "generation.json has changed since it was packed"}
+    ]
     assert len(pd.read_parquet(tmp_path / "rows" / "bundle-files.parquet")) == 1
 
 
 def test_a_fallback_and_a_catalogue_that_do_not_cover_the_index_are_named(bundle):
     fallback = pd.read_parquet(bundle / "fallback.parquet")["item_id"].tolist()
-    pd.DataFrame({"item_id": [*fallback[1:], fallback[2], "ghost"]}).to_parquet(bundle / "fallback.parquet")
+    pd.DataFrame({"item_id": [*fallback[1:], fallback[2], "ghost"]}).to_parquet(
+        bundle / "fallback.parquet"
+    )
     catalogue = pd.read_parquet(bundle / "catalogue.parquet")
     catalogue.iloc[1:].to_parquet(bundle / "catalogue.parquet")
     found = failed(bundle)
     assert set(found) == {"bundle-files", "bundle-fallback", "bundle-catalogue"}
     said = {(row["item_id"], row["stands"]) for row in found["bundle-fallback"].rows}
     assert said == {(fallback[0], "items only"), ("ghost", "fallback only"), (fallback[2], "twice")}
-    assert found["bundle-catalogue"].rows == [{"item_id": catalogue["item_id"].iat[0], "stands": "items only"}]
+    assert found["bundle-catalogue"].rows == [
+        {"item_id": catalogue["item_id"].iat[0], "stands": "items only"}
+    ]
 
 
 def test_metrics_that_are_no_numbers_or_below_the_accepted_ones_are_named(run, bundle):
@@ -74,10 +84,14 @@ def test_metrics_that_are_no_numbers_or_below_the_accepted_ones_are_named(run, b
     assert {"metrics-finite", "metrics-kept"} <= set(found)
     assert [row["metric"] for row in found["metrics-kept"].rows] == ["recall@10"]
     assert found["metrics-finite"].rows[0]["method"] == "popularity"
-    assert "metrics-kept" not in failed(bundle, AcceptanceSettings(baseline=accepted, max_metric_drop=0.25))
+    assert "metrics-kept" not in failed(
+        bundle, AcceptanceSettings(baseline=accepted, max_metric_drop=0.25)
+    )
     del metrics["test"]["EAGER-LLM"]
     write_json(bundle / "metrics.json", metrics)
-    assert {"metrics-given", "metrics-kept"} <= set(failed(bundle, AcceptanceSettings(baseline=accepted)))
+    assert {"metrics-given", "metrics-kept"} <= set(
+        failed(bundle, AcceptanceSettings(baseline=accepted))
+    )
 
 
 def test_a_trie_of_another_index_loses_items(bundle):
@@ -115,7 +129,8 @@ def test_walking_the_trie_equals_looking_paths_up(seed):
 
 def test_a_bundle_that_fails_is_not_packed_unless_a_person_says_so(run, bundle, tmp_path):
     outputs = {
-        name: next((run.folder / "artifacts").rglob(name)) for name in ("examples", "item_index", "model", "table")
+        name: next((run.folder / "artifacts").rglob(name))
+        for name in ("examples", "item_index", "model", "table")
     }
     tables = next(path for path in (run.folder / "artifacts").rglob("validated") if path.is_dir())
     metrics = read_json(outputs["table"])
@@ -124,14 +139,22 @@ def test_a_bundle_that_fails_is_not_packed_unless_a_person_says_so(run, bundle, 
 
     def packed(**acceptance):
         acceptance["baseline"] = str(bundle)
-        settings = Settings.from_dict({**verify_bundle(bundle)["settings"], "acceptance": acceptance})
-        inputs = tables, outputs["examples"], outputs["item_index"], outputs["model"], tmp_path / "metrics.json"
+        settings = Settings.from_dict(
+            {**verify_bundle(bundle)["settings"], "acceptance": acceptance}
+        )
+        inputs = (
+            tables,
+            outputs["examples"],
+            outputs["item_index"],
+            outputs["model"],
+            tmp_path / "metrics.json",
+        )
         pack(*inputs, settings, tmp_path / "packed", tmp_path / "gates.html")
 
     with pytest.raises(GateError, match="--continue-without metrics-kept"):
         packed()
     assert not (tmp_path / "packed").exists()
-    packed(continue_without=["metrics-kept"])
+    packed(waived=["metrics-kept"])
     assert verify_bundle(tmp_path / "packed")["gates_gone_on_without"] == ["metrics-kept"]
     assert json.loads((tmp_path / "packed" / "manifest.json").read_text())["data"]["source"]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from eager_llm import compute
-from eager_llm.compute import ENTRIES, onednn_is_exact, quick_products
+from eager_llm.core import compute
+from eager_llm.core.compute import ENTRIES, onednn_is_exact, quick_products
 
 
 def gradients(query, key, value, weight):
@@ -29,7 +29,8 @@ def test_the_quick_way_is_as_exact():
 
 
 @pytest.mark.parametrize(
-    ("device", "rows", "exact"), [("cuda", 10, True), ("cpu", ENTRIES // 100 + 1, True), ("cpu", 10, False)]
+    ("device", "rows", "exact"),
+    [("cuda", 10, True), ("cpu", ENTRIES // 100 + 1, True), ("cpu", 10, False)],
 )
 def test_elsewhere_everything_stays_as_it_is(device, rows, exact, monkeypatch):
     monkeypatch.setattr(compute, "onednn_is_exact", lambda: exact)

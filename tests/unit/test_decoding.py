@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from eager_llm.backbone.loading import hidden_states
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.inference_weights import PackedLinear, optimize_for_inference
 from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prompts import RereadPrompts, SharedPrompts, reader_of
-from eager_llm.decoding.ready import PackedLinear, for_decoding
+from eager_llm.decoding.prompt_attention import RereadPrompts, SharedPrompts, reader_of
 from eager_llm.decoding.trie import Trie
 from eager_llm.settings import NORMALISATIONS
-from eager_llm.tuning.backbone import hidden_states
 
 SHARING = ["llama", "qwen2", "qwen2-mixed", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "granite", "cohere",
            "phi", "gpt2"]  # fmt: skip
@@ -46,14 +46,18 @@ def live(items, scores):
     constrained=st.booleans(),
 )
 @hypothesis_settings(max_examples=2500, deadline=None)
-def test_any_trie_any_constraint_equals_the_references(items, levels, labels, seed, normalise, constrained):
+def test_any_trie_any_constraint_equals_the_references(
+    items, levels, labels, seed, normalise, constrained
+):
     rng = np.random.default_rng(seed)
     paths = random_paths(rng, items, levels, labels)
     model = CheapModel(int(paths.max()) + 2, seed)
     prompts = [rng.integers(0, 3, size=rng.integers(1, 4)).tolist() for _ in range(2)]
     trie, constraint, allowed = Trie.build(paths), None, [None, None]
     if constrained:
-        passes = {name: rng.random(len(paths)) < share for name, share in (("few", 0.2), ("most", 0.8))}
+        passes = {
+            name: rng.random(len(paths)) < share for name, share in (("few", 0.2), ("most", 0.8))
+        }
         masks = MaskCache(trie, passes.__getitem__, batch=2)
         filters = [[None, "few", "most"][rng.integers(3)] for _ in prompts]
         histories = [rng.integers(len(paths), size=rng.integers(4)).tolist() for _ in prompts]
@@ -63,7 +67,9 @@ def test_any_trie_any_constraint_equals_the_references(items, levels, labels, se
             row[history] = False
     for beams in ([len(paths), len(paths)], [int(rng.integers(1, len(paths) + 1)), 1]):
         found = beam_search(model, trie, prompts, beams, normalise, constraint, RereadPrompts)
-        for items_row, scores, prompt, width, may in zip(*found, prompts, beams, allowed, strict=True):
+        for items_row, scores, prompt, width, may in zip(
+            *found, prompts, beams, allowed, strict=True
+        ):
             expected = best_of(brute_force(logits_by(model), paths, prompt, normalise), may)
             if width < len(paths):
                 expected = plain_beam_search(logits_by(model), paths, prompt, width, normalise, may)
@@ -90,7 +96,9 @@ def test_every_shape_of_model_equals_brute_force(shape, normalise):
             found = beam_search(model, trie, prompts, beams, normalise, constraint, reader)
             for items, scores, prompt, may in zip(*found, prompts, allowed, strict=True):
                 if beams == 4:
-                    expected = plain_beam_search(logits_by(model), paths, prompt, beams, normalise, may)
+                    expected = plain_beam_search(
+                        logits_by(model), paths, prompt, beams, normalise, may
+                    )
                 else:
                     expected = best_of(brute_force(logits_by(model), paths, prompt, normalise), may)
                 assert_same_ranking(*live(items, scores), expected)
@@ -119,11 +127,20 @@ def test_an_adapter_is_part_of_the_model_also_on_the_output_layer():
     paths = random_paths(np.random.default_rng(3), 30, 3, 6, first_token=10)
     for targets in ("all-linear", ["q_proj", "lm_head"]):
         torch.manual_seed(0)
-        adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        adapted = get_peft_model(
+            tiny_model("llama"), LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+        )
         adapted.eval()
         for normalise in NORMALISATIONS:
             with torch.inference_mode():
-                found = beam_search(adapted, Trie.build(paths), [[1, 2, 3]], 30, normalise, reader=reader_of(adapted))
+                found = beam_search(
+                    adapted,
+                    Trie.build(paths),
+                    [[1, 2, 3]],
+                    30,
+                    normalise,
+                    reader=reader_of(adapted),
+                )
                 expected = best_of(brute_force(whole_model(adapted), paths, [1, 2, 3], normalise))
             assert_same_ranking(*live(found[0][0], found[1][0]), expected)
 
@@ -134,9 +151,11 @@ def test_made_ready_for_decoding_a_model_answers_the_same():
     paths = random_paths(np.random.default_rng(3), 30, 3, 6, first_token=10)
     for targets, merged in (("all-linear", True), (["q_proj", "lm_head"], False)):
         torch.manual_seed(0)
-        adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        adapted = get_peft_model(
+            tiny_model("llama"), LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+        )
         before = beam_search(adapted.eval(), Trie.build(paths), [[1, 2, 3]], len(paths))
-        ready = for_decoding(adapted)
+        ready = optimize_for_inference(adapted)
         assert hasattr(ready, "merge_and_unload") != merged
         after = beam_search(ready, Trie.build(paths), [[1, 2, 3]], len(paths))
         pairs = list(zip(*(table[0].tolist() for table in before), strict=True))
@@ -150,16 +169,22 @@ def test_half_precision_gives_scores_near_and_without_ties(normalise):
     trie = Trie.build(paths)
     exact = dict(
         zip(
-            *(t[0].tolist() for t in beam_search(tiny_model("llama"), trie, [[1, 2, 3]], len(paths), normalise)),
+            *(
+                t[0].tolist()
+                for t in beam_search(tiny_model("llama"), trie, [[1, 2, 3]], len(paths), normalise)
+            ),
             strict=True,
         )
     )
-    half = for_decoding(tiny_model("llama"), "bfloat16")
-    items, scores = beam_search(half, trie, [[1, 2, 3]], len(paths), normalise, reader=reader_of(half))
+    half = optimize_for_inference(tiny_model("llama"), "bfloat16")
+    items, scores = beam_search(
+        half, trie, [[1, 2, 3]], len(paths), normalise, reader=reader_of(half)
+    )
     assert reader_of(half) is SharedPrompts
     assert len(set(scores[0].tolist())) == len(scores[0])
     assert all(
-        abs(exact[item] - score) < 0.5 for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
+        abs(exact[item] - score) < 0.5
+        for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
     )
 
 
@@ -170,8 +195,10 @@ def test_packed_weights_give_what_unpacked_ones_do(shape, precision, tolerance):
         pytest.skip(f"this processor has no packed products in {precision}")
     ids = torch.arange(1, 61).view(2, -1)
     with torch.inference_mode():
-        expected = hidden_states(tiny_model(shape).to(getattr(torch, precision)), ids).last_hidden_state
-        ready = for_decoding(tiny_model(shape), precision)
+        expected = hidden_states(
+            tiny_model(shape).to(getattr(torch, precision)), ids
+        ).last_hidden_state
+        ready = optimize_for_inference(tiny_model(shape), precision)
         found = hidden_states(ready, ids).last_hidden_state
     packed = [layer for layer in ready.modules() if isinstance(layer, PackedLinear)]
     assert bool(packed) == (shape != "gpt2")  # whose layers are of another kind
@@ -181,8 +208,10 @@ def test_packed_weights_give_what_unpacked_ones_do(shape, precision, tolerance):
 def test_an_adapter_that_cannot_be_merged_is_left_as_it_is_in_half_precision():
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
-    ready = for_decoding(adapted.eval(), "bfloat16")
+    adapted = get_peft_model(
+        tiny_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"])
+    )
+    ready = optimize_for_inference(adapted.eval(), "bfloat16")
     paths = random_paths(np.random.default_rng(3), 30, 3, 6, first_token=10)
     items, scores = beam_search(ready, Trie.build(paths), [[1, 2, 3]], len(paths))
     assert sorted(items[0].tolist()) == list(range(len(paths)))
@@ -191,7 +220,9 @@ def test_an_adapter_that_cannot_be_merged_is_left_as_it_is_in_half_precision():
 
 def test_logits_of_few_children_among_many_tokens_are_the_same():
     rng = np.random.default_rng(4)
-    paths = np.stack([np.arange(70), rng.permutation(70) + 100], axis=1)  # each first token has one child
+    paths = np.stack(
+        [np.arange(70), rng.permutation(70) + 100], axis=1
+    )  # each first token has one child
     paths = np.concatenate([paths, paths[:5] + np.array([0, 200])])
     for shape in ("llama", "phi", "gemma2"):
         model = tiny_model(shape, vocabulary=400)
@@ -210,7 +241,9 @@ def test_mixed_lengths_are_read_in_groups_with_the_same_result():
     for row, prompt in enumerate(prompts):
         alone = beam_search(model, trie, [prompt], 8)
         assert_same_ranking(
-            items[row].tolist(), scores[row].tolist(), list(zip(*(t[0].tolist() for t in alone), strict=True))
+            items[row].tolist(),
+            scores[row].tolist(),
+            list(zip(*(t[0].tolist() for t in alone), strict=True)),
         )
 
 
@@ -222,7 +255,10 @@ def test_a_remembered_prompt_changes_nothing(shape):
     users = [rng.integers(0, 60, size=30).tolist() for _ in range(4)]
     for lengths in ((3, 9, 12, 1), (5, 9, 20, 30), (5, 30, 2, 30)):  # longer, the same, shorter
         prompts = [user[:length] for user, length in zip(users, lengths, strict=True)]
-        found, expected = beam_search(model, trie, prompts, 6, memory=memory), beam_search(model, trie, prompts, 6)
+        found, expected = (
+            beam_search(model, trie, prompts, 6, memory=memory),
+            beam_search(model, trie, prompts, 6),
+        )
         for row in range(len(prompts)):
             pairs = list(zip(expected[0][row].tolist(), expected[1][row].tolist(), strict=True))
             assert_same_ranking(found[0][row].tolist(), found[1][row].tolist(), pairs)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from eager_llm.catalogue.tables import TEXT_COLUMNS
+from eager_llm.core.errors import UserError
+from eager_llm.data.tables import TEXT_COLUMNS
 from eager_llm.encoders.behaviour import (
     DeepInterestNetwork,
     _examples,
@@ -10,9 +11,8 @@ from eager_llm.encoders.behaviour import (
     behaviour_embedding,
     co_occurrence_embedding,
 )
-from eager_llm.encoders.cold import unit_rows
+from eager_llm.encoders.normalise import unit_rows
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.errors import UserError
 from eager_llm.settings import BehaviourSettings, SemanticSettings
 
 # Two worlds: users choose among items 0-19, or among items 20-39.
@@ -41,7 +41,9 @@ def test_the_network_learns_from_noise_which_items_follow():
     with torch.no_grad():
         scores = network(unseen, torch.arange(ITEMS)[None])
     own_world = (torch.arange(ITEMS) < 20)[None] == (unseen[:, -1:] < 20)
-    better = scores[own_world].reshape(len(unseen), 20, 1) > scores[~own_world].reshape(len(unseen), 1, 20)
+    better = scores[own_world].reshape(len(unseen), 20, 1) > scores[~own_world].reshape(
+        len(unseen), 1, 20
+    )
     assert better.float().mean() > 0.9
 
 
@@ -56,7 +58,9 @@ def test_attention_equals_the_plain_activation_unit():
     """The sum of products equals the network over the concatenation [past, wanted, past * wanted]."""
     network = DeepInterestNetwork(ITEMS, 8)
     past, wanted = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
-    first = torch.cat([network.unit_past.weight, network.unit_wanted.weight, network.unit_product], dim=1)
+    first = torch.cat(
+        [network.unit_past.weight, network.unit_wanted.weight, network.unit_product], dim=1
+    )
     found = network._attention(past, wanted)
     for b in range(2):
         for c in range(3):
@@ -75,7 +79,9 @@ def test_items_that_a_source_does_not_know_take_the_mean_of_the_others(capsys):
     unit = unit_rows(np.array([[2.0, 0], [0, 0], [0, 3]]), "semantic")
     np.testing.assert_allclose(unit, [[1, 0], [0.5**0.5, 0.5**0.5], [0, 1]], rtol=1e-6)
     assert "1 of 3 items are unknown" in capsys.readouterr().out
-    assert np.linalg.norm(unit_rows(np.array([[1.0], [-1.0], [0.0]]), "semantic"), axis=1).tolist() == [1, 1, 1]
+    assert np.linalg.norm(
+        unit_rows(np.array([[1.0], [-1.0], [0.0]]), "semantic"), axis=1
+    ).tolist() == [1, 1, 1]
 
 
 def test_no_history_gives_no_co_occurrence():
@@ -111,7 +117,9 @@ def test_a_real_encoder_understands_what_words_share_no_letters():
     import pandas as pd
 
     titles = ["bicycle tube", "tyre for a bike", "bread tin", "loaf baking pan"]
-    items = pd.DataFrame({"title": titles, "description": "", "brand": "", "categories": ["", "", "", "kitchen"]})
+    items = pd.DataFrame(
+        {"title": titles, "description": "", "brand": "", "categories": ["", "", "", "kitchen"]}
+    )
     embedding = semantic_embedding(items, SemanticSettings(encoder=str(minilm()), batch=3), 0)
     alike = embedding @ embedding.T
     assert alike[0, 1] > alike[0, 2]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from eager_llm.core.errors import UserError
 from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.filters import Between, Columns, OneOf, parse_condition
 from eager_llm.decoding.trie import Trie
-from eager_llm.errors import UserError
 
 ITEMS = pd.DataFrame(
     {
@@ -74,7 +74,10 @@ def test_all_conditions_must_hold_in_any_order():
             "'colour': the catalogue has no such column; it has item_id, brand",
         ),
         (lambda: passing(OneOf("item_id", ("a", "zz", "y"))), "not in the index: y, zz"),
-        (lambda: passing(Between("brand", least=1)), "'brand': the column holds text; a range needs numbers"),
+        (
+            lambda: passing(Between("brand", least=1)),
+            "'brand': the column holds text; a range needs numbers",
+        ),
         (lambda: passing(Between("stock", least=1)), "'stock': the column holds true and false"),
         (lambda: passing(OneOf("price", ("cheap",))), "'price': 'cheap' is not a number"),
         (lambda: passing(OneOf("price", (True,))), "'price': True is not a number"),
@@ -141,13 +144,19 @@ def test_a_node_may_be_entered_exactly_when_an_allowed_item_lies_below(items, le
                     continue
                 here = (*path, int(trie.tokens[level][trie.label[child[0, 0, number]]]))
                 grown[here] = int(child[0, 0, number])
-                below = [row for row, p in enumerate(paths.tolist()) if tuple(p[: level + 1]) == here]
+                below = [
+                    row for row, p in enumerate(paths.tolist()) if tuple(p[: level + 1]) == here
+                ]
                 for prompt, (name, history) in enumerate(zip(filters, histories, strict=True)):
-                    left = [r for r in below if r not in history and (name is None or passes[name][r])]
+                    left = [
+                        r for r in below if r not in history and (name is None or passes[name][r])
+                    ]
                     assert bool(may[prompt, 0, number]) == bool(left)
         reached = grown
     for name, history in zip(filters, histories, strict=True):
-        left = [r for r in range(len(paths)) if r not in history and (name is None or passes[name][r])]
+        left = [
+            r for r in range(len(paths)) if r not in history and (name is None or passes[name][r])
+        ]
         assert masks.allowed(name, history) == len(left)
 
 

@@ -2,16 +2,22 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from eager_llm.catalogue.drift import drift_gates, keep_profile
-from eager_llm.catalogue.engine import engine
-from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.gates import GateError, Suite, gate_names, require, run_gates
-from eager_llm.catalogue.rules import bundle_gates, history_gates, index_gates, item_gates, log_gates
-from eager_llm.catalogue.tables import Tables
-from eager_llm.errors import UserError
-from eager_llm.run_folder import RunFolder
+from eager_llm.core.duckdb_engine import engine
+from eager_llm.core.errors import UserError
+from eager_llm.data.tables import Tables
+from eager_llm.features.feature_store import Features
+from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import AcceptanceSettings, GateSettings, Settings
 from eager_llm.steps.data import publish, validate
+from eager_llm.validation.drift import drift_gates, keep_profile
+from eager_llm.validation.expectations import (
+    bundle_gates,
+    history_gates,
+    index_gates,
+    item_gates,
+    log_gates,
+)
+from eager_llm.validation.gates import GateError, Suite, gate_names, require, run_gates
 
 
 def failed(tables, tmp_path, settings=GateSettings(), needs_text=True):
@@ -53,7 +59,9 @@ def test_time_going_backwards_is_named(shop, tmp_path):
 
 def test_too_short_a_history_is_named(shop, tmp_path):
     user = shop.events["user_id"].iat[0]
-    events = pd.concat([shop.events[shop.events["user_id"] != user], shop.events.head(1)], ignore_index=True)
+    events = pd.concat(
+        [shop.events[shop.events["user_id"] != user], shop.events.head(1)], ignore_index=True
+    )
     message = failed(Tables(events, shop.items), tmp_path)
     assert "every user has at least 3 events: 1 break it" in message
     assert f"user_id={user}" in message
@@ -76,7 +84,13 @@ def folder_of(tables, path):
 
 
 def validated(source, settings, tmp_path, name, run=""):
-    return validate(source, Settings.from_dict({"gates": settings}), tmp_path / name, tmp_path / f"{name}.html", run)
+    return validate(
+        source,
+        Settings.from_dict({"gates": settings}),
+        tmp_path / name,
+        tmp_path / f"{name}.html",
+        run,
+    )
 
 
 def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_path):
@@ -88,12 +102,12 @@ def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_p
     assert not (tmp_path / "refused").exists()
     rows = pd.read_parquet(tmp_path / "refused.html-rows" / "known-items.parquet")
     assert rows["item_id"].tolist() == ["ghost"]
-    validated(source, {"continue_without": ["known-items"]}, tmp_path, "excused")
-    assert Tables.load(tmp_path / "excused").facts["gates_gone_on_without"] == ["known-items"]
-    assert "gates_gone_on_without" not in Tables.load(source).facts
-    assert "FAILED, gone on without" in (tmp_path / "excused.html").read_text()
+    validated(source, {"waived": ["known-items"]}, tmp_path, "waived")
+    assert Tables.load(tmp_path / "waived").metadata["gates_gone_on_without"] == ["known-items"]
+    assert "gates_gone_on_without" not in Tables.load(source).metadata
+    assert "FAILED, gone on without" in (tmp_path / "waived.html").read_text()
     with pytest.raises(UserError, match="no gate is called colour"):
-        validated(source, {"continue_without": ["colour"]}, tmp_path, "other")
+        validated(source, {"waived": ["colour"]}, tmp_path, "other")
 
 
 def test_thresholds_are_learned_from_an_accepted_run(shop, tmp_path):
@@ -104,14 +118,22 @@ def test_thresholds_are_learned_from_an_accepted_run(shop, tmp_path):
     half = set(shop.items["item_id"].iloc[::2])
     # Half of the catalogue gone, one item bought by all, every history longer, no descriptions.
     events = shop.events[shop.events["item_id"].isin(half)]
-    more = [events.assign(timestamp=events["timestamp"] + pd.Timedelta(days=400 * n)) for n in range(12)]
+    more = [
+        events.assign(timestamp=events["timestamp"] + pd.Timedelta(days=400 * n)) for n in range(12)
+    ]
     events = pd.concat(more).sort_values(["user_id", "timestamp"]).reset_index(drop=True)
     events.loc[events.index % 2 == 0, "item_id"] = min(half)
     items = shop.items[shop.items["item_id"].isin(half)].assign(description="", categories="")
     moved = folder_of(Tables(events, items), tmp_path / "moved")
     with pytest.raises(GateError) as error:
         validated(moved, baseline, tmp_path, "drifted")
-    for gate in ("events-size", "catalogue-drift", "popularity-drift", "length-drift", "text-drift"):
+    for gate in (
+        "events-size",
+        "catalogue-drift",
+        "popularity-drift",
+        "length-drift",
+        "text-drift",
+    ):
         assert f"[{gate}]" in str(error.value)
 
 
@@ -129,19 +151,25 @@ def test_the_history_suite(shop, examples):
 def test_publishing_refuses_histories_that_break_a_gate(shop, tmp_path, monkeypatch):
     source = folder_of(shop, tmp_path / "tables")
     whole = Features.histories
-    longer = lambda store, asked: whole(store, asked).assign(history=lambda t: t["history"].map(lambda h: h * 9))  # noqa: E731
+
+    def longer(store, asked):
+        histories = whole(store, asked)
+        return histories.assign(history=histories["history"].map(lambda items: items * 9))
+
     monkeypatch.setattr(Features, "histories", longer)
 
     def published(settings):
         files = tmp_path / "features", tmp_path / "examples.parquet", tmp_path / "gates.html"
         return publish(source, Settings.from_dict(settings), ROOT / "feature_repo", *files)
 
-    with pytest.raises(GateError, match=r"no history is longer than 5: \d+ break it \[history-length\]"):
+    with pytest.raises(
+        GateError, match=r"no history is longer than 5: \d+ break it \[history-length\]"
+    ):
         published({"data": {"max_history": 5}})
     assert not (tmp_path / "examples.parquet").exists()
     rows = pd.read_parquet(tmp_path / "gates.html-rows" / "history-length.parquet")
-    assert set(rows.columns) == {"user_id", "item_id", "moment", "part"}
-    published({"data": {"max_history": 5}, "gates": {"continue_without": ["history-length"]}})
+    assert set(rows.columns) == {"user_id", "item_id", "moment", "split"}
+    published({"data": {"max_history": 5}, "gates": {"waived": ["history-length"]}})
     assert (tmp_path / "examples.parquet").exists()
     assert "FAILED, gone on without" in (tmp_path / "gates.html").read_text()
 

@@ -7,12 +7,16 @@ import pandas as pd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eager_llm.catalogue.tables import Tables
+from eager_llm.data.tables import Tables
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest
 
 # Few users, items and moments: repeats and ties are the rule.
-ROWS = st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(1, 4)), min_size=2, max_size=30)
+ROWS = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(1, 4)),
+    min_size=2,
+    max_size=30,
+)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -24,7 +28,12 @@ def bring(base, name, rows, k, append=False):
     wishes = sorted({(user, item) for user, item, _ in rows})
     text = "".join(f"{user},{item},wants {item},likes {user}\n" for user, item in wishes)
     (folder / "intentions.csv").write_text("user_id,item_id,intention,preference\n" + text)
-    ingest(str(folder), Settings.read(None, [f"data.min_interactions={k}"]), Path(base) / "tables", append=append)
+    ingest(
+        str(folder),
+        Settings.read(None, [f"data.min_interactions={k}"]),
+        Path(base) / "tables",
+        append=append,
+    )
     return Tables.load(Path(base) / "tables")
 
 
@@ -46,7 +55,7 @@ def test_importing_twice_changes_nothing(rows):
 @FEW
 @given(ROWS, st.data())
 def test_two_halves_are_the_whole(rows, data):
-    """The core of the first half is another than the whole's: what it set aside comes back."""
+    """The core of the first half is another than the whole's: what it set quarantine comes back."""
     cut = data.draw(st.integers(1, len(rows) - 1))
     # An anchor of two items by two users keeps a 2-core in either half.
     anchor = [(user, item, 9) for user in ("x", "y") for item in ("p", "q")]
@@ -71,7 +80,11 @@ def test_cleaning_equals_the_obvious_reconstruction(rows):
         kept = core
     with tempfile.TemporaryDirectory() as base:
         events = bring(base, "log", anchor + rows, 2).events
-    recorded = events["recorded_at"].fillna(events["timestamp"]) if "recorded_at" in events else events["timestamp"]
+    recorded = (
+        events["recorded_at"].fillna(events["timestamp"])
+        if "recorded_at" in events
+        else events["timestamp"]
+    )
     found = zip(events["user_id"], events["item_id"], recorded, strict=True)
     assert sorted((user, item, int(moment.timestamp())) for user, item, moment in found) == kept
     for _, own in events.assign(recorded=recorded).groupby("user_id"):
@@ -85,7 +98,11 @@ def test_an_intention_that_was_set_aside_with_its_event_comes_back(tmp_path):
     first, second = [("u", "a", 1)], [("u", "b", 2), ("v", "a", 3), ("v", "b", 4)]
     (tmp_path / "halves").mkdir()
     (tmp_path / "whole").mkdir()
-    assert "u" not in set(bring(tmp_path / "halves", "first", anchor + first, 2).intentions["user_id"])
+    assert "u" not in set(
+        bring(tmp_path / "halves", "first", anchor + first, 2).intentions["user_id"]
+    )
     halves = bring(tmp_path / "halves", "second", second, 2, append=True)
-    assert ("u", "a") in set(zip(halves.intentions["user_id"], halves.intentions["item_id"], strict=True))
+    assert ("u", "a") in set(
+        zip(halves.intentions["user_id"], halves.intentions["item_id"], strict=True)
+    )
     same(halves, bring(tmp_path / "whole", "log", anchor + first + second, 2))

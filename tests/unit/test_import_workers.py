@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.workers import Workers, on_ray
-from eager_llm.errors import UserError
-from eager_llm.files import read_json
+from eager_llm.cluster.local_ray import ray_running
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import read_json
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.on_ray import Workers, on_ray
 from eager_llm.settings import Settings
 from eager_llm.steps import data as steps
-from eager_llm.workers import ray_running
 
 RULES = [
     "data.max_daily_events=3", "data.session_gap_minutes=0.05", "data.merge_items_by=title", "data.event_types=view=1,buy=3",
@@ -84,7 +84,9 @@ def test_shares_of_a_random_log_are_the_whole(rows, files, workers, k, catalogue
         in_files(events, folder, files)
         if catalogue:
             (folder / "items.csv").write_text("item_id,title\na,One\nb,Two\nc,one\n")
-        (folder / "intentions.csv").write_text("user_id,item_id,intention,preference\nu,a,w,l\nx,a,w,l\nx,c,w,l\n")
+        (folder / "intentions.csv").write_text(
+            "user_id,item_id,intention,preference\nu,a,w,l\nx,a,w,l\nx,c,w,l\n"
+        )
         rules = [*RULES, f"data.min_interactions={min(k, 2)}"]
         one = bring(folder, Path(base) / "one", *rules)
         many = bring(folder, Path(base) / "many", *rules, f"data.workers={workers}")
@@ -113,12 +115,16 @@ def log(tmp_path):
 
 def test_the_demo_by_ray_is_the_demo_by_one_process(log, tmp_path, on_this_machine):
     one = bring(log, tmp_path / "one")
-    many = bring(log, tmp_path / "many", "data.workers=2", f"data.shared_folder={tmp_path / 'shared'}")
+    many = bring(
+        log, tmp_path / "many", "data.workers=2", f"data.shared_folder={tmp_path / 'shared'}"
+    )
     assert Path("events.parquet") in same(one, many)
     assert not list((tmp_path / "shared").iterdir())
 
 
-def test_a_broken_file_is_told_as_by_one_process_and_nothing_is_written(log, tmp_path, on_this_machine):
+def test_a_broken_file_is_told_as_by_one_process_and_nothing_is_written(
+    log, tmp_path, on_this_machine
+):
     whole = (log / "events-1.csv").read_text()
     (log / "events-1.csv").write_text(whole.replace("20", "x", 1))
 
@@ -151,7 +157,8 @@ def test_a_lost_worker_is_replaced_until_it_is_lost_over_and_over(tmp_path, on_t
     (tmp_path / "mark-1").touch()
     assert on_ray("counting", die_once, [(tmp_path / f"mark-{n}", n) for n in range(2)]) == [0, 1]
     with pytest.raises(
-        UserError, match="counting: a Ray worker was lost 4 times at task 1 of 1, and nothing was written"
+        UserError,
+        match="counting: a Ray worker was lost 4 times at task 1 of 1, and nothing was written",
     ):
         on_ray("counting", die, [(0,)])
     with pytest.raises(KeyError, match="seven"):

@@ -3,10 +3,10 @@ import json
 import pandas as pd
 import pytest
 
-from eager_llm.catalogue.engine import engine
-from eager_llm.catalogue.importers import import_path
-from eager_llm.catalogue.prepare import prepare
-from eager_llm.errors import UserError
+from eager_llm.core.duckdb_engine import engine
+from eager_llm.core.errors import UserError
+from eager_llm.data.importing.importer import import_path
+from eager_llm.data.prepare import prepare
 
 ITEM = {"title": "Saw", "description": "cuts", "brand": "B", "categories": "Tools,Saws"}
 
@@ -27,14 +27,19 @@ def refused(folder):
 def test_lcrec_keeps_the_order_and_says_that_there_is_no_clock(lcrec):
     tables = import_path(lcrec)
     assert tables.events["item_id"].tolist() == ["1", "2", "2"]
-    assert tables.events["timestamp"].is_monotonic_increasing or tables.events["user_id"].nunique() == 2
-    assert tables.facts["ordinal_time"]
+    assert (
+        tables.events["timestamp"].is_monotonic_increasing
+        or tables.events["user_id"].nunique() == 2
+    )
+    assert tables.metadata["ordinal_time"]
     assert tables.items["brand"].tolist() == ["B", ""]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_tables_come_in_three_forms(tmp_path, kind):
-    events = pd.DataFrame({"user_id": ["u"], "item_id": ["007"], "timestamp": ["2024-01-02T03:04:05Z"]})
+    events = pd.DataFrame(
+        {"user_id": ["u"], "item_id": ["007"], "timestamp": ["2024-01-02T03:04:05Z"]}
+    )
     writers = {
         "csv": lambda path: events.to_csv(path, index=False),
         "jsonl": lambda path: path.write_text(events.to_json(orient="records", lines=True)),
@@ -115,7 +120,11 @@ def test_a_csv_title_that_is_not_utf8_names_its_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [("u,a,yesterday", "row 1: timestamp 'yesterday'"), (",a,1", "row 1: user_id is empty"), ("u,a,", "timestamp ''")],
+    [
+        ("u,a,yesterday", "row 1: timestamp 'yesterday'"),
+        (",a,1", "row 1: user_id is empty"),
+        ("u,a,", "timestamp ''"),
+    ],
 )
 def test_a_broken_row_is_named(tmp_path, row, said):
     (tmp_path / "events.csv").write_text(f"user_id,item_id,timestamp\n{row}\n")
@@ -123,7 +132,9 @@ def test_a_broken_row_is_named(tmp_path, row, said):
 
 
 def test_a_broken_line_of_json_lines_is_named(tmp_path):
-    (tmp_path / "events.jsonl").write_text('{"user_id": "u", "item_id": "a", "timestamp": 1}\n[1]\n')
+    (tmp_path / "events.jsonl").write_text(
+        '{"user_id": "u", "item_id": "a", "timestamp": 1}\n[1]\n'
+    )
     assert "events.jsonl: line 2: expected an object" in refused(tmp_path)
 
 
@@ -143,16 +154,20 @@ def test_a_user_with_one_event_is_dropped_and_counted(tmp_path):
     (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
     tables = prepare(import_path(tmp_path), 3)
     assert "lonely" not in set(tables.events["user_id"])
-    assert tables.facts["users_outside_core_dropped"] == 1
+    assert tables.metadata["users_outside_core_dropped"] == 1
 
 
 def fill(memory_gb, scratch):
     """Make a table that needs more, with no disk to spill to."""
     with engine(memory_gb, scratch) as connection:
         connection.execute("SET temp_directory = ''")
-        connection.execute("CREATE TEMP TABLE t AS SELECT range AS n, md5(range::VARCHAR) AS m FROM range(5_000_000)")
+        connection.execute(
+            "CREATE TEMP TABLE t AS SELECT range AS n, md5(range::VARCHAR) AS m FROM range(5_000_000)"
+        )
 
 
 def test_too_little_memory_is_said_as_such(tmp_path):
-    with pytest.raises(UserError, match=r"0.05 GB of memory are not enough for this log: raise data.memory_gb"):
+    with pytest.raises(
+        UserError, match=r"0.05 GB of memory are not enough for this log: raise data.memory_gb"
+    ):
         fill(0.05, tmp_path)

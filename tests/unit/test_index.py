@@ -1,7 +1,6 @@
 import os
 import signal
 from collections import Counter
-from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -13,23 +12,27 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eager_llm.errors import UserError
+from eager_llm.cluster.local_ray import start_ray
+from eager_llm.core.errors import UserError
 from eager_llm.index import shards
 from eager_llm.index.build import build_index
 from eager_llm.index.capacity import balance_prices, capacity_of, place
 from eager_llm.index.item_index import ItemIndex, letters
-from eager_llm.index.pool import LocalPool, RayPool
+from eager_llm.index.ray_pool import LocalPool, RayPool
 from eager_llm.index.shards import Shards
 from eager_llm.index.tree import tree_height
 from eager_llm.settings import IndexSettings
-from eager_llm.workers import start_ray
 
-PLAIN = IndexSettings(sources=["semantic"], branching=4, iterations=4, full_iterations=1, restarts=1, workers=0)
+PLAIN = IndexSettings(
+    sources=["semantic"], branching=4, iterations=4, full_iterations=1, restarts=1, workers=0
+)
 
 
 def build_one(points, seed=0, **changes):
     ids = [str(n) for n in range(len(points))]
-    return build_index(ids, {"semantic": np.asarray(points, dtype=np.float32)}, replace(PLAIN, **changes), seed)
+    return build_index(
+        ids, {"semantic": np.asarray(points, dtype=np.float32)}, PLAIN.replace(**changes), seed
+    )
 
 
 def made_up(items, dim=6, seed=1):
@@ -49,7 +52,9 @@ def test_placement_keeps_every_room_and_is_stable(rows, columns, groups, seed):
         inside = (group == group[row]) & (labels == labels[row])
         assert inside.sum() <= room[group[row], labels[row]]
         for column in range(columns):
-            if cost[row, column] < cost[row, labels[row]]:  # a better column must be full of cheaper rows
+            if (
+                cost[row, column] < cost[row, labels[row]]
+            ):  # a better column must be full of cheaper rows
                 there = cost[(group == group[row]) & (labels == column), column]
                 assert len(there) == room[group[row], column]
                 assert (there <= cost[row, column]).all()
@@ -78,13 +83,16 @@ def test_clusters_that_are_far_apart_are_found():
 
 @pytest.mark.parametrize("builder", ["balanced", "residual", "product"])
 @pytest.mark.parametrize(
-    ("items", "height"), [(1, 1), (3, 1), (4, 1), (5, 2), (15, 2), (16, 2), (17, 3), (64, 3), (65, 4)]
+    ("items", "height"),
+    [(1, 1), (3, 1), (4, 1), (5, 2), (15, 2), (16, 2), (17, 3), (64, 3), (65, 4)],
 )
 def test_height_is_the_least_with_room_for_all(items, height, builder):
     assert tree_height(items, 4) == height
     index = build_one(made_up(items, 8), builder=builder)
     assert index.codes.shape == (items, height)
-    assert np.bincount(index.codes[:, 0]).max() <= (-(-items // 4) if builder == "balanced" else 4 ** (height - 1))
+    assert np.bincount(index.codes[:, 0]).max() <= (
+        -(-items // 4) if builder == "balanced" else 4 ** (height - 1)
+    )
 
 
 def test_no_items_are_refused():
@@ -96,11 +104,18 @@ def test_identical_items_still_get_paths_of_their_own():
     assert len(np.unique(build_one(np.ones((30, 3))).codes, axis=0)) == 30
 
 
-@given(st.integers(1, 200), st.integers(2, 9), st.integers(0, 9), st.sampled_from(["balanced", "residual", "product"]))
+@given(
+    st.integers(1, 200),
+    st.integers(2, 9),
+    st.integers(0, 9),
+    st.sampled_from(["balanced", "residual", "product"]),
+)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_no_tree_ever_collides_or_overflows(items, branching, seed, builder):
     points = made_up(items, 3, seed).round(1) + 1e-3
-    codes = build_one(points, seed, branching=branching, builder=builder).codes  # collisions are refused inside
+    codes = build_one(
+        points, seed, branching=branching, builder=builder
+    ).codes  # collisions are refused inside
     if builder == "balanced":
         parent = np.zeros(items, dtype=int)
         for level in range(codes.shape[1]):
@@ -115,7 +130,9 @@ def test_errors_are_the_distances_to_the_points_of_the_paths():
     path = np.zeros_like(points)
     for level in range(index.levels):
         path += index.centroids[level][index.codes[:, level]]
-        np.testing.assert_allclose(index.errors[:, level], np.square(points - path).sum(1), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            index.errors[:, level], np.square(points - path).sum(1), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_nearly_as_good_as_lloyds_iterations_without_capacities():
@@ -129,13 +146,18 @@ def test_nearly_as_good_as_lloyds_iterations_without_capacities():
 
 def test_bf16_differs_little():
     points = made_up(3000, 32)
-    exact, rounded = (build_one(points, branching=16, precision=p).errors[:, 0].mean() for p in ("float32", "bf16"))
+    exact, rounded = (
+        build_one(points, branching=16, precision=p).errors[:, 0].mean()
+        for p in ("float32", "bf16")
+    )
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
 def small_embeddings(items=150):
     rng = np.random.default_rng(1)
-    return {name: rng.normal(size=(items, 6)).astype(np.float32) for name in ("semantic", "behaviour")}
+    return {
+        name: rng.normal(size=(items, 6)).astype(np.float32) for name in ("semantic", "behaviour")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -156,17 +178,20 @@ def test_workers_do_not_change_the_index(two_workers, many_parts, tmp_path):
     np.save(tmp_path / "semantic-0.npy", small_embeddings()["semantic"][:70])
     np.save(tmp_path / "semantic-1.npy", small_embeddings()["semantic"][70:])
     where = {"semantic": f"{tmp_path}/semantic-*.npy", "behaviour": small_embeddings()["behaviour"]}
-    here = build_index(ids, small_embeddings(), replace(settings, workers=0), 0)
+    here = build_index(ids, small_embeddings(), settings.replace(workers=0), 0)
     assert here.sources == ("semantic",) * 3 + ("behaviour",) * 3
     for workers in (1, 2):
-        there = build_index(ids, where, replace(settings, workers=workers), 0)
+        there = build_index(ids, where, settings.replace(workers=workers), 0)
         assert there.checksum == here.checksum
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(two_workers, many_parts, monkeypatch):
     """The process of an actor is killed while it works; Ray starts another, which does its part again."""
-    ids, settings = [str(n) for n in range(150)], IndexSettings(branching=8, iterations=2, full_iterations=6)
-    here = build_index(ids, small_embeddings(), replace(settings, workers=0), 0)
+    ids, settings = (
+        [str(n) for n in range(150)],
+        IndexSettings(branching=8, iterations=2, full_iterations=6),
+    )
+    here = build_index(ids, small_embeddings(), settings.replace(workers=0), 0)
     killed = []
 
     def kill_one(pool, method, calls, plain=RayPool.map):
@@ -177,7 +202,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(two_workers, many_parts, 
         return plain(pool, method, calls)
 
     monkeypatch.setattr(RayPool, "map", kill_one)
-    there = build_index(ids, small_embeddings(), replace(settings, workers=2), 0)
+    there = build_index(ids, small_embeddings(), settings.replace(workers=2), 0)
     assert len(set(killed)) == 2
     assert there.checksum == here.checksum
 
@@ -209,13 +234,21 @@ def test_a_build_that_was_cut_off_goes_on(method, limit, many_parts, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [([np.nan, 0], "NaN"), ([1, -np.inf], "infinite"), ([3e38, 3e38], "infinite"), ([0, 0], "zero")]
+    ("row", "kind"),
+    [
+        ([np.nan, 0], "NaN"),
+        ([1, -np.inf], "infinite"),
+        ([3e38, 3e38], "infinite"),
+        ([0, 0], "zero"),
+    ],
 )
 def test_a_vector_that_says_nothing_is_named(row, kind):
     embeddings = small_embeddings(5)
     embeddings["behaviour"][3:, :] = 0
     embeddings["behaviour"][3:, :2] = row
-    with pytest.raises(UserError, match=rf"behaviour embedding of item 'd' \(row 3\) is {kind}; 2 such rows"):
+    with pytest.raises(
+        UserError, match=rf"behaviour embedding of item 'd' \(row 3\) is {kind}; 2 such rows"
+    ):
         build_index(list("abcde"), embeddings, IndexSettings(branching=8, workers=0), 0)
 
 
@@ -246,13 +279,17 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"text\.npy: not readable as \.npy"):
         build_index(list("abcde"), {**given, "semantic": tmp_path / "text.npy"}, settings, 0)
     np.save(tmp_path / "whole.npy", np.ones((5, 2), dtype=int))
-    with pytest.raises(UserError, match=r"an embedding is float \[rows, dim\]; this is int64 \[5, 2\]"):
+    with pytest.raises(
+        UserError, match=r"an embedding is float \[rows, dim\]; this is int64 \[5, 2\]"
+    ):
         build_index(list("abcde"), {**given, "semantic": tmp_path / "whole.npy"}, settings, 0)
 
 
 def test_tokens_lead_back_to_items_and_survive_the_disk(tmp_path):
     ids = [f"item {n}" for n in range(150)]
-    index = build_index(ids, small_embeddings(), IndexSettings(branching=8, workers=0, iterations=5), 0)
+    index = build_index(
+        ids, small_embeddings(), IndexSettings(branching=8, workers=0, iterations=5), 0
+    )
     index.save(tmp_path / "index.parquet")
     loaded = ItemIndex.load(tmp_path / "index.parquet")
     assert [loaded.item(index.tokens(item)) for item in ids] == ids

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eager_llm.catalogue.gates import GateError, require
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
 from eager_llm.index.gates import run_index_gates
 from eager_llm.settings import GateSettings, Settings
+from eager_llm.validation.gates import GateError, require
 
 ITEMS = [f"item-{n:02}" for n in range(50)]
 
@@ -19,7 +19,10 @@ ITEMS = [f"item-{n:02}" for n in range(50)]
 def place(tmp_path):
     """A folder with an index of two sources and three levels each, its catalogue and its embeddings."""
     rng = np.random.default_rng(0)
-    vectors = {name: rng.normal(size=(len(ITEMS), 4)).astype(np.float32) for name in ("semantic", "behaviour")}
+    vectors = {
+        name: rng.normal(size=(len(ITEMS), 4)).astype(np.float32)
+        for name in ("semantic", "behaviour")
+    }
     settings = Settings.from_dict({"index": {"branching": 4, "workers": 0}}).index
     build_index(ITEMS, vectors, settings, 0).save(tmp_path / "index.parquet")
     pd.DataFrame({"item_id": ITEMS}).to_parquet(tmp_path / "items.parquet")
@@ -31,7 +34,12 @@ def place(tmp_path):
 def results(place, settings=GateSettings(), even=True):
     files = {name: place / f"{name}.npy" for name in ("semantic", "behaviour")}
     found = run_index_gates(
-        place / "index.parquet", place / "items.parquet", files, even, settings, aside=place / "rows"
+        place / "index.parquet",
+        place / "items.parquet",
+        files,
+        even,
+        settings,
+        quarantine=place / "rows",
     )
     return {result.name: result for result in found}
 
@@ -62,7 +70,9 @@ def test_a_good_index_passes(place):
 
 
 def test_an_item_without_a_path_and_a_path_without_an_item_are_named(place):
-    rewrite(place, lambda frame: frame.assign(item_id=frame["item_id"].replace({"item-07": "ghost"})))
+    rewrite(
+        place, lambda frame: frame.assign(item_id=frame["item_id"].replace({"item-07": "ghost"}))
+    )
     found = results(place)
     assert failures(found) == {"index-complete", "index-known"}
     assert found["index-complete"].rows == [{"item_id": "item-07"}]
@@ -70,7 +80,9 @@ def test_an_item_without_a_path_and_a_path_without_an_item_are_named(place):
 
 
 def test_two_paths_of_an_item_are_named(place):
-    rewrite(place, lambda frame: frame.assign(item_id=frame["item_id"].replace({"item-07": "item-08"})))
+    rewrite(
+        place, lambda frame: frame.assign(item_id=frame["item_id"].replace({"item-07": "item-08"}))
+    )
     assert results(place)["index-once"].rows == [{"item_id": "item-08", "paths": "2"}]
 
 
@@ -88,12 +100,21 @@ def test_a_collision_in_one_source_is_named(place):
     found = results(place, even=False)
     assert failures(found) == {"index-unique", "index-capacity"}
     row = found["index-unique"].rows[0]
-    assert (row["source"], row["items"], row["first"], row["last"]) == ("behaviour", "2", "item-03", "item-04")
+    assert (row["source"], row["items"], row["first"], row["last"]) == (
+        "behaviour",
+        "2",
+        "item-03",
+        "item-04",
+    )
 
 
 def test_a_node_beyond_its_even_share_is_named_where_shares_are_even(place):
     # The fullest first node of the semantic tree takes one item more, on a path that is free.
-    codes = [tuple(c) for c in pq.read_table(place / "index.parquet", columns=["codes"])["codes"].to_pylist() if c]
+    codes = [
+        tuple(c)
+        for c in pq.read_table(place / "index.parquet", columns=["codes"])["codes"].to_pylist()
+        if c
+    ]
     firsts = [c[0] for c in codes]
     fullest = max(set(firsts), key=firsts.count)
     moved = next(row for row, first in enumerate(firsts) if first != fullest)
@@ -102,7 +123,9 @@ def test_a_node_beyond_its_even_share_is_named_where_shares_are_even(place):
     rewrite(place, with_codes(moved, [*free, *codes[moved][3:]]))
     found = results(place)
     assert failures(found) == {"index-capacity"}
-    assert any(row["source"] == "semantic" and row["items"] == "14" for row in found["index-capacity"].rows)
+    assert any(
+        row["source"] == "semantic" and row["items"] == "14" for row in found["index-capacity"].rows
+    )
     assert failures(results(place, even=False)) == set()
 
 
@@ -114,16 +137,21 @@ def test_vectors_that_are_missing_not_finite_or_zero_are_named(place):
     found = results(place)
     assert failures(found) == {"embeddings-finite", "embeddings-complete"}
     kept = pd.read_parquet(place / "rows" / "embeddings-finite.parquet")
-    assert kept[["item_id", "fault"]].values.tolist() == [["item-05", "not finite"], ["item-06", "zero"]]
+    assert kept[["item_id", "fault"]].values.tolist() == [
+        ["item-05", "not finite"],
+        ["item-06", "zero"],
+    ]
     assert found["embeddings-complete"].rows == [{"source": "behaviour", "vectors": "49"}]
 
 
 def test_a_person_may_go_on_without_a_gate_of_the_index(place):
     rewrite(place, lambda frame: frame[frame["item_id"] != "item-07"])
-    with pytest.raises(GateError, match=r"index gates did not pass:\n.*\[index-complete\]: item_id=item-07"):
+    with pytest.raises(
+        GateError, match=r"index gates did not pass:\n.*\[index-complete\]: item_id=item-07"
+    ):
         require(list(results(place).values()), place / "report.html", "Index gates")
-    excused = results(place, GateSettings(continue_without=["index-complete", "known-items", "metrics-kept"]))
-    require(list(excused.values()), place / "report.html", "Index gates")
+    waived = results(place, GateSettings(waived=["index-complete", "known-items", "metrics-kept"]))
+    require(list(waived.values()), place / "report.html", "Index gates")
     assert "FAILED, gone on without" in (place / "report.html").read_text()
 
 

@@ -8,14 +8,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from eager_llm.cli import app
-from eager_llm.errors import UserError
+from eager_llm.cli.main import app
+from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.versions import FreeLeaves, assign_items, grow, refresh, remove_items
 from eager_llm.settings import IndexSettings
 
-ONE = IndexSettings(sources=["semantic"], branching=8, iterations=5, full_iterations=1, restarts=1, workers=0)
+ONE = IndexSettings(
+    sources=["semantic"], branching=8, iterations=5, full_iterations=1, restarts=1, workers=0
+)
 
 
 def topics(items, seed=0, dim=6):
@@ -51,15 +53,19 @@ def test_new_items_go_to_their_topic_and_move_nobody(built):
 def test_both_sources_take_leaves_of_their_own():
     points, _ = topics(60)
     other, _ = topics(60, seed=3)
-    both = build_index(ids(50), {"semantic": points[:50], "behaviour": other[:50]}, replace_sources(), 0)
+    both = build_index(
+        ids(50), {"semantic": points[:50], "behaviour": other[:50]}, replace_sources(), 0
+    )
     fresh = assign_items(both, ids(10, 50), {"behaviour": other[50:], "semantic": points[50:]})
-    assert fresh.codes.shape == (60, 4)  # that no path is shared, in either source, is checked inside
+    assert fresh.codes.shape == (
+        60,
+        4,
+    )  # that no path is shared, in either source, is checked inside
 
 
 def replace_sources():
-    from dataclasses import replace
 
-    return replace(ONE, sources=["semantic", "behaviour"])
+    return ONE.replace(sources=["semantic", "behaviour"])
 
 
 def test_the_nearest_free_leaf_is_taken_where_one_level_decides():
@@ -86,7 +92,10 @@ def test_a_full_tree_says_so(built):
 def test_a_million_assigned_items_never_collide():
     """In calls of all sizes, into a tree that ends half full."""
     rng = np.random.default_rng(0)
-    free = FreeLeaves(np.empty((0, 3), dtype=np.int32), [rng.normal(size=(128, 2)).astype(np.float32) for _ in "abc"])
+    free = FreeLeaves(
+        np.empty((0, 3), dtype=np.int32),
+        [rng.normal(size=(128, 2)).astype(np.float32) for _ in "abc"],
+    )
     codes, total = [], 0
     while total < 1_000_000:
         size = min(int(rng.integers(1, 20_000)), 1_000_000 - total)
@@ -100,13 +109,17 @@ def test_a_million_assigned_items_never_collide():
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_assigned_paths_never_collide(sizes, seed, alike):
     rng = np.random.default_rng(seed)
-    free = FreeLeaves(rng.integers(0, 8, (1, 3)), [rng.normal(size=(8, 2)).astype(np.float32) for _ in "abc"])
+    free = FreeLeaves(
+        rng.integers(0, 8, (1, 3)), [rng.normal(size=(8, 2)).astype(np.float32) for _ in "abc"]
+    )
     seen = [key for size in sizes for key in free.assign(points_of(rng, size, alike))[0].tolist()]
     assert len({tuple(key) for key in seen}) == sum(sizes)
 
 
 def points_of(rng, size, alike):
-    return np.ones((size, 2), np.float32) if alike else rng.normal(size=(size, 2)).astype(np.float32)
+    return (
+        np.ones((size, 2), np.float32) if alike else rng.normal(size=(size, 2)).astype(np.float32)
+    )
 
 
 def test_unchanged_embeddings_move_nobody(built):
@@ -122,11 +135,15 @@ def test_a_space_that_turned_and_grew_moves_hardly_anybody(built):
     turned = (2.5 * points @ turn + 7).astype(np.float32)
     shuffle = np.random.default_rng(2).permutation(100)
     done = refresh(index, [index.item_ids[n] for n in shuffle], {"semantic": turned[shuffle]})
-    assert len(done.moved) <= 5  # the turn is found from the paths, which say where an item is but roughly
+    assert (
+        len(done.moved) <= 5
+    )  # the turn is found from the paths, which say where an item is but roughly
     # New items are placed in the turned space.
     new, _ = topics(40, seed=5)
     plain = assign_items(index, ids(40, 100), {"semantic": new})
-    after = assign_items(done.index, ids(40, 100), {"semantic": (2.5 * new @ turn + 7).astype(np.float32)})
+    after = assign_items(
+        done.index, ids(40, 100), {"semantic": (2.5 * new @ turn + 7).astype(np.float32)}
+    )
     assert (plain.codes[100:, 0] == after.codes[100:, 0]).mean() > 0.9
 
 
@@ -151,7 +168,9 @@ def test_slow_drift_counts_from_when_the_path_was_given(built):
     target[:5] = -points[:5]
     current = index
     for share in np.linspace(0.05, 1, 20):
-        current = refresh(current, index.item_ids, {"semantic": (1 - share) * points + share * target}).index
+        current = refresh(
+            current, index.item_ids, {"semantic": (1 - share) * points + share * target}
+        ).index
     assert (current.codes[:5] != index.codes[:5]).any(axis=1).all()
 
 
@@ -161,10 +180,14 @@ def test_wrong_calls_are_refused(built):
         assign_items(index, ["item-3"], {"semantic": points[:1]})
     with pytest.raises(UserError, match="'x' is given twice"):
         assign_items(index, ["x", "x"], {"semantic": points[:2]})
-    with pytest.raises(UserError, match="semantic embedding has 3 numbers a row, the index was built on 6"):
+    with pytest.raises(
+        UserError, match="semantic embedding has 3 numbers a row, the index was built on 6"
+    ):
         assign_items(index, ["x"], {"semantic": points[:1, :3]})
     with pytest.raises(UserError, match=r"item 'y' \(row 1\) is NaN"):
-        assign_items(index, ["x", "y"], {"semantic": np.array([[1.0] * 6, [np.nan] * 6], dtype=np.float32)})
+        assign_items(
+            index, ["x", "y"], {"semantic": np.array([[1.0] * 6, [np.nan] * 6], dtype=np.float32)}
+        )
     with pytest.raises(UserError, match="'nothing' is not in the index"):
         remove_items(index, ["item-1", "nothing"])
     with pytest.raises(UserError, match="empty index"):
@@ -212,17 +235,29 @@ def test_the_commands_lead_from_version_to_version(tmp_path):
 
 @pytest.mark.parametrize(
     ("embedding", "message"),
-    [("semantic", "write it as source=files"), ("colour=x.npy", "write it as source=files"), ("semantic=no.npy", "no")],
+    [
+        ("semantic", "write it as source=files"),
+        ("colour=x.npy", "write it as source=files"),
+        ("semantic=no.npy", "no"),
+    ],
 )
 def test_wrong_arguments_are_named(tmp_path, embedding, message):
     pd.DataFrame({"item_id": ["a"]}).to_parquet(tmp_path / "items.parquet")
-    done = command("build", "--items", tmp_path / "items.parquet", "--embedding", embedding, "--out", tmp_path / "x")
+    done = command(
+        "build",
+        "--items",
+        tmp_path / "items.parquet",
+        "--embedding",
+        embedding,
+        "--out",
+        tmp_path / "x",
+    )
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
 
 
 def test_item_files_without_ids_are_named(tmp_path):
-    from eager_llm.catalogue.tables import read_item_ids
+    from eager_llm.data.tables import read_item_ids
 
     pd.DataFrame({"name": ["a"]}).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(UserError, match=r"a\.csv: not readable as a table with a column item_id"):
@@ -237,7 +272,9 @@ def test_item_files_without_ids_are_named(tmp_path):
 def test_a_version_knows_which_earlier_ones_it_keeps_the_paths_of(built, tmp_path):
     index, points = built
     second = assign_items(index, ids(5, 100), {"semantic": topics(5, seed=7)[0]})
-    third = remove_items(assign_items(second, ids(5, 105), {"semantic": topics(5, seed=8)[0]}), ["item-100"])
+    third = remove_items(
+        assign_items(second, ids(5, 105), {"semantic": topics(5, seed=8)[0]}), ["item-100"]
+    )
     third.save(tmp_path / "index.parquet")
     loaded = ItemIndex.load(tmp_path / "index.parquet")
     assert loaded.keeps == third.keeps
@@ -279,5 +316,9 @@ def test_growing_tells_how_many_paths_no_longer_fit(built):
     index, points = built
     shuffled = points[np.random.default_rng(0).permutation(100)]
     grown, unfit = grow(index, ids(100), {"semantic": shuffled})
-    assert unfit == refresh(index, ids(100), {"semantic": shuffled}).moved["item_id"].nunique() / 100 > 0.3
+    assert (
+        unfit
+        == refresh(index, ids(100), {"semantic": shuffled}).moved["item_id"].nunique() / 100
+        > 0.3
+    )
     np.testing.assert_array_equal(grown.codes, index.codes)

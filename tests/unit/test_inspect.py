@@ -8,8 +8,8 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from eager_llm.cli import app
-from eager_llm.errors import UserError
+from eager_llm.cli.main import app
+from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
 from eager_llm.index.inspect import inspect_index, neighbours, render_inspect
 from eager_llm.index.inspect.treemap import HEIGHT, WIDTH, lay_out
@@ -26,14 +26,21 @@ def embeddings():
     rng = np.random.default_rng(1)
     middles = rng.normal(size=(10, 6))
     return {
-        name: (middles[rng.integers(10, size=ITEMS)] + 0.4 * rng.normal(size=(ITEMS, 6)) + 3).astype(np.float32)
+        name: (
+            middles[rng.integers(10, size=ITEMS)] + 0.4 * rng.normal(size=(ITEMS, 6)) + 3
+        ).astype(np.float32)
         for name in ("semantic", "behaviour")
     }
 
 
 @pytest.fixture(scope="module", params=["balanced", "residual"])
 def index(request, embeddings):
-    return build_index(IDS, embeddings, IndexSettings(branching=8, workers=0, iterations=4, builder=request.param), 0)
+    return build_index(
+        IDS,
+        embeddings,
+        IndexSettings(branching=8, workers=0, iterations=4, builder=request.param),
+        0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,10 @@ def children_of(paths, length, k):
     """The items of every place under the nodes that the first `length` labels make, by an obvious loop."""
     for parent in sorted({tuple(path[:length]) for path in paths}):
         inside = [path for path in paths if tuple(path[:length]) == parent]
-        yield -(-len(inside) // k), [sum(path[length] == label for path in inside) for label in range(k)]
+        yield (
+            -(-len(inside) // k),
+            [sum(path[length] == label for path in inside) for label in range(k)],
+        )
 
 
 def test_balance_says_what_counting_says(index):
@@ -60,14 +70,20 @@ def test_balance_says_what_counting_says(index):
             assert found.places == len(every)
             assert found.even == (min(shares), max(shares))
             assert found.labels == len({path[level] for path in paths})
-            over = sum(size > share for share, sizes in zip(shares, children, strict=True) for size in sizes)
+            over = sum(
+                size > share
+                for share, sizes in zip(shares, children, strict=True)
+                for size in sizes
+            )
             assert found.over == over
 
 
 def test_a_balanced_tree_has_no_node_over_its_share_and_another_has(embeddings):
     over = {}
     for builder in ("balanced", "residual"):
-        settings = IndexSettings(sources=["semantic"], branching=8, workers=0, iterations=4, builder=builder)
+        settings = IndexSettings(
+            sources=["semantic"], branching=8, workers=0, iterations=4, builder=builder
+        )
         (source,) = inspect_index(build_index(IDS, embeddings, settings, 0)).sources
         over[builder] = sum(level.over for level in source.balance)
     assert over["balanced"] == 0 < over["residual"]
@@ -82,7 +98,9 @@ def test_neighbours_and_distortion_say_what_loops_say(index, embeddings, block, 
         codes = index.codes[:, index.levels_of[source.name]]
         found = source.compared
         assert (found.sampled, found.nearest, len(set(found.rows))) == (40, 10, 40)
-        assert found.variance == pytest.approx(np.square(points - points.mean(0)).sum(1).mean(), rel=1e-4)
+        assert found.variance == pytest.approx(
+            np.square(points - points.mean(0)).sum(1).mean(), rel=1e-4
+        )
         assert source.errors == pytest.approx(
             index.errors[:, index.levels_of[source.name]].astype(np.float64).mean(0), rel=1e-6
         )
@@ -108,7 +126,9 @@ def test_rows_are_found_by_their_items_whatever_their_order(balanced, embeddings
     plain = inspect_index(balanced, embeddings=embeddings).sources[0].compared
     order = np.random.default_rng(0).permutation(ITEMS)
     extra = {name: np.concatenate([one[order], one[:1] + 9]) for name, one in embeddings.items()}
-    shuffled = inspect_index(balanced, embeddings=extra, item_ids=[*(IDS[n] for n in order), "not in the index"])
+    shuffled = inspect_index(
+        balanced, embeddings=extra, item_ids=[*(IDS[n] for n in order), "not in the index"]
+    )
     assert shuffled.sources[0].compared.prefixes == plain.prefixes
     assert not shuffled.notes
 
@@ -132,7 +152,8 @@ def test_boxes_fill_the_picture_as_large_as_their_weights_and_in_order():
     for one in range(19):
         for other in range(one):
             apart = np.maximum(found[one, :2], found[other, :2]) >= (
-                np.minimum(found[one, :2] + found[one, 2:], found[other, :2] + found[other, 2:]) - 1e-9
+                np.minimum(found[one, :2] + found[one, 2:], found[other, :2] + found[other, 2:])
+                - 1e-9
             )
             assert apart.any()
     places = np.stack([np.arange(16) % 4, np.arange(16) // 4], axis=1).astype(float)
@@ -146,7 +167,9 @@ def test_alike_branches_have_alike_colours(balanced):
     assert picture.shape[:2] == (HEIGHT, WIDTH)
     means = []
     for left, top, width, height in source.treemap.boxes * [WIDTH, HEIGHT, WIDTH, HEIGHT]:
-        means.append(picture[int(top) : int(top + height), int(left) : int(left + width), :3].mean((0, 1)))
+        means.append(
+            picture[int(top) : int(top + height), int(left) : int(left + width), :3].mean((0, 1))
+        )
     pairs = np.triu_indices(8, 1)
     far = np.linalg.norm(balanced.centroids[0][pairs[0]] - balanced.centroids[0][pairs[1]], axis=1)
     unlike = np.linalg.norm(np.array(means)[pairs[0]] - np.array(means)[pairs[1]], axis=1)
@@ -156,13 +179,19 @@ def test_alike_branches_have_alike_colours(balanced):
 def test_branches_hold_their_items_and_typical_ones_are_the_nearest(balanced):
     data = inspect_index(balanced, branches=["<a_1>", "a_2 b_3", "<e_0>"])
     for branch, labels in zip(data.asked, ({0: 1}, {0: 2, 1: 3}, {4: 0}), strict=True):
-        rows = [n for n, codes in enumerate(balanced.codes) if all(codes[a] == b for a, b in labels.items())]
+        rows = [
+            n
+            for n, codes in enumerate(balanced.codes)
+            if all(codes[a] == b for a, b in labels.items())
+        ]
         assert branch.items == len(rows)
         assert len(branch.examples) == min(8, len(rows))
         assert {item for _, item in branch.examples} <= {IDS[row] for row in rows}
         assert all(tokens == "".join(balanced.tokens(item)) for tokens, item in branch.examples)
     source = data.sources[1]
-    assert [branch.tokens for branch in source.top] == [f"<{source.levels[0]}_{n}>" for n in range(8)]
+    assert [branch.tokens for branch in source.top] == [
+        f"<{source.levels[0]}_{n}>" for n in range(8)
+    ]
     level = balanced.levels_of[source.name].start
     for label, branch in enumerate(source.top):
         rows = np.flatnonzero(balanced.codes[:, level] == label)
@@ -181,7 +210,11 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.scripts += tag == "script"
-        self.links += [value for name, value in attrs if name.split(":")[-1] in ("href", "src", "srcset", "data")]
+        self.links += [
+            value
+            for name, value in attrs
+            if name.split(":")[-1] in ("href", "src", "srcset", "data")
+        ]
 
 
 def test_the_page_is_whole_and_titles_cannot_act(balanced, embeddings):
@@ -217,13 +250,17 @@ def test_the_smallest_indices_have_a_page(items, embeddings):
 
 def test_what_does_not_fit_the_index_is_refused(balanced, embeddings):
     one = {"semantic": embeddings["semantic"]}
-    with pytest.raises(UserError, match=r"branch '<a_8>': <a_8> is no token of this index.*a to f, labels 0 to 7"):
+    with pytest.raises(
+        UserError, match=r"branch '<a_8>': <a_8> is no token of this index.*a to f, labels 0 to 7"
+    ):
         inspect_index(balanced, branches=["<a_8>"])
     with pytest.raises(UserError, match="nothing is no token"):
         inspect_index(balanced, branches=[" "])
     with pytest.raises(UserError, match="no item has <a_1> and <a_2>"):
         inspect_index(balanced, branches=["<a_1><a_2>"])
-    with pytest.raises(UserError, match=r"the items lack 'item 3', which the index has \(2 such items\)"):
+    with pytest.raises(
+        UserError, match=r"the items lack 'item 3', which the index has \(2 such items\)"
+    ):
         inspect_index(balanced, embeddings=one, item_ids=[*IDS[:3], *IDS[5:]])
     with pytest.raises(UserError, match="'item 0' is given twice"):
         inspect_index(balanced, embeddings=one, item_ids=[*IDS, IDS[0]])
@@ -235,7 +272,10 @@ def test_what_does_not_fit_the_index_is_refused(balanced, embeddings):
         inspect_index(balanced, embeddings={"semantic": one["semantic"][1:]})
     with pytest.raises(UserError, match=r"item 'item 2' \(row 2\) is NaN"):
         inspect_index(
-            balanced, embeddings={"semantic": np.where(np.arange(ITEMS)[:, None] == 2, np.nan, 1.0)[:, [0] * 6]}
+            balanced,
+            embeddings={
+                "semantic": np.where(np.arange(ITEMS)[:, None] == 2, np.nan, 1.0)[:, [0] * 6]
+            },
         )
 
 
@@ -246,7 +286,9 @@ def run(*arguments):
 def test_the_command_writes_the_page_or_nothing(balanced, embeddings, tmp_path):
     balanced.save(tmp_path / "index.parquet")
     np.save(tmp_path / "semantic.npy", embeddings["semantic"])
-    items = pd.DataFrame({"item_id": IDS, "title": [f"Saw {n}" if n % 2 else None for n in range(ITEMS)]})
+    items = pd.DataFrame(
+        {"item_id": IDS, "title": [f"Saw {n}" if n % 2 else None for n in range(ITEMS)]}
+    )
     items.to_parquet(tmp_path / "items.parquet")
     items.to_csv(tmp_path / "items.csv", index=False)
     pages = []
@@ -262,7 +304,10 @@ def test_the_command_writes_the_page_or_nothing(balanced, embeddings, tmp_path):
     assert {name for name, _ in named} == {"Saw", "item"}
     assert all((name == "Saw") == bool(int(number) % 2) for name, number in named)
     out.write_text("before")
-    for wrong, message in ((["--branch", "<z_1>"], "no token"), (["--embedding", "semantic"], "source=files")):
+    for wrong, message in (
+        (["--branch", "<z_1>"], "no token"),
+        (["--embedding", "semantic"], "source=files"),
+    ):
         done = run(tmp_path / "index.parquet", *wrong, "--out", out)
         assert isinstance(done.exception, UserError)
         assert message in str(done.exception)

@@ -1,4 +1,4 @@
-"""The language measure against obvious loops, and the adapter's strength as a dial."""
+"""The language measure against obvious loops, and the adapter's strength as a adapter_sweep."""
 
 import math
 
@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.evaluation.language import MEASURES, STRENGTHS, LanguageProbe, adapter_curve, rouge_l
 from eager_llm.evaluation.report import ReportData, render_report
+from eager_llm.prompts.builder import PromptBuilder, held_out_rows
 from eager_llm.settings import Settings
-from eager_llm.tuning.tasks import TaskBook, unread_rows
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_rouge_l_equals_worked_examples(said, real, f1):
 
 @pytest.fixture
 def book(small, shop, settings):
-    unread = unread_rows(small.index, settings.tuning, seed=0)
-    return TaskBook(small.book.tokenizer, small.index, shop.items, 12, unread=unread)
+    held_out = held_out_rows(small.index, settings.tuning, seed=0)
+    return PromptBuilder(small.book.tokenizer, small.index, shop.items, 12, held_out=held_out)
 
 
 @pytest.fixture
@@ -42,12 +42,14 @@ def recommender(small, book, settings):
 def test_the_measures_equal_an_obvious_loop(small, book, recommender):
     probe = LanguageProbe(book, 6, 0)
     assert len(probe.known) == 6
-    assert set(probe.unseen) <= book.unread
-    assert not set(probe.known) & book.unread
+    assert set(probe.unseen) <= book.held_out
+    assert not set(probe.known) & book.held_out
     # One item is named right: the question about another names it.
     with torch.inference_mode():
         asked, _ = book.question("item2index", probe.known[0])
-        right = plain_beam_search(logits_by(small.model), book.item_tokens, asked, 1, "allowed")[0][0]
+        right = plain_beam_search(logits_by(small.model), book.item_tokens, asked, 1, "allowed")[0][
+            0
+        ]
     book._titles[right] = book._titles[probe.known[0]]
     probe.known[0] = right
     logits = logits_by(small.model)
@@ -58,7 +60,9 @@ def test_the_measures_equal_an_obvious_loop(small, book, recommender):
             named += plain_beam_search(logits, book.item_tokens, asked, 1, "allowed")[0][0] == item
             asked, title = book.question("index2item", item)
             said = []
-            while len(said) < book.text_tokens and (not said or said[-1] != book.tokenizer.eos_token_id):
+            while len(said) < book.text_tokens and (
+                not said or said[-1] != book.tokenizer.eos_token_id
+            ):
                 said.append(int(logits(torch.tensor([asked + said]))[0, -1].argmax()))
             texts = [book.tokenizer.decode(ids, skip_special_tokens=True) for ids in (said, title)]
             written += rouge_l(*texts)
@@ -81,8 +85,12 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
     history = [small.index.item_ids[:4]]
     top = lambda recommender: float(recommender.recommend(history, 5)[0][0][1])  # noqa: E731
     backbone, alone = probe.measure(plain), top(plain)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    adapted = Recommender(get_peft_model(small.model, config).eval(), book, small.index, settings.decoding, 20)
+    config = LoraConfig(
+        r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    adapted = Recommender(
+        get_peft_model(small.model, config).eval(), book, small.index, settings.decoding, 20
+    )
     as_trained = probe.measure(adapted)
     assert as_trained[MEASURES[2]] != pytest.approx(backbone[MEASURES[2]], rel=1e-3)
     together = top(adapted)
@@ -94,7 +102,16 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
     assert probe.measure(adapted.again()) == pytest.approx(as_trained)
     page = render_report(
         ReportData(
-            "t", False, {}, {}, {}, {}, [], {}, language={"before stage 1": backbone, "after": as_trained}, dial=rows
+            "t",
+            False,
+            {},
+            {},
+            {},
+            {},
+            [],
+            {},
+            language={"before stage 1": backbone, "after": as_trained},
+            adapter_sweep=rows,
         )
     )
     assert all(name in page for name in MEASURES)
@@ -103,7 +120,7 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
 
 def test_a_catalogue_without_texts_has_no_language_to_measure(small, shop, settings):
     silent = shop.items.assign(title="", categories="", description="")
-    book = TaskBook(small.book.tokenizer, small.index, silent, 12)
+    book = PromptBuilder(small.book.tokenizer, small.index, silent, 12)
     probe = LanguageProbe(book, 6, 0)
     assert probe.measure(Recommender(small.model, book, small.index, settings.decoding, 20)) == {}
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eager_llm.evaluation.baselines import CoOccurrence, Popularity
+from eager_llm.evaluation.baselines import Cooccurrence, Popularity
 from eager_llm.evaluation.metrics import ranking_metrics
 
 
@@ -19,7 +19,7 @@ def test_a_table_worked_by_hand():
 
 def test_co_occurrence_worked_by_hand():
     # 0 -> 1 at gap 1 twice, 0 -> 2 at gap 2 once; the last item 0 counts fully.
-    method = CoOccurrence([[0, 1, 2], [0, 1], [3, 3, 3, 3]], 5, seed=0)
+    method = Cooccurrence([[0, 1, 2], [0, 1], [3, 3, 3, 3]], 5, seed=0)
     assert method.counts[0, 1] == 2
     assert method.counts[0, 2] == 0.5
     # With history [3, 0] the evidence of 3 (count 3 + 2/2 + 1/3) is halved, and still wins.
@@ -34,6 +34,6 @@ def test_popularity_breaks_ties_by_chance_not_by_number():
 
 
 def test_what_no_count_decides_popularity_does():
-    method = CoOccurrence([[0, 1], [2, 2, 2]], 4, seed=0)
+    method = Cooccurrence([[0, 1], [2, 2, 2]], 4, seed=0)
     assert method.rank([[]], 1)[0].tolist() == [2]
     assert np.all(method.rank([[], [0]], 1)[:, 0] == [2, 1])

@@ -6,39 +6,39 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from eager_llm.bundle import Bundle, verify_bundle
-from eager_llm.catalogue.drift import shift_since
-from eager_llm.catalogue.splits import KNOWN_UNTIL, assign_parts
-from eager_llm.catalogue.tables import Tables
-from eager_llm.errors import UserError
-from eager_llm.files import read_json
+from eager_llm.backbone.loading import ADAPTER
+from eager_llm.bundle.bundle import Bundle, verify_bundle
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import read_json
+from eager_llm.core.project import project_home
+from eager_llm.data.splits import KNOWN_UNTIL, assign_splits
+from eager_llm.data.tables import Tables
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.project import project_home
-from eager_llm.run_folder import RunFolder
+from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.data import publish, read_examples, validate
 from eager_llm.steps.model import evaluate, pack
-from eager_llm.steps.night import (
+from eager_llm.steps.promote_bundle import promote
+from eager_llm.steps.refresh import (
     ANNEAL,
     BUILD,
     NIGHT,
     Plan,
     _drift,
     _reasons,
-    arrive,
+    ingest_increment,
     standing,
     update_index,
     update_model,
 )
-from eager_llm.steps.promote import promote
-from eager_llm.tuning.backbone import ADAPTER
-from pipelines.nightly import cut_for_a_night
+from eager_llm.validation.drift import shift_since
+from pipelines.graphs.refresh import cut_for_a_refresh
 
 QUICK = [
-    "nightly.epochs=1", "nightly.test_share=0.4", "nightly.learning_rate=1e-4", "promotion.resamples=200",
+    "refresh.epochs=1", "refresh.test_share=0.4", "refresh.learning_rate=1e-4", "promotion.resamples=200",
     # That a night runs is tried here; what it is worth is tried by `make two-nights`.
     "promotion.tolerance=0.6", "promotion.language_tolerance=0.3", "promotion.latency_tolerance=100",
-    "promotion.latency_requests=3", "gates.max_drift=2.0", "nightly.max_shift=50.0", "nightly.max_unfit=1.0", "data.min_interactions=5", "index.workers=0", "threads=1",
+    "promotion.latency_requests=3", "gates.max_drift=2.0", "refresh.max_shift=50.0", "refresh.max_unfit=1.0", "data.min_interactions=5", "index.workers=0", "threads=1",
 ]  # fmt: skip
 
 
@@ -52,8 +52,12 @@ def arrivals(tables, folder):
             item = f"fresh-{number % 2}" if step == 2 else known[step]
             rows.append((user, item, newest + pd.Timedelta(hours=1 + 4 * number + step)))
     folder.mkdir()
-    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(folder / "events.csv", index=False)
-    like = tables.items.iloc[[0, 1]].assign(item_id=["fresh-0", "fresh-1"], title=["Fresh Hand Saw", "Fresh Seed Tray"])
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(
+        folder / "events.csv", index=False
+    )
+    like = tables.items.iloc[[0, 1]].assign(
+        item_id=["fresh-0", "fresh-1"], title=["Fresh Hand Saw", "Fresh Seed Tray"]
+    )
     like.to_csv(folder / "items.csv", index=False)
     return folder
 
@@ -64,22 +68,41 @@ class Night:
     def __init__(self, place, source, folder, *overrides):
         self.place, self.folder = place, folder
         base = read_json(place.bundle / "manifest.json")["settings"]
-        self.settings = cut_for_a_night(Settings.read(None, [*QUICK, *overrides], base))
+        self.settings = cut_for_a_refresh(Settings.read(None, [*QUICK, *overrides], base))
         home = project_home() / "feature_repo", place.folder / "features"
         p = {name: folder / name for name in (
             "arrived", "tables", "gates.html", "examples", "histories.html", "index", "embeddings", "plan", "index.html",
             "model", "metrics", "evaluation.html", "bundle", "bundle.html", "verdict", "report.html",
         )}  # fmt: skip
         self.paths, run = p, place.folder
-        arrive(str(source), run, self.settings, p["arrived"])
+        ingest_increment(str(source), run, self.settings, p["arrived"])
         validate(p["arrived"], self.settings, p["tables"], p["gates.html"], str(run))
-        self.published = publish(p["tables"], self.settings, *home, p["examples"], p["histories.html"])
+        self.published = publish(
+            p["tables"], self.settings, *home, p["examples"], p["histories.html"]
+        )
         both = p["tables"], p["examples"]
-        update_index(*both, run, self.settings, *home, p["index"], p["embeddings"], p["plan"], p["index.html"])
+        update_index(
+            *both,
+            run,
+            self.settings,
+            *home,
+            p["index"],
+            p["embeddings"],
+            p["plan"],
+            p["index.html"],
+        )
         inputs = p["index"], p["embeddings"], p["plan"]
         update_model(*both, *inputs, run, self.settings, folder / "checkpoints", p["model"])
         evaluate(*both, p["index"], p["model"], self.settings, p["metrics"], p["evaluation.html"])
-        pack(*both, p["index"], p["model"], p["metrics"], self.settings, p["bundle"], p["bundle.html"])
+        pack(
+            *both,
+            p["index"],
+            p["model"],
+            p["metrics"],
+            self.settings,
+            p["bundle"],
+            p["bundle.html"],
+        )
 
     def promote(self):
         p = self.paths
@@ -102,16 +125,18 @@ def night(run, tmp_path_factory):
 
 def test_what_arrived_joins_the_log_and_can_arrive_again(night, tmp_path):
     tables, before = Tables.load(night.paths["tables"]), Tables.load(night.place.folder / "tables")
-    assert tables.facts["new_events"] == 240
-    assert tables.facts["new_items"] == 2
-    assert tables.facts[KNOWN_UNTIL] == before.facts["last_event"]
+    assert tables.metadata["new_events"] == 240
+    assert tables.metadata["new_items"] == 2
+    assert tables.metadata[KNOWN_UNTIL] == before.metadata["last_event"]
     assert set(before.items["item_id"]) < set(tables.items["item_id"])
     both = before.events.merge(tables.events, on=["user_id", "item_id", "timestamp"])
     assert len(both) == len(before.events)
     shutil.copytree(night.paths["tables"], tmp_path / "run" / "tables")
-    facts = arrive(str(night.folder.parent / "arrivals"), tmp_path / "run", night.settings, tmp_path / "again")
-    assert facts["new_events"] == 0
-    assert facts["duplicate_events_dropped"] == 240
+    metadata = ingest_increment(
+        str(night.folder.parent / "arrivals"), tmp_path / "run", night.settings, tmp_path / "again"
+    )
+    assert metadata["new_events"] == 0
+    assert metadata["duplicate_events_dropped"] == 240
 
 
 def test_features_are_published_in_increments(night):
@@ -122,23 +147,31 @@ def test_features_are_published_in_increments(night):
 
 def test_the_test_part_is_later_than_all_that_either_bundle_was_trained_on(night):
     examples = read_examples(night.paths["examples"])
-    moments = {part: group["moment"] for part, group in examples.groupby("part")}
-    known = pd.Timestamp(Tables.load(night.paths["tables"]).facts[KNOWN_UNTIL])
+    moments = {part: group["moment"] for part, group in examples.groupby("split")}
+    known = pd.Timestamp(Tables.load(night.paths["tables"]).metadata[KNOWN_UNTIL])
     assert max(moments["train"].max(), known) < moments["validation"].min() < moments["test"].min()
     plan = Plan.load(night.paths["plan"])
     assert pd.Timestamp(plan.trained_until) == moments["train"].max()
     events = Tables.load(night.paths["tables"]).events
-    for row in examples[examples["part"] == "test"].head(10).itertuples():
-        past = events[(events["user_id"] == row.user_id) & (events["timestamp"] < row.moment)]["item_id"].tolist()
+    for row in examples[examples["split"] == "test"].head(10).itertuples():
+        past = events[(events["user_id"] == row.user_id) & (events["timestamp"] < row.moment)][
+            "item_id"
+        ].tolist()
         assert list(row.history) == past[-len(row.history) :]
 
 
 def test_no_old_item_moves_and_the_backbone_stays_while_the_adapter_learns(night):
     plan = Plan.load(night.paths["plan"])
-    assert (plan.action, plan.reasons, sorted(plan.new_items)) == (ANNEAL, [], ["fresh-0", "fresh-1"])
+    assert (plan.action, plan.reasons, sorted(plan.new_items)) == (
+        ANNEAL,
+        [],
+        ["fresh-0", "fresh-1"],
+    )
     old = ItemIndex.load(night.place.folder / "bundle" / "item_index.parquet")
     new = ItemIndex.load(night.paths["index"])
-    assert {item: new.tokens(item) for item in old.item_ids} == {item: old.tokens(item) for item in old.item_ids}
+    assert {item: new.tokens(item) for item in old.item_ids} == {
+        item: old.tokens(item) for item in old.item_ids
+    }
     assert new.continues(old.checksum)
     before, after = night.place.folder / "bundle", night.paths["bundle"]
     weights = "backbone/model.safetensors"
@@ -172,10 +205,17 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
     later = later.assign(timestamp=later["timestamp"] + pd.Timedelta(days=40))
     more.mkdir()
     later.to_csv(more / "events.csv", index=False)
-    broken = ["nightly.learning_rate=5.0", "nightly.epochs=5", "neighbours.weights=[0.0]", "promotion.tolerance=0.2"]
+    broken = [
+        "refresh.learning_rate=5.0",
+        "refresh.epochs=5",
+        "item_prior.weights=[0.0]",
+        "promotion.tolerance=0.2",
+    ]
     worse = Night(place, more, night.folder.parent / "worse", *broken)
     running = Bundle.load(place.bundle).version
-    assert ItemIndex.load(worse.paths["index"]).continues(ItemIndex.load(place.before / "item_index.parquet").checksum)
+    assert ItemIndex.load(worse.paths["index"]).continues(
+        ItemIndex.load(place.before / "item_index.parquet").checksum
+    )
     figures, verdict = worse.promote()
     assert (verdict["outcome"], figures["promoted"]) == ("refused", 0.0)
     assert any(reason.startswith("ndcg@10: ") for reason in verdict["reasons"])
@@ -184,15 +224,20 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
     assert read_json(place.tables / "facts.json")["new_items"] == 0  # but the log goes on
     # Refused, the night can be made again, or waits for the next: its events are still new to what is running.
     again = Tables.load(place.tables)
-    facts = arrive(str(more), place.folder, worse.settings, night.folder.parent / "again")
-    assert facts["new_events"] == 0
-    assert (
-        facts[KNOWN_UNTIL]
-        == read_json(place.bundle / "manifest.json")["data"]["last_event"]
-        < again.facts["last_event"]
+    metadata = ingest_increment(
+        str(more), place.folder, worse.settings, night.folder.parent / "again"
     )
-    parts = assign_parts(Tables.load(night.folder.parent / "again"), worse.settings.data)["part"]
-    assert parts.tolist() == assign_parts(Tables.load(worse.paths["tables"]), worse.settings.data)["part"].tolist()
+    assert metadata["new_events"] == 0
+    assert (
+        metadata[KNOWN_UNTIL]
+        == read_json(place.bundle / "manifest.json")["data"]["last_event"]
+        < again.metadata["last_event"]
+    )
+    parts = assign_splits(Tables.load(night.folder.parent / "again"), worse.settings.data)["split"]
+    assert (
+        parts.tolist()
+        == assign_splits(Tables.load(worse.paths["tables"]), worse.settings.data)["split"].tolist()
+    )
     assert place.take_back() == "running"
     assert Bundle.load(place.bundle).version == was
 
@@ -205,10 +250,12 @@ def test_drift_beyond_its_limit_builds_anew_unless_it_is_not_to(night):
     assert drift["items new since the build"] == {"found": 0.2, "most": 0.25}
     reasons = _reasons(drift, night.settings)
     assert reasons == []
-    tight = replace(night.settings, nightly=replace(night.settings.nightly, max_unfit=0.3))
-    assert _reasons(_drift(tables, small, 12, 0.5, tight), tight) == ["paths that no longer fit: 0.500, at most 0.3"]
-    for rebuild, expected in (("always", ["nightly.rebuild = always"]), ("never", [])):
-        settings = replace(night.settings, nightly=replace(night.settings.nightly, rebuild=rebuild))
+    tight = night.settings.replace(refresh=night.settings.refresh.replace(max_unfit=0.3))
+    assert _reasons(_drift(tables, small, 12, 0.5, tight), tight) == [
+        "paths that no longer fit: 0.500, at most 0.3"
+    ]
+    for rebuild, expected in (("always", ["refresh.rebuild = always"]), ("never", [])):
+        settings = night.settings.replace(refresh=night.settings.refresh.replace(rebuild=rebuild))
         assert _reasons(drift, settings) == expected
     assert read_json(night.paths["bundle"] / NIGHT)["action"] != BUILD
 
@@ -217,10 +264,10 @@ def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, 
     for part in ("bundle", "tables", "features"):
         shutil.copytree(run.folder / part, tmp_path / "run" / part)
     place = RunFolder(tmp_path / "run")
-    few = ["nightly.rebuild=always", "tuning.epochs=1", "tuning.language_items=5"]
+    few = ["refresh.rebuild=always", "tuning.epochs=1", "tuning.language_items=5"]
     built = Night(place, night.folder.parent / "arrivals", tmp_path / "night", *few)
     plan = standing(built.paths["bundle"])
-    assert (plan.action, plan.reasons) == (BUILD, ["nightly.rebuild = always"])
+    assert (plan.action, plan.reasons) == (BUILD, ["refresh.rebuild = always"])
     assert plan.built_until == read_json(built.paths["tables"] / "facts.json")["last_event"]
     index = ItemIndex.load(built.paths["index"])
     assert {"fresh-0", "fresh-1"} <= set(index.item_ids)
@@ -228,7 +275,10 @@ def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, 
     assert not index.continues(ItemIndex.load(place.bundle / "item_index.parquet").checksum)
     _, verdict = built.promote()
     assert verdict["running"]  # it is compared like any other
-    assert "Everything was built anew: nightly.rebuild = always" in built.paths["report.html"].read_text()
+    assert (
+        "Everything was built anew: refresh.rebuild = always"
+        in built.paths["report.html"].read_text()
+    )
 
 
 def test_the_shift_is_none_for_more_of_the_same_and_large_for_another_shop(tmp_path):
@@ -237,7 +287,10 @@ def test_the_shift_is_none_for_more_of_the_same_and_large_for_another_shop(tmp_p
     def shift(late_items, late_hours):
         early = [("u", f"i{n % 20}", start + pd.Timedelta(hours=10 * n)) for n in range(2000)]
         middle = early[-1][2]
-        late = [("v", item, middle + pd.Timedelta(hours=late_hours * (n + 1))) for n, item in enumerate(late_items)]
+        late = [
+            ("v", item, middle + pd.Timedelta(hours=late_hours * (n + 1)))
+            for n, item in enumerate(late_items)
+        ]
         folder = tmp_path / f"{late_hours}-{late_items[1]}"
         folder.mkdir()
         events = pd.DataFrame([*early, *late], columns=["user_id", "item_id", "timestamp"])
@@ -257,4 +310,4 @@ def test_a_log_without_a_clock_has_no_nights(tmp_path, settings):
     (tmp_path / "run" / "tables").mkdir(parents=True)
     (tmp_path / "run" / "tables" / "facts.json").write_text("{}")
     with pytest.raises(UserError, match="an order but no clock"):
-        arrive("anywhere", tmp_path / "run", settings, tmp_path / "out")
+        ingest_increment("anywhere", tmp_path / "run", settings, tmp_path / "out")

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from decoding_reference import CheapModel, assert_same_ranking, best_of, brute_force, logits_by, random_paths
+from decoding_reference import (
+    CheapModel,
+    assert_same_ranking,
+    best_of,
+    brute_force,
+    logits_by,
+    random_paths,
+)
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -11,16 +18,18 @@ from scipy.sparse import csr_matrix
 
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
-from eager_llm.decoding.prior import PriorOf
-from eager_llm.decoding.prompts import RereadPrompts
+from eager_llm.decoding.item_prior import ItemPriorFactory
+from eager_llm.decoding.prompt_attention import RereadPrompts
 from eager_llm.decoding.trie import Trie
-from eager_llm.encoders.neighbours import Neighbours
+from eager_llm.item_prior.table import ItemPriorTable
 
 DECAY, FLOOR = 0.5, 0.2
 
 
 def neighbours(table, weight):
-    return Neighbours(csr_matrix(np.asarray(table, dtype=np.float32)), (DECAY,), 1.0, FLOOR, weight)
+    return ItemPriorTable(
+        csr_matrix(np.asarray(table, dtype=np.float32)), (DECAY,), 1.0, FLOOR, weight
+    )
 
 
 def obvious_prior(table, history):
@@ -49,7 +58,12 @@ def fused_beam_search(logits, paths, prompt, beams, prior, weight):
             tokens = sorted({item[level] for item in items if item[:level] == path})
             for token in tokens:
                 gain = weight * float(np.log(mass((*path, token)) / mass(path)))
-                grown.append(((*path, token), score + (step[token] - step[tokens].logsumexp(0)).item() + gain))
+                grown.append(
+                    (
+                        (*path, token),
+                        score + (step[token] - step[tokens].logsumexp(0)).item() + gain,
+                    )
+                )
         kept = sorted(grown, key=lambda pair: -pair[1])[:beams]
     return [(items.index(path), score) for path, score in kept]
 
@@ -69,12 +83,14 @@ def test_any_prior_equals_the_references(items, levels, labels, seed, weight):
     table = rng.random((items, items)) * (rng.random((items, items)) < 0.3)
     model = CheapModel(int(paths.max()) + 2, seed)
     trie = Trie.build(paths)
-    prior_of = PriorOf(trie, neighbours(table, weight))
+    prior_of = ItemPriorFactory(trie, neighbours(table, weight))
     histories = [rng.integers(items, size=length).tolist() for length in (0, 1, 4)]
     prompts = [rng.integers(0, 3, size=2).tolist() for _ in histories]
     priors = [obvious_prior(table, history) for history in histories]
     for beams in (items, max(1, items // 3)):
-        found = beam_search(model, trie, prompts, beams, "allowed", reader=RereadPrompts, prior=prior_of(histories))
+        found = beam_search(
+            model, trie, prompts, beams, "allowed", reader=RereadPrompts, prior=prior_of(histories)
+        )
         for rows, scores, prompt, prior in zip(*found, prompts, priors, strict=True):
             if beams == items:
                 exact = brute_force(logits_by(model), paths, prompt, "allowed").detach().numpy()
@@ -90,18 +106,24 @@ def test_a_filter_changes_no_score():
     table = rng.random((len(paths), len(paths))).astype(np.float32)
     trie, passes = Trie.build(paths), rng.random(len(paths)) < 0.4
     model = CheapModel(int(paths.max()) + 2, 0)
-    prior = PriorOf(trie, neighbours(table, 1.0))([[3, 4]])
-    every = beam_search(model, trie, [[1]], len(paths), "allowed", reader=RereadPrompts, prior=prior)
+    prior = ItemPriorFactory(trie, neighbours(table, 1.0))([[3, 4]])
+    every = beam_search(
+        model, trie, [[1]], len(paths), "allowed", reader=RereadPrompts, prior=prior
+    )
     constraint = MaskCache(trie, lambda _: passes, batch=1).constraint(["half"], [[]])
-    some = beam_search(model, trie, [[1]], len(paths), "allowed", constraint, RereadPrompts, prior=prior)
-    kept = [(i, s) for i, s in zip(every[0][0].tolist(), every[1][0].tolist(), strict=True) if passes[i]]
+    some = beam_search(
+        model, trie, [[1]], len(paths), "allowed", constraint, RereadPrompts, prior=prior
+    )
+    kept = [
+        (i, s) for i, s in zip(every[0][0].tolist(), every[1][0].tolist(), strict=True) if passes[i]
+    ]
     live = some[1][0] > -torch.inf
     assert_same_ranking(some[0][0][live].tolist(), some[1][0][live].tolist(), kept)
 
 
 def test_without_weight_there_is_no_prior():
     paths = random_paths(np.random.default_rng(0), 10, 2, 5)
-    assert PriorOf(Trie.build(paths), neighbours(np.eye(len(paths)), 0.0))([[1]]) is None
+    assert ItemPriorFactory(Trie.build(paths), neighbours(np.eye(len(paths)), 0.0))([[1]]) is None
 
 
 @pytest.mark.parametrize("normalise", ["vocabulary", "level"])
@@ -110,8 +132,10 @@ def test_with_other_definitions_of_the_score_the_prior_counts_as_much(normalise)
     paths = random_paths(rng, 25, 3, 5)
     table = rng.random((len(paths), len(paths)))
     model, trie = CheapModel(int(paths.max()) + 2, 3), Trie.build(paths)
-    prior_of = PriorOf(trie, neighbours(table, 0.7))
-    found = beam_search(model, trie, [[1, 2]], len(paths), normalise, reader=RereadPrompts, prior=prior_of([[5]]))
+    prior_of = ItemPriorFactory(trie, neighbours(table, 0.7))
+    found = beam_search(
+        model, trie, [[1, 2]], len(paths), normalise, reader=RereadPrompts, prior=prior_of([[5]])
+    )
     exact = brute_force(logits_by(model), paths, [1, 2], normalise).detach().numpy()
     expected = best_of(exact + 0.7 * np.log(obvious_prior(table, [5])))
     assert_same_ranking(found[0][0].tolist(), found[1][0].tolist(), expected, tolerance=1e-4)

@@ -2,20 +2,35 @@
 
 import shutil
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import plain_examples
 from safetensors.torch import load_file, save_file
 
-from eager_llm.bundle import MANIFEST, Bundle, verify_bundle
-from eager_llm.catalogue.tables import Tables
-from eager_llm.errors import UserError
+from eager_llm.bundle.bundle import MANIFEST, Bundle, verify_bundle
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import read_json, sha256_file, write_json
+from eager_llm.data.tables import Tables
 from eager_llm.evaluation.metrics import gains, ranking_metrics, target_places
-from eager_llm.files import read_json, sha256_file, write_json
-from eager_llm.promotion.compare import NEW, RUNNING, Check, Comparison, _check, _latency, compare, ranking
-from eager_llm.promotion.verdict import FIRST, PROMOTED, REFUSED, PromotionPage, judge, render_promotion
+from eager_llm.release.compare import (
+    NEW,
+    RUNNING,
+    Check,
+    Comparison,
+    _check,
+    _latency,
+    compare,
+    ranking,
+)
+from eager_llm.release.verdict import (
+    FIRST,
+    PROMOTED,
+    REFUSED,
+    PromotionPage,
+    judge,
+    render_promotion,
+)
 from eager_llm.settings import PromotionSettings, Settings
 
 # Of timings nothing is to be learned on a machine that tests keep busy.
@@ -63,9 +78,13 @@ def test_a_bundle_is_no_worse_than_itself(loaded):
     assert (verdict.outcome, verdict.reasons) == (PROMOTED, [])
 
 
-def test_an_adapter_and_evidence_that_were_broken_are_refused_for_the_recommendations_alone(run, loaded, tmp_path):
+def test_an_adapter_and_evidence_that_were_broken_are_refused_for_the_recommendations_alone(
+    run, loaded, tmp_path
+):
     bundle, examples = loaded
-    worse = changed(run, tmp_path / "worse", "adapter/adapter_model.safetensors", lambda w: w * 50 + 1)
+    worse = changed(
+        run, tmp_path / "worse", "adapter/adapter_model.safetensors", lambda w: w * 50 + 1
+    )
     worse.recommender.weigh(None)
     found = compare(bundle, worse, examples, QUICK, 0)
     failed = {name for name, check in by_name(found).items() if not check.passed}
@@ -83,7 +102,7 @@ def test_a_backbone_that_lost_its_language_is_refused_for_that(run, loaded, tmp_
         run, tmp_path / "mute", "backbone/model.safetensors",
         lambda w: w + 2 * w.std() * w.new_tensor(noise.normal(size=w.shape)) if w.ndim > 1 else w,
     )  # fmt: skip
-    found = by_name(compare(bundle, worse, examples, replace(QUICK, tolerance=1.0), 0))
+    found = by_name(compare(bundle, worse, examples, QUICK.replace(tolerance=1.0), 0))
     assert not found["perplexity of unseen texts, log by character"].passed
     assert found[METRIC].passed  # all may be lost
 
@@ -108,7 +127,9 @@ def test_an_item_that_is_not_answered_is_a_miss():
     ("worst", "tolerance", "passed"),
     [(-0.04, 0.05, True), (-0.06, 0.05, False), (0.01, 0.0, True), (-np.inf, 1.0, False)],
 )
-def test_what_cannot_be_told_from_a_loss_beyond_the_tolerance_does_not_pass(worst, tolerance, passed):
+def test_what_cannot_be_told_from_a_loss_beyond_the_tolerance_does_not_pass(
+    worst, tolerance, passed
+):
     check = Check("ndcg@10", 0.5, 0.49, worst, tolerance, "40 users")
     assert check.passed is passed
     assert judge(Comparison([check], {}), "a", "b").outcome == (PROMOTED if passed else REFUSED)
@@ -130,7 +151,7 @@ def test_the_first_bundle_has_nothing_to_be_compared_with():
 def test_without_a_test_part_there_is_no_comparison(loaded):
     bundle, examples = loaded
     with pytest.raises(UserError, match="no test part"):
-        compare(bundle, bundle, examples[examples["part"] == "train"], QUICK, 0)
+        compare(bundle, bundle, examples[examples["split"] == "train"], QUICK, 0)
 
 
 def test_the_page_names_the_reasons_the_drift_and_the_commands(loaded):
@@ -139,7 +160,9 @@ def test_the_page_names_the_reasons_the_drift_and_the_commands(loaded):
     plan = {"action": "build", "reasons": ["shift of the pauses: 0.4"], "new_items": [],
             "drift": {"shift of the pauses": {"found": 0.4, "most": 0.25}}}  # fmt: skip
     page = render_promotion(
-        PromotionPage(verdict, {"source": "a shop"}, plan, [check], {}, {}, 0.95, ["helm upgrade shop"])
+        PromotionPage(
+            verdict, {"source": "a shop"}, plan, [check], {}, {}, 0.95, ["helm upgrade shop"]
+        )
     )
     for text in (
         "new-2: refused",
@@ -161,7 +184,7 @@ def test_only_a_loss_of_time_that_is_certain_is_refused(monkeypatch, slower, pas
         pause = next(pauses)
         return lambda _: time.sleep(pause)
 
-    monkeypatch.setattr("eager_llm.promotion.compare._asker", asker)
+    monkeypatch.setattr("eager_llm.release.compare._asker", asker)
     settings = PromotionSettings(latency_requests=10, resamples=200)
     check = _latency(None, None, [["a"]] * 10, settings, seed=0)
     assert check.passed == passed

@@ -7,15 +7,15 @@ import pytest
 from conftest import make_small
 from decoding_reference import assert_same_ranking, best_of, brute_force, logits_by
 
+from eager_llm.backbone.loading import held_out_items, load_tuned, save_tuned
+from eager_llm.core.errors import UserError
 from eager_llm.decoding.filters import Between, OneOf
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.decoding.trie import Trie
-from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.versions import assign_items
+from eager_llm.prompts.builder import item_tokens
 from eager_llm.settings import DecodingSettings
-from eager_llm.tuning.backbone import load_tuned, save_tuned, unread_items
-from eager_llm.tuning.tasks import item_tokens
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def expected(small, request):
     """The filtered ranking of every item, by brute force."""
     rows = [small.index.rows[item] for item in request.history]
     prompt = small.book.prompt(rows[-20:])
-    exact = brute_force(logits_by(small.model), small.book.item_tokens, prompt, small.recommender.settings.normalise)
+    exact = brute_force(
+        logits_by(small.model), small.book.item_tokens, prompt, small.recommender.settings.normalise
+    )
     allowed = small.recommender.columns.passing(request.filter)
     if request.exclude_history:
         allowed[rows] = False
@@ -46,10 +48,16 @@ def test_a_batch_of_unlike_requests_is_answered_as_by_brute_force(small):
         Request(ids[:7], k=40, beams=everything, exclude_history=True),
         Request(ids[:2], k=5, beams=everything, filter=frozenset([brand(small)])),
         Request(
-            ids[5:30], k=100, beams=everything, filter=frozenset([brand(small, deny=True), Between("price", most=30)])
+            ids[5:30],
+            k=100,
+            beams=everything,
+            filter=frozenset([brand(small, deny=True), Between("price", most=30)]),
         ),
         Request(
-            ids[3:9], k=everything + 50, exclude_history=True, filter=frozenset([OneOf("item_id", tuple(ids[:20]))])
+            ids[3:9],
+            k=everything + 50,
+            exclude_history=True,
+            filter=frozenset([OneOf("item_id", tuple(ids[:20]))]),
         ),
         Request(ids[:1], k=everything),
     ]
@@ -58,7 +66,9 @@ def test_a_batch_of_unlike_requests_is_answered_as_by_brute_force(small):
         ranking = expected(small, request)
         assert_same_ranking(*map(list, zip(*answer.items, strict=True)), ranking[: request.k])
         assert (answer.reason is None) == (len(ranking) >= request.k)
-        for alone, together in zip(small.recommender.answer([request])[0].items, answer.items, strict=True):
+        for alone, together in zip(
+            small.recommender.answer([request])[0].items, answer.items, strict=True
+        ):
             assert alone[1] == pytest.approx(together[1], abs=1e-5)
 
 
@@ -66,7 +76,9 @@ def test_a_filter_changes_no_score(small):
     history = small.index.item_ids[:3]
     everything = len(small.index.item_ids)
     scores = dict(small.recommender.answer([Request(history, k=everything)])[0].items)
-    filtered = small.recommender.answer([Request(history, k=everything, filter=frozenset([brand(small)]))])[0].items
+    filtered = small.recommender.answer(
+        [Request(history, k=everything, filter=frozenset([brand(small)]))]
+    )[0].items
     for item, score in filtered:
         assert score == pytest.approx(scores[item], abs=1e-5)
 
@@ -75,7 +87,9 @@ def test_few_beams_still_find_every_item_that_passes(small):
     ids = small.index.item_ids
     for passing in (1, 4, 20):
         chosen = np.random.default_rng(passing).permutation(ids)[:passing].tolist()
-        request = Request(ids[:5], k=passing, beams=1, filter=frozenset([OneOf("item_id", tuple(chosen))]))
+        request = Request(
+            ids[:5], k=passing, beams=1, filter=frozenset([OneOf("item_id", tuple(chosen))])
+        )
         answer = small.recommender.answer([request])[0]
         assert sorted(item for item, _ in answer.items) == sorted(chosen)
         assert answer.reason is None
@@ -83,13 +97,20 @@ def test_few_beams_still_find_every_item_that_passes(small):
 
 def test_an_empty_or_short_answer_says_why(small):
     ids = small.index.item_ids
-    ask = lambda *arguments, **options: small.recommender.answer([Request(*arguments, **options)])[0]  # noqa: E731
+
+    def ask(*arguments, **options):
+        return small.recommender.answer([Request(*arguments, **options)])[0]
+
     nobody = frozenset([OneOf("brand", ("Nobody",))])
-    assert ask(ids[:2], filter=nobody) == type(ask([]))([], "no items are in the index with brand = Nobody")
+    assert ask(ids[:2], filter=nobody) == type(ask([]))(
+        [], "no items are in the index with brand = Nobody"
+    )
     one = frozenset([OneOf("item_id", (ids[0],))])
     answer = ask(ids[:2], filter=one, exclude_history=True)
     assert answer.items == []
-    assert answer.reason == f"1 item is in the index with item_id = {ids[0]}, 1 of them in the history"
+    assert (
+        answer.reason == f"1 item is in the index with item_id = {ids[0]}, 1 of them in the history"
+    )
     answer = ask(ids[:2], k=len(ids) + 1)
     assert len(answer.items) == len(ids)
     assert answer.reason == f"{len(ids)} items are in the index"
@@ -112,7 +133,9 @@ def test_answers_do_not_depend_on_who_shares_the_batch(small):
     histories = [small.index.item_ids[:n] for n in (1, 12, 3, 0, 7)]
     together = small.recommender.recommend(histories, 10)
     for history, answer in zip(histories, together, strict=True):
-        assert_same_ranking(*map(list, zip(*answer, strict=True)), small.recommender.recommend([history], 10)[0])
+        assert_same_ranking(
+            *map(list, zip(*answer, strict=True)), small.recommender.recommend([history], 10)[0]
+        )
 
 
 def test_requests_from_many_threads_do_not_meet_in_the_caches(small):
@@ -120,7 +143,10 @@ def test_requests_from_many_threads_do_not_meet_in_the_caches(small):
     recommender = Recommender(small.model, small.book, small.index, settings, 20)
     recommender.masks.capacity = 3  # two filters: others are replaced all the time
     ids = small.index.item_ids
-    requests = [Request(ids[:2], k=3, filter=frozenset([OneOf("item_id", tuple(ids[n : n + 3]))])) for n in range(24)]
+    requests = [
+        Request(ids[:2], k=3, filter=frozenset([OneOf("item_id", tuple(ids[n : n + 3]))]))
+        for n in range(24)
+    ]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda request: recommender.answer([request])[0], requests))
     for number, answer in enumerate(answers):
@@ -144,7 +170,9 @@ def test_scores_over_the_allowed_tokens_are_a_distribution_over_the_items(small)
 
 def other_index(index):
     """An index of the same items and tokens, with other paths."""
-    return ItemIndex(index.item_ids, index.codes[::-1].copy(), index.sources, index.branching, index.centroids)
+    return ItemIndex(
+        index.item_ids, index.codes[::-1].copy(), index.sources, index.branching, index.centroids
+    )
 
 
 def test_an_index_and_a_trie_that_do_not_belong_together_are_refused(small):
@@ -153,13 +181,17 @@ def test_an_index_and_a_trie_that_do_not_belong_together_are_refused(small):
         Recommender(small.model, small.book, small.index, DecodingSettings(), 20, trie)
 
 
-def test_an_index_and_a_model_that_do_not_belong_together_are_refused(small, settings, shop, tmp_path):
+def test_an_index_and_a_model_that_do_not_belong_together_are_refused(
+    small, settings, shop, tmp_path
+):
     save_tuned(small.model, small.book.tokenizer, small.index, tmp_path)
     load_tuned(tmp_path, small.index)
     with pytest.raises(UserError, match="the model was tuned on another item index"):
         load_tuned(tmp_path, other_index(small.index))
     codes = np.concatenate([small.index.codes, small.index.codes[:, :1]], axis=1)
-    longer = ItemIndex(small.index.item_ids, codes, (*small.index.sources, "behaviour"), small.index.branching)
+    longer = ItemIndex(
+        small.index.item_ids, codes, (*small.index.sources, "behaviour"), small.index.branching
+    )
     with pytest.raises(UserError, match="the tokenizer does not know <"):
         item_tokens(small.book.tokenizer, longer)
     shorter = make_small(shop, settings)
@@ -168,13 +200,17 @@ def test_an_index_and_a_model_that_do_not_belong_together_are_refused(small, set
         Recommender(shorter.model, shorter.book, shorter.index, DecodingSettings(), 20)
 
 
-def test_a_model_goes_with_later_versions_of_its_index_that_moved_nothing_and_with_no_other(small, tmp_path):
-    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path, unread=[3, 1])
-    assert unread_items(tmp_path) == [small.index.item_ids[1], small.index.item_ids[3]]
+def test_a_model_goes_with_later_versions_of_its_index_that_moved_nothing_and_with_no_other(
+    small, tmp_path
+):
+    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path, held_out=[3, 1])
+    assert held_out_items(tmp_path) == [small.index.item_ids[1], small.index.item_ids[3]]
     rng = np.random.default_rng(1)
     new = {source: rng.normal(size=(2, 8)).astype(np.float32) for source in small.index.sources}
     second = assign_items(small.index, ["new-1", "new-2"], new)
-    third = assign_items(second, ["new-3"], {source: points[:1] * 2 for source, points in new.items()})
+    third = assign_items(
+        second, ["new-3"], {source: points[:1] * 2 for source, points in new.items()}
+    )
     for index in (small.index, second, third):
         model, tokenizer = load_tuned(tmp_path, index)
         assert item_tokens(tokenizer, index).max() < model.get_input_embeddings().num_embeddings

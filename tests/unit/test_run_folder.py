@@ -2,8 +2,8 @@
 
 import pytest
 
-from eager_llm.errors import UserError
-from eager_llm.run_folder import RunFolder
+from eager_llm.core.errors import UserError
+from eager_llm.release.run_folder import RunFolder
 
 
 def bundle(folder, text):
@@ -49,7 +49,7 @@ def test_taking_back_a_candidate_leaves_what_is_running(tmp_path):
 
 def test_nights_are_numbered_on(tmp_path):
     place = RunFolder(tmp_path)
-    assert place.next_night().name == "0001"
-    place.next_night().mkdir(parents=True)
+    assert place.next_refresh().name == "0001"
+    place.next_refresh().mkdir(parents=True)
     (tmp_path / "nights" / "notes").mkdir()
-    assert place.next_night().name == "0002"
+    assert place.next_refresh().name == "0002"

@@ -1,12 +1,14 @@
 import pytest
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings, describe
 
 
 def test_all_mistakes_are_reported_at_once_with_value_and_fix():
     with pytest.raises(UserError) as error:
-        Settings.from_dict({"seed": -1, "tuning": {"epochs": "many", "speed": 3}, "data": {"split": "random"}})
+        Settings.from_dict(
+            {"seed": -1, "tuning": {"epochs": "many", "speed": 3}, "data": {"split": "random"}}
+        )
     text = str(error.value)
     assert "seed = -1: must be at least 0" in text
     assert "tuning.epochs = 'many': expected int" in text
@@ -20,11 +22,19 @@ def test_values_that_travelled_as_json_are_whole_again():
 
 
 def test_overrides_reach_nested_sections_and_lists():
-    made = Settings.read(None, ["tuning.tasks.seqrec=0.5", "index.sources=behaviour", "tuning.learning_rate=1e-3"])
-    assert (made.tuning.tasks.seqrec, made.index.sources, made.tuning.learning_rate) == (0.5, ["behaviour"], 1e-3)
+    made = Settings.read(
+        None, ["tuning.tasks.seqrec=0.5", "index.sources=behaviour", "tuning.learning_rate=1e-3"]
+    )
+    assert (made.tuning.tasks.seqrec, made.index.sources, made.tuning.learning_rate) == (
+        0.5,
+        ["behaviour"],
+        1e-3,
+    )
 
 
-@pytest.mark.parametrize("override", ["tuning.epochs", "seed.x=1", "index.sources=semantic,semantic", "index.sources="])
+@pytest.mark.parametrize(
+    "override", ["tuning.epochs", "seed.x=1", "index.sources=semantic,semantic", "index.sources="]
+)
 def test_broken_overrides_are_refused(override):
     with pytest.raises(UserError):
         Settings.read(None, ["seed=1", override])

@@ -7,14 +7,14 @@ import time
 import pytest
 import torch
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.steps.memory import container_limit, container_usage, watched, within_memory
 
 # A process of its own, since the limit holds for good. Imports come first: they take address space, too.
 BOUNDED = """
 import resource, sys
 import numpy, torch
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.steps.memory import within_memory
 
 @within_memory("tune_model", "tuning.batch_tokens")
@@ -37,7 +37,7 @@ def test_a_step_beyond_its_limit_ends_with_its_name_what_it_had_and_the_setting(
     assert done.returncode == 1
     assert done.stderr.startswith("error: tune_model: out of memory: it had ")
     assert "GiB, the limit of its process" in done.stderr
-    assert "memory_limit of tune_model in pipelines/placement.py" in done.stderr
+    assert "memory_limit of tune_model in pipelines/graphs/placement.py" in done.stderr
     assert "tuning.batch_tokens" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -101,6 +101,8 @@ def test_a_step_near_its_limit_warns_once_before_the_system_ends_it(tmp_path, ca
         time.sleep(1.2)
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert said.startswith("warning: build_index: 1008 MiB of the 1.0 GiB of its container are in use")
+    assert said.startswith(
+        "warning: build_index: 1008 MiB of the 1.0 GiB of its container are in use"
+    )
     assert "memory_limit of build_index" in said
     assert "index.workers" in said

@@ -8,13 +8,13 @@ import fsspec
 import pytest
 from conftest import ROOT, write_csv
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.errors import UserError
-from eager_llm.files import fetch_folder, in_store, store_digest
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import fetch_folder, in_store, store_digest
+from eager_llm.data.demo_shop import demo_shop
 from eager_llm.index.shards import Shards
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest
-from pipelines.local import fingerprint
+from pipelines.runners.local import fingerprint
 
 ENDPOINT = "http://127.0.0.1:9"  # discard: nobody listens there
 
@@ -46,7 +46,15 @@ def test_the_import_yaml_of_a_store_is_read_from_there(tmp_path):
     named = shop.events.rename(columns={"user_id": "customer"})
     named.to_csv(folder / "events.csv", index=False)
     (folder / "import.yaml").write_text("columns: {events: {user_id: customer}}\n")
-    command = [sys.executable, "-m", "eager_llm.cli", "import", folder.as_uri(), "--out", str(tmp_path / "tables")]
+    command = [
+        sys.executable,
+        "-m",
+        "eager_llm.cli.main",
+        "import",
+        folder.as_uri(),
+        "--out",
+        str(tmp_path / "tables"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert folder.as_uri() in done.stdout
@@ -73,12 +81,16 @@ def test_a_log_in_a_store_that_is_away_is_named_and_leaves_nothing(away, tmp_pat
 
 
 def test_embeddings_in_a_store_that_is_away_are_named(away):
-    with pytest.raises(UserError, match=rf"^s3://shop/\*\.npy: the semantic embedding cannot be read: .*{ENDPOINT}"):
+    with pytest.raises(
+        UserError, match=rf"^s3://shop/\*\.npy: the semantic embedding cannot be read: .*{ENDPOINT}"
+    ):
         Shards.find("s3://shop/*.npy", "semantic")
 
 
 def test_nothing_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="memory://nowhere: the bundle cannot be read: nothing is there"):
+    with pytest.raises(
+        UserError, match="memory://nowhere: the bundle cannot be read: nothing is there"
+    ):
         fetch_folder("memory://nowhere", tmp_path / "bundle", "the bundle")
 
 
@@ -104,6 +116,8 @@ def test_a_changed_log_in_a_store_runs_again():
 def test_the_images_that_read_stores_hold_what_speaks_to_s3():
     import tomllib
 
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     for name in ("data", "training", "serving"):
         assert any(wanted.startswith("s3fs") for wanted in extras[name]), json.dumps(extras[name])

@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from eager_llm.core.errors import UserError
 from eager_llm.decoding.trie import Trie, paths_digest
-from eager_llm.errors import UserError
 
 
 def walk(trie):
@@ -29,12 +29,16 @@ def walk(trie):
     found = {}
     for node, path in frontier:
         leaf = node - trie.level_start[trie.depth]
-        tail = [int(trie.tokens[trie.depth + step][label]) for step, label in enumerate(trie.tail[leaf])]
+        tail = [
+            int(trie.tokens[trie.depth + step][label]) for step, label in enumerate(trie.tail[leaf])
+        ]
         found[(*path, *tail)] = int(trie.leaf_item[leaf])
     return found
 
 
-@given(st.integers(1, 40), st.integers(1, 4), st.integers(2, 5), st.integers(0, 10**6), st.booleans())
+@given(
+    st.integers(1, 40), st.integers(1, 4), st.integers(2, 5), st.integers(0, 10**6), st.booleans()
+)
 @hypothesis_settings(max_examples=150, deadline=None)
 def test_the_trie_walks_to_every_item_and_nowhere_else(items, levels, labels, seed, scattered):
     paths = random_paths(np.random.default_rng(seed), items, levels, labels)
@@ -56,7 +60,9 @@ def test_paths_too_long_for_one_key_are_sorted_as_well():
 def test_nodes_end_where_paths_stop_branching():
     rng = np.random.default_rng(0)
     first = np.stack([np.arange(100) // 10, np.arange(100) % 10], axis=1)
-    trie = Trie.build(np.concatenate([first, rng.permutation(first), rng.permutation(first)], axis=1))
+    trie = Trie.build(
+        np.concatenate([first, rng.permutation(first), rng.permutation(first)], axis=1)
+    )
     assert (trie.levels, trie.depth, trie.tail.shape) == (6, 2, (100, 4))
     assert trie.nodes == 1 + 10 + 100
 
@@ -78,7 +84,9 @@ def test_a_saved_trie_comes_back_and_is_mapped_not_read(tmp_path):
     loaded = Trie.load(tmp_path / "trie.safetensors")
     assert walk(loaded) == walk(trie)
     assert (loaded.digest, loaded.widest) == (paths_digest(paths), trie.widest)
-    assert "trie.safetensors" in Path("/proc/self/maps").read_text(), "the file is not mapped into memory"
+    assert "trie.safetensors" in Path("/proc/self/maps").read_text(), (
+        "the file is not mapped into memory"
+    )
 
 
 def test_a_file_that_is_no_trie_is_refused(tmp_path):
@@ -91,8 +99,8 @@ def test_a_file_that_is_no_trie_is_refused(tmp_path):
     trie = Trie.build(random_paths(np.random.default_rng(1), 5, 2, 3))
     trie.save(path)
     with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["eager_llm_trie"])
-    trie._facts = {**facts, "schema_version": 9}
+        metadata = json.loads(file.metadata()["eager_llm_trie"])
+    trie._facts = {**metadata, "schema_version": 9}
     trie.save(path)
     with pytest.raises(UserError, match="trie version 9; expected 1"):
         Trie.load(path)

@@ -5,15 +5,15 @@ import pytest
 import torch
 from conftest import make_small
 
-from eager_llm.errors import UserError
+from eager_llm.backbone.loading import hidden_states, load_tuned, logits_of, save_tuned
+from eager_llm.core.errors import UserError
+from eager_llm.prompts.builder import PromptBuilder, Trajectory, thinned, trajectories
+from eager_llm.prompts.templates import DEFAULT_FILE, read_templates
 from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning import trainer
-from eager_llm.tuning.backbone import hidden_states, load_tuned, logits_of, save_tuned
 from eager_llm.tuning.batches import collate, plan_batches
-from eager_llm.tuning.contrast import info_nce
-from eager_llm.tuning.phrasings import DEFAULT_FILE, read_tasks
+from eager_llm.tuning.global_contrast import info_nce
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import TaskBook, Trajectory, thinned, trajectories
 
 
 def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
@@ -24,7 +24,7 @@ def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
         assert len(found) == len(train) // 2
         assert all(any(example.learn) for example in found)
         answers_items = task in ("seqrec", "item2index", "itemsearch")
-        assert all(example.closings for example in found) or not answers_items
+        assert all(example.item_end_positions for example in found) or not answers_items
 
 
 def test_tasks_that_need_intentions_are_left_out_without_them(small, examples):
@@ -35,10 +35,10 @@ def test_tasks_that_need_intentions_are_left_out_without_them(small, examples):
 
 def test_trajectories_hold_only_the_training_part(small, shop, examples):
     train = trajectories(examples, small.index, shop.intentions)
-    future = examples[examples["part"] != "train"]
+    future = examples[examples["split"] != "train"]
     wanted = {(u, i) for u, i in zip(future["user_id"], future["item_id"], strict=True)}
     said = {(w.user_id, w.item_id): w.intention for w in shop.intentions.itertuples()}
-    users = examples[examples["part"] == "train"]
+    users = examples[examples["split"] == "train"]
     for user, target, trajectory in zip(users["user_id"], users["item_id"], train, strict=True):
         assert trajectory.items[-1] == small.index.rows[target]
         if (user, target) not in wanted:
@@ -69,19 +69,26 @@ def test_packing_trains_the_same_predictions_as_one_example_a_prefix(small):
     for n, item in enumerate(items):
         prompt = small.book.prompt(items[:n])
         prefix = torch.tensor([prompt + small.book.item_tokens[item].tolist()])
-        alone = logits_of(small.model, hidden_states(small.model, prefix).last_hidden_state).log_softmax(-1)[0]
+        alone = logits_of(
+            small.model, hidden_states(small.model, prefix).last_hidden_state
+        ).log_softmax(-1)[0]
         for level in range(levels):
             token = small.book.item_tokens[item, level]
             place = start + n * levels + level - 1
-            assert log_p[place, token].item() == pytest.approx(alone[len(prompt) + level - 1, token].item(), abs=1e-4)
+            assert log_p[place, token].item() == pytest.approx(
+                alone[len(prompt) + level - 1, token].item(), abs=1e-4
+            )
 
 
 def test_closings_point_at_the_last_token_of_an_item(small, shop, examples):
     train = trajectories(examples, small.index, shop.intentions)
     for example in small.book.epoch(train, TaskSettings(), np.random.default_rng(0)):
-        for position, item in example.closings:
+        for position, item in example.item_end_positions:
             levels = small.index.levels
-            assert example.ids[position - levels + 1 : position + 1] == small.book.item_tokens[item].tolist()
+            assert (
+                example.ids[position - levels + 1 : position + 1]
+                == small.book.item_tokens[item].tolist()
+            )
 
 
 def test_text_answers_can_be_read_back(small, shop):
@@ -123,9 +130,14 @@ def train_both_stages(shop, examples, settings, folder):
 
 
 @pytest.mark.parametrize("dies_at", [("stage-1", 0, 3), ("stage-1", 1, 0), ("stage-2", 0, 2)])
-def test_a_killed_job_goes_on_to_bit_equal_weights(shop, examples, settings, tmp_path, monkeypatch, dies_at):
+def test_a_killed_job_goes_on_to_bit_equal_weights(
+    shop, examples, settings, tmp_path, monkeypatch, dies_at
+):
     settings = Settings.from_dict(
-        {**settings.to_dict(), "tuning": {**settings.to_dict()["tuning"], "batch_tokens": 512, "item_dropout": 0.2}}
+        {
+            **settings.to_dict(),
+            "tuning": {**settings.to_dict()["tuning"], "batch_tokens": 512, "item_dropout": 0.2},
+        }
     )
     monkeypatch.setattr(trainer, "CHECKPOINT_STEPS", 2)
     unbroken = train_both_stages(shop, examples, settings, tmp_path / "unbroken")
@@ -160,7 +172,9 @@ def test_the_best_validated_epoch_is_kept(shop, examples, settings, tmp_path):
     assert all(torch.equal(value, seen[0][name]) for name, value in made.model.state_dict().items())
 
 
-def test_a_saved_model_answers_as_before_and_holds_no_projector(shop, examples, settings, tmp_path, small):
+def test_a_saved_model_answers_as_before_and_holds_no_projector(
+    shop, examples, settings, tmp_path, small
+):
     train = trajectories(examples, small.index, shop.intentions)[:40]
     stage_one(small.model, small.book, train, small.embeddings, settings, tmp_path / "c")
     save_tuned(small.model, small.book.tokenizer, small.index, tmp_path)
@@ -169,22 +183,42 @@ def test_a_saved_model_answers_as_before_and_holds_no_projector(shop, examples, 
     loaded, tokenizer = load_tuned(tmp_path, small.index)
     ids = torch.tensor([small.book.prompt([1, 2, 3])])
     torch.testing.assert_close(
-        hidden_states(loaded, ids).last_hidden_state, hidden_states(adapted, ids).last_hidden_state, rtol=0, atol=0
+        hidden_states(loaded, ids).last_hidden_state,
+        hidden_states(adapted, ids).last_hidden_state,
+        rtol=0,
+        atol=0,
     )
     assert not [name for name in loaded.state_dict() if "contrast" in name or "projector" in name]
-    assert tokenizer.convert_tokens_to_ids("<a_0>") == small.book.tokenizer.convert_tokens_to_ids("<a_0>")
+    assert tokenizer.convert_tokens_to_ids("<a_0>") == small.book.tokenizer.convert_tokens_to_ids(
+        "<a_0>"
+    )
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "line", "said"),
     [
-        ("Name the item of this text: $text", "Name the item of this text: $txt", 9, "unknown placeholder $txt; known"),
+        (
+            "Name the item of this text: $text",
+            "Name the item of this text: $txt",
+            9,
+            "unknown placeholder $txt; known",
+        ),
         ("$intention Item:", "$ Item:", 26, "unknown placeholder $;"),
         ("choices: $history", "choices: $history now", 4, "must be text that ends with $history"),
         ('"prompt": "Whoever', '"promt": "Whoever', 33, "needs a prompt and an answer"),
         ('"answer": "$preference"', '"answer": 7', 31, "the answer must be text"),
-        ('"itemsearch": [', '"itemsearching": [', 25, "unknown task 'itemsearching'; known: seqrec"),
-        ('"prompt": "A shopper chose, oldest first', '"prompt" "A shopper', 20, "neither JSON nor YAML"),
+        (
+            '"itemsearch": [',
+            '"itemsearching": [',
+            25,
+            "unknown task 'itemsearching'; known: seqrec",
+        ),
+        (
+            '"prompt": "A shopper chose, oldest first',
+            '"prompt" "A shopper',
+            20,
+            "neither JSON nor YAML",
+        ),
     ],
 )
 def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line, said):
@@ -193,7 +227,7 @@ def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line
     file = tmp_path / "mine.json"
     file.write_text(text.replace(right, wrong, 1))
     with pytest.raises(UserError) as error:
-        read_tasks(file)
+        read_templates(file)
     assert f"mine.json, line {line}: " in str(error.value)
     assert said in str(error.value)
 
@@ -202,25 +236,33 @@ def test_a_task_without_phrasings_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text('seqrec: [{prompt: "Then: $history", answer: $item}]\n')
     with pytest.raises(UserError, match="item2index has no phrasing to train on"):
-        read_tasks(file)
+        read_templates(file)
     with pytest.raises(UserError, match="nowhere"):
-        read_tasks(tmp_path / "nowhere.json")
+        read_templates(tmp_path / "nowhere.json")
 
 
 def test_held_out_phrasings_and_items_are_never_trained_on(small, shop, examples):
-    unread = frozenset(range(0, len(small.index.item_ids), 3))
-    book = TaskBook(small.book.tokenizer, small.index, shop.items, 12, unread=unread)
+    held_out = frozenset(range(0, len(small.index.item_ids), 3))
+    book = PromptBuilder(small.book.tokenizer, small.index, shop.items, 12, held_out=held_out)
     train = trajectories(examples, small.index, shop.intentions)
-    shares = TaskSettings(0, item2index=2, index2item=2, fusionseqrec=2, itemsearch=0, preferenceobtain=0)
+    shares = TaskSettings(
+        0, item2index=2, index2item=2, fusionseqrec=2, itemsearch=0, preferenceobtain=0
+    )
     seen = [tuple(example.ids) for example in book.epoch(train, shares, np.random.default_rng(0))]
     assert len(seen) > len(train)
     for item in (0, 1):
         title = tuple(book._titles[item])
-        told = [ids for ids in seen if any(ids[n : n + len(title)] == title for n in range(len(ids)))]
-        assert bool(told) == (item not in unread)
+        told = [
+            ids for ids in seen if any(ids[n : n + len(title)] == title for n in range(len(ids)))
+        ]
+        assert bool(told) == (item not in held_out)
     for task in ("item2index", "index2item"):
         asked, answer = book.question(task, 1)
         fields = {*book._titles[1], *book.item_tokens[1].tolist()}
         words = tuple(token for token in asked[1:] if token not in fields)
-        assert words not in {tuple(token for token in ids[1 : len(asked)] if token not in fields) for ids in seen}
-        assert answer == (book.item_tokens[1].tolist() if task == "item2index" else [*book._titles[1], *book._end])
+        assert words not in {
+            tuple(token for token in ids[1 : len(asked)] if token not in fields) for ids in seen
+        }
+        assert answer == (
+            book.item_tokens[1].tolist() if task == "item2index" else [*book._titles[1], *book._end]
+        )

@@ -1,7 +1,5 @@
 """The loss against obvious ways to write it: whole logits, one example a prefix, one large batch, by hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,15 +7,15 @@ from conftest import make_small
 from decoding_reference import tiny_model
 from torch.nn import functional
 
-from eager_llm.errors import UserError
+from eager_llm.backbone.loading import hidden_states, logits_of
+from eager_llm.core.errors import UserError
+from eager_llm.prompts.builder import Example, Trajectory
 from eager_llm.settings import Settings
 from eager_llm.tuning import loss as loss_module
-from eager_llm.tuning.backbone import hidden_states, logits_of
 from eager_llm.tuning.batches import collate
-from eager_llm.tuning.contrast import GlobalContrast
+from eager_llm.tuning.global_contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss, cross_entropy
 from eager_llm.tuning.stages import _job, stage_one
-from eager_llm.tuning.tasks import Example, Trajectory
 from eager_llm.tuning.trainer import _backward
 
 
@@ -30,10 +28,14 @@ def gradients(model, loss):
 def assert_same(found, expected, atol=2e-5):
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], expected[name], atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-@pytest.mark.parametrize("shape", ["llama", "gemma2", "phi", "gpt2"])  # untied; softcapped and tied; biased; tied
+@pytest.mark.parametrize(
+    "shape", ["llama", "gemma2", "phi", "gpt2"]
+)  # untied; softcapped and tied; biased; tied
 @pytest.mark.parametrize("levelwise", [False, True])
 def test_a_few_logits_at_a_time_give_the_whole_loss_and_gradient(shape, levelwise, monkeypatch):
     model = tiny_model(shape, vocabulary=80)
@@ -41,14 +43,22 @@ def test_a_few_logits_at_a_time_give_the_whole_loss_and_gradient(shape, levelwis
     item_tokens = rng.integers(0, 10, size=(30, 3)) + 40 + 12 * np.arange(3)
     levels = Levels(item_tokens, 80) if levelwise else None
     ids = torch.from_numpy(
-        np.concatenate([rng.integers(0, 40, size=(4, 6)), item_tokens[:4], item_tokens[4:8]], axis=1)
+        np.concatenate(
+            [rng.integers(0, 40, size=(4, 6)), item_tokens[:4], item_tokens[4:8]], axis=1
+        )
     )
 
-    hidden, targets = hidden_states(model, ids).last_hidden_state[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    hidden, targets = (
+        hidden_states(model, ids).last_hidden_state[:, :-1].flatten(0, 1),
+        ids[:, 1:].flatten(),
+    )
     logits = logits_of(model, hidden)
     if levelwise:
         for row, target in enumerate(targets.tolist()):
-            over = next((set(column) for column in item_tokens.T.tolist() if target in column), set(range(80)))
+            over = next(
+                (set(column) for column in item_tokens.T.tolist() if target in column),
+                set(range(80)),
+            )
             left_out = torch.zeros(logits.shape, dtype=torch.bool)
             left_out[row, sorted(set(range(80)) - over)] = True
             logits = logits.masked_fill(left_out, -torch.inf)
@@ -56,14 +66,18 @@ def test_a_few_logits_at_a_time_give_the_whole_loss_and_gradient(shape, levelwis
     expected = gradients(model, whole)
 
     sizes = []
-    monkeypatch.setattr(loss_module, "logits_of", lambda *a: (out := logits_of(*a), sizes.append(len(out)))[0])
+    monkeypatch.setattr(
+        loss_module, "logits_of", lambda *a: (out := logits_of(*a), sizes.append(len(out)))[0]
+    )
     hidden = hidden_states(model, ids).last_hidden_state[:, :-1].flatten(0, 1)
     chunked = cross_entropy(model, hidden, targets, levels, chunk=7)
     torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-4)
     assert_same(gradients(model, chunked), expected, atol=1e-3)
     assert max(sizes) <= 7
     with torch.no_grad():
-        torch.testing.assert_close(cross_entropy(model, hidden, targets, levels, chunk=7), whole, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            cross_entropy(model, hidden, targets, levels, chunk=7), whole, rtol=1e-5, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("levelwise", [False, True])
@@ -71,7 +85,9 @@ def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(s
     """The mean over a packed sequence equals the prefixes' losses, weighted by their tokens."""
     items = [3, 17, 5, 40, 17]
     book, model = small.book, small.model
-    levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if levelwise else None
+    levels = (
+        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if levelwise else None
+    )
 
     def summed(example):
         batch = collate([example], 0)
@@ -93,7 +109,9 @@ def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(s
 
 def test_a_step_of_several_batches_has_the_gradient_of_one_large_batch(small, settings, tmp_path):
     train = [Trajectory([n, n + 1, n + 5]) for n in range(8)] + [Trajectory([50])]
-    job = _job("stage-1", small.model, None, small.book, train, settings.tuning.tasks, settings, tmp_path)
+    job = _job(
+        "stage-1", small.model, None, small.book, train, settings.tuning.tasks, settings, tmp_path
+    )
     contrast = GlobalContrast(32, small.embeddings, 20, 0.07)
     job.module = TuningLoss(small.model, contrast, 0.1, None, 1024, 0)
     examples = [small.book._packed(one.items, 0) for one in train]
@@ -101,13 +119,20 @@ def test_a_step_of_several_batches_has_the_gradient_of_one_large_batch(small, se
     for step in ([examples], [examples[:3], examples[3:8], examples[8:]]):
         job.module.zero_grad()
         figures = _backward(job, job.module, step, 0)
-        found.append((figures, {n: p.grad.clone() for n, p in job.module.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                figures,
+                {n: p.grad.clone() for n, p in job.module.named_parameters() if p.grad is not None},
+            )
+        )
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert_same(found[1][1], found[0][1])
 
 
 def test_the_contrast_equals_a_worked_example():
-    contrast = GlobalContrast(2, {"semantic": np.array([[2.0, 0.0], [0.0, 3.0]], dtype=np.float32)}, 2, temperature=1.0)
+    contrast = GlobalContrast(
+        2, {"semantic": np.array([[2.0, 0.0], [0.0, 3.0]], dtype=np.float32)}, 2, temperature=1.0
+    )
     with torch.no_grad():
         for layer in (contrast.projectors["semantic"][0], contrast.projectors["semantic"][2]):
             layer.weight.copy_(torch.eye(2))
@@ -131,7 +156,7 @@ def test_bfloat16_trains_close_to_float32(small, settings):
 
 
 def changed(settings, **tuning):
-    return replace(settings, tuning=replace(settings.tuning, **tuning))
+    return settings.replace(tuning=settings.tuning.replace(**tuning))
 
 
 def test_a_checkpoint_of_other_settings_or_data_is_refused(shop, settings, tmp_path):
@@ -139,23 +164,33 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(shop, settings, tmp_p
     made = make_small(shop, settings)
     before = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path)
     assert stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path) == before
-    for other_settings, other_train in ((changed(settings, learning_rate=1e-3), train), (settings, train[:-1])):
+    for other_settings, other_train in (
+        (changed(settings, learning_rate=1e-3), train),
+        (settings, train[:-1]),
+    ):
         with pytest.raises(UserError, match="belongs to other settings or data"):
             stage_one(made.model, made.book, other_train, made.embeddings, other_settings, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("tuning", "absent"),
-    [({"contrast_weight": 0.0}, "contrast"), ({"text_tasks": False}, None), ({"loss": "level"}, None)],
+    [
+        ({"contrast_weight": 0.0}, "contrast"),
+        ({"text_tasks": False}, None),
+        ({"loss": "level"}, None),
+    ],
 )
-def test_a_part_is_switched_off_by_its_setting(shop, settings, tmp_path, tuning, absent, monkeypatch):
+def test_a_part_is_switched_off_by_its_setting(
+    shop, settings, tmp_path, tuning, absent, monkeypatch
+):
     settings = changed(settings, epochs=1, **tuning)
     made = make_small(shop, settings)
     train = [Trajectory([n, n + 1, n + 7]) for n in range(40)]
     lengths = []
     backward = _backward
     monkeypatch.setattr(
-        "eager_llm.tuning.trainer._backward", lambda j, m, s, n: (lengths.append(len(s[0])), backward(j, m, s, n))[1]
+        "eager_llm.tuning.trainer._backward",
+        lambda j, m, s, n: (lengths.append(len(s[0])), backward(j, m, s, n))[1],
     )
     curve = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path)
     assert absent not in curve[0]
@@ -176,5 +211,7 @@ def test_tensorboard_files_hold_the_loss(shop, settings, tmp_path):
     curve = stage_one(made.model, made.book, train, made.embeddings, logged, tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "events" / "stage-1"))
     events.Reload()
-    assert [e.value for e in events.Scalars("epoch/loss")] == pytest.approx([row["loss"] for row in curve])
+    assert [e.value for e in events.Scalars("epoch/loss")] == pytest.approx(
+        [row["loss"] for row in curve]
+    )
     assert len(events.Scalars("loss")) == len(events.Scalars("learning_rate")) >= 2

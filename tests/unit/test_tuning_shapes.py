@@ -8,10 +8,7 @@ import torch
 from conftest import make_small
 from decoding_reference import tiny_model
 
-from eager_llm.decoding.ready import for_decoding
-from eager_llm.decoding.recommender import Recommender
-from eager_llm.settings import BackboneSettings
-from eager_llm.tuning.backbone import (
+from eager_llm.backbone.loading import (
     hidden_states,
     load_backbone,
     load_tuned,
@@ -21,8 +18,11 @@ from eager_llm.tuning.backbone import (
     start_from_centroids,
     train_tokenizer,
 )
+from eager_llm.decoding.inference_weights import optimize_for_inference
+from eager_llm.decoding.recommender import Recommender
+from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.settings import BackboneSettings
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import TaskBook, trajectories
 
 SHAPES = [("llama", False), ("llama", True), ("qwen2", False), ("qwen2", True), ("mistral", False), ("gemma", True),
           ("gemma", False), ("gpt2", True), ("gpt2", False)]  # fmt: skip
@@ -64,10 +64,12 @@ def answers(model, ids):
 def test_a_foreign_model_answers_as_before_when_it_is_saved_adapted_merged_and_loaded(
     shape, tied, checkpoint, made, shop, examples, settings, tmp_path
 ):
-    model, tokenizer = load_backbone(BackboneSettings(model=str(checkpoint(shape, tied))), made.index, [], 0)
+    model, tokenizer = load_backbone(
+        BackboneSettings(model=str(checkpoint(shape, tied))), made.index, [], 0
+    )
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert is_tied == tied
-    book = TaskBook(tokenizer, made.index, shop.items, 12)
+    book = PromptBuilder(tokenizer, made.index, shop.items, 12)
     train = trajectories(examples, made.index, shop.intentions)[:30]
     stage_one(model, book, train, made.embeddings, settings, tmp_path / "c")
     save_tuned(model, tokenizer, made.index, tmp_path)
@@ -90,18 +92,24 @@ def test_a_foreign_model_answers_as_before_when_it_is_saved_adapted_merged_and_l
     set_adapter_strength(loaded, 0.5)
     halved = answers(loaded, ids)
     assert (halved - before).abs().max() > 1e-4
-    merged = for_decoding(loaded, strength=1.0)
+    merged = optimize_for_inference(loaded, strength=1.0)
     assert not hasattr(merged, "merge_and_unload")
     torch.testing.assert_close(answers(merged, ids), before, rtol=1e-4, atol=1e-4)
-    half_merged = for_decoding(load_tuned(tmp_path, made.index)[0], strength=0.5)
+    half_merged = optimize_for_inference(load_tuned(tmp_path, made.index)[0], strength=0.5)
     torch.testing.assert_close(answers(half_merged, ids), halved, rtol=1e-4, atol=1e-4)
 
     ranked = [
-        Recommender(one, book, made.index, settings.decoding, 20).recommend([made.index.item_ids[:3]], 5)[0]
+        Recommender(one, book, made.index, settings.decoding, 20).recommend(
+            [made.index.item_ids[:3]], 5
+        )[0]
         for one in (adapted, merged)
     ]
-    assert [(item, f"{score:.3f}") for item, score in ranked[0]] == [(i, f"{s:.3f}") for i, s in ranked[1]]
-    assert loaded_tokenizer.convert_tokens_to_ids("<a_0>") == tokenizer.convert_tokens_to_ids("<a_0>")
+    assert [(item, f"{score:.3f}") for item, score in ranked[0]] == [
+        (i, f"{s:.3f}") for i, s in ranked[1]
+    ]
+    assert loaded_tokenizer.convert_tokens_to_ids("<a_0>") == tokenizer.convert_tokens_to_ids(
+        "<a_0>"
+    )
     kept = json.loads((tmp_path / "backbone" / "generation_config.json").read_text())
     config = json.loads((tmp_path / "backbone" / "config.json").read_text())
     for name, value in SAMPLING.items():
@@ -113,7 +121,9 @@ def test_a_foreign_model_answers_as_before_when_it_is_saved_adapted_merged_and_l
 def test_index_tokens_start_where_their_centroids_lie(shape, tied, checkpoint, made):
     folder = str(checkpoint(shape, tied))
     noise, tokenizer = load_backbone(BackboneSettings(model=folder), made.index, [], 0)
-    placed, _ = load_backbone(BackboneSettings(model=folder, new_tokens="centroids"), made.index, [], 0)
+    placed, _ = load_backbone(
+        BackboneSettings(model=folder, new_tokens="centroids"), made.index, [], 0
+    )
     ids = [tokenizer.convert_tokens_to_ids(f"<a_{label}>") for label in range(made.index.branching)]
     for layer in ("get_input_embeddings", "get_output_embeddings"):
         before, after = getattr(noise, layer)().weight, getattr(placed, layer)().weight
@@ -127,7 +137,12 @@ def test_index_tokens_start_where_their_centroids_lie(shape, tied, checkpoint, m
 
 def test_centroids_wider_than_the_model_keep_their_main_axes(made, shop, settings):
     model, tokenizer = make_small(shop, settings).model, made.book.tokenizer
-    wide = [np.random.default_rng(n).normal(size=(32, 200)).astype(np.float32) for n in range(made.index.levels)]
-    index = type(made.index)(made.index.item_ids, made.index.codes, made.index.sources, made.index.branching, wide)
+    wide = [
+        np.random.default_rng(n).normal(size=(32, 200)).astype(np.float32)
+        for n in range(made.index.levels)
+    ]
+    index = type(made.index)(
+        made.index.item_ids, made.index.codes, made.index.sources, made.index.branching, wide
+    )
     start_from_centroids(model, tokenizer, index)
     assert torch.isfinite(model.get_input_embeddings().weight).all()

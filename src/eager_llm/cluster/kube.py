@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eager_llm.cluster.watching import Away
-from eager_llm.errors import UserError
+from eager_llm.cluster.job_watch import Away
+from eager_llm.core.errors import UserError
 
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -47,7 +47,9 @@ class Kube:
             UserError: there is none, or it holds none.
         """
         found = self._ask(
-            lambda: self._core.read_namespaced_config_map(name, self.namespace, _request_timeout=PATIENCE)
+            lambda: self._core.read_namespaced_config_map(
+                name, self.namespace, _request_timeout=PATIENCE
+            )
         )
         text = (found.data or {}).get("rayjob.yaml") if found else None
         if not text:
@@ -60,7 +62,9 @@ class Kube:
     def job(self, name: str) -> dict[str, Any] | None:
         """Return a RayJob, or None."""
         where = (GROUP, VERSION, self.namespace, PLURAL, name)
-        found = self._ask(lambda: self._objects.get_namespaced_custom_object(*where, _request_timeout=PATIENCE))
+        found = self._ask(
+            lambda: self._objects.get_namespaced_custom_object(*where, _request_timeout=PATIENCE)
+        )
         return dict(found) if found else None
 
     def create(self, job: dict[str, Any]) -> bool:
@@ -74,15 +78,21 @@ class Kube:
         where = (GROUP, VERSION, self.namespace, PLURAL)
         try:
             self._ask(
-                lambda: self._objects.create_namespaced_custom_object(*where, job, _request_timeout=PATIENCE),
+                lambda: self._objects.create_namespaced_custom_object(
+                    *where, job, _request_timeout=PATIENCE
+                ),
                 (422, 400),
             )
         except _Missing:
-            raise UserError("the cluster knows no RayJob (ray.io/v1); install the KubeRay operator") from None
+            raise UserError(
+                "the cluster knows no RayJob (ray.io/v1); install the KubeRay operator"
+            ) from None
         except ApiException as error:
             if error.status == 409:
                 return False
-            raise UserError(f"the cluster refuses RayJob {job['metadata']['name']}: {_message(error)}") from None
+            raise UserError(
+                f"the cluster refuses RayJob {job['metadata']['name']}: {_message(error)}"
+            ) from None
         return True
 
     def delete(self, name: str) -> None:
@@ -97,21 +107,30 @@ class Kube:
     def pods(self, selector: str) -> list[Any]:
         """Return the pods that a selector of labels meets."""
         found = self._ask(
-            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=PATIENCE)
+            lambda: self._core.list_namespaced_pod(
+                self.namespace, label_selector=selector, _request_timeout=PATIENCE
+            )
         )
         return list(found.items) if found else []
 
     def log(self, pod: str, after: Stamp) -> list[tuple[Stamp, str]]:
         """Return the lines of a pod's log that were written later than a stamp, each with its own."""
         text = self._ask(
-            lambda: self._core.read_namespaced_pod_log(pod, self.namespace, timestamps=True, _request_timeout=PATIENCE),
+            lambda: self._core.read_namespaced_pod_log(
+                pod, self.namespace, timestamps=True, _request_timeout=PATIENCE
+            ),
             quiet=(400,),  # not started yet
         )
         lines = (line.partition(" ") for line in (text or "").splitlines())
         stamped = ((stamp_of(when), said) for when, _, said in lines)
         return [(stamp, said) for stamp, said in stamped if stamp > after]
 
-    def _ask(self, question: Callable[[], Any], refused: tuple[int, ...] = (), quiet: tuple[int, ...] = ()) -> Any:
+    def _ask(
+        self,
+        question: Callable[[], Any],
+        refused: tuple[int, ...] = (),
+        quiet: tuple[int, ...] = (),
+    ) -> Any:
         """Return what the API answers; None where nothing is there.
 
         Raises:

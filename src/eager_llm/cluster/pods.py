@@ -32,12 +32,19 @@ def pod_of(found: Any) -> Pod:
     """Read a pod of the Kubernetes client."""
     labels, status = found.metadata.labels or {}, found.status
     containers = [*(status.init_container_statuses or []), *(status.container_statuses or [])]
-    endings = [state.terminated for c in containers for state in (c.state, c.last_state) if state and state.terminated]
+    endings = [
+        state.terminated
+        for c in containers
+        for state in (c.state, c.last_state)
+        if state and state.terminated
+    ]
     bad = [end for end in endings if end.exit_code]
     ended = _ending(bad[-1]) if bad else ""
     lost = ""
     if status.phase == "Failed" or found.metadata.deletion_timestamp:
-        told = " ".join(filter(None, (status.reason, f"({status.message})" if status.message else "")))
+        told = " ".join(
+            filter(None, (status.reason, f"({status.message})" if status.message else ""))
+        )
         lost = ended or told or "it is being deleted"
     return Pod(
         name=found.metadata.name,

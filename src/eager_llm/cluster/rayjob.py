@@ -5,13 +5,13 @@ from typing import Any
 
 import yaml
 
-from eager_llm.cluster.calls import Call
+from eager_llm.cluster.job_watch import Log, follow, sit_out
 from eager_llm.cluster.kube import Kube, Stamp
 from eager_llm.cluster.pods import Pod, pod_of, what_to_do
-from eager_llm.cluster.standing import ENTRY
-from eager_llm.cluster.watching import Log, follow, sit_out
-from eager_llm.errors import UserError
-from eager_llm.progress import say
+from eager_llm.cluster.static_cluster import ENTRY
+from eager_llm.cluster.step_calls import Call
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import say
 from eager_llm.settings import RaySettings
 
 DONE, FAILED = ("Complete",), ("Failed", "ValidationFailed")
@@ -48,7 +48,11 @@ def filled(template: str, call: Call, settings: RaySettings) -> dict[str, Any]:
         UserError: it is none.
     """
     job = yaml.safe_load(template)
-    if not isinstance(job, dict) or job.get("kind") != "RayJob" or not isinstance(job.get("spec"), dict):
+    if (
+        not isinstance(job, dict)
+        or job.get("kind") != "RayJob"
+        or not isinstance(job.get("spec"), dict)
+    ):
         raise UserError(f"ray.template = {settings.template}: rayjob.yaml holds no RayJob")
     metadata, spec = job.setdefault("metadata", {}), job["spec"]
     metadata["name"] = call.name
@@ -88,8 +92,13 @@ class RayJob:
             say(f"Ray: RayJob {self.kube.namespace}/{self.name} created")
             return
         state = (self.kube.job(self.name) or {}).get("status", {})
-        if state.get("jobDeploymentStatus") not in FAILED and state.get("jobStatus") not in ("FAILED", "STOPPED"):
-            say(f"Ray: RayJob {self.name} is there already ({state.get('jobDeploymentStatus') or 'new'}); following it")
+        if state.get("jobDeploymentStatus") not in FAILED and state.get("jobStatus") not in (
+            "FAILED",
+            "STOPPED",
+        ):
+            say(
+                f"Ray: RayJob {self.name} is there already ({state.get('jobDeploymentStatus') or 'new'}); following it"
+            )
             return
         say(f"Ray: RayJob {self.name} failed before; it is made anew")
         self.kube.delete(self.name)
@@ -97,13 +106,17 @@ class RayJob:
             if self.kube.create(job):
                 return
             time.sleep(1)
-        raise UserError(f"RayJob {self.name} failed before and is not deleted within a minute; delete it by hand")
+        raise UserError(
+            f"RayJob {self.name} failed before and is not deleted within a minute; delete it by hand"
+        )
 
     def look(self) -> bool:
         """See `Job`."""
         job = self.kube.job(self.name)
         if job is None:
-            raise UserError(f"RayJob {self.name} is gone: somebody deleted it while the step waited for it")
+            raise UserError(
+                f"RayJob {self.name} is gone: somebody deleted it while the step waited for it"
+            )
         state = job.get("status") or {}
         self._tell_status(state)
         # Before the log and the state, so that the cause stands above what follows from it; a cluster whose job is
@@ -124,8 +137,14 @@ class RayJob:
             raise UserError(f"RayJob {self.name} was stopped from outside{self.log.end}")
         if deployed in FAILED or ran == "FAILED":
             reason = state.get("reason", "")
-            told = " ".join(filter(None, (reason, f"({state['message'].strip()})" if state.get("message") else "")))
-            raise UserError(f"RayJob {self.name} failed: {REASONS.get(reason, 'see below')}; {told}{self.log.end}")
+            told = " ".join(
+                filter(
+                    None, (reason, f"({state['message'].strip()})" if state.get("message") else "")
+                )
+            )
+            raise UserError(
+                f"RayJob {self.name} failed: {REASONS.get(reason, 'see below')}; {told}{self.log.end}"
+            )
         if deployed in DONE:
             return True
         waited = time.monotonic() - self.started
@@ -133,12 +152,17 @@ class RayJob:
             causes = [f"pod {pod.name}: {pod.waits}" for pod in self.pods.values() if pod.waits]
             raise UserError(
                 f"RayJob {self.name} is not running after ray.start_minutes = {self.settings.start_minutes:g}: "
-                + ("; ".join(causes) or f"it is {deployed or 'not taken up'}; is the KubeRay operator running?")
+                + (
+                    "; ".join(causes)
+                    or f"it is {deployed or 'not taken up'}; is the KubeRay operator running?"
+                )
             )
         return False
 
     def _tell_status(self, state: dict[str, Any]) -> None:
-        status = " ".join(filter(None, (state.get("jobDeploymentStatus"), state.get("jobStatus", "").lower())))
+        status = " ".join(
+            filter(None, (state.get("jobDeploymentStatus"), state.get("jobStatus", "").lower()))
+        )
         if status and status != self.status:
             say(f"Ray: RayJob {self.name}: {status}")
             self.status = status
@@ -149,7 +173,11 @@ class RayJob:
         Raises:
             UserError: the head was lost, and with it everything that the cluster knew.
         """
-        found = {p.name: p for p in map(pod_of, self.kube.pods(f"ray.io/cluster={cluster}"))} if cluster else {}
+        found = (
+            {p.name: p for p in map(pod_of, self.kube.pods(f"ray.io/cluster={cluster}"))}
+            if cluster
+            else {}
+        )
         for name, before in self.pods.items():
             now = found.get(name, Pod(name, before.head, before.restarts, lost="the pod is gone"))
             if before.lost or not (now.lost or now.restarts > before.restarts):

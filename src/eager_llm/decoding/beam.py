@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from eager_llm.backbone.loading import logits_of
 from eager_llm.decoding.constraints import Constraint
+from eager_llm.decoding.item_prior import ItemPrior
 from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prior import Prior
-from eager_llm.decoding.prompts import Prompts, SharedPrompts
+from eager_llm.decoding.prompt_attention import Prompts, SharedPrompts
 from eager_llm.decoding.trie import Trie
-from eager_llm.tuning.backbone import logits_of
 
 # Where a level has so many times more tokens than a node has children, logits are computed a child.
 FEW = 32
@@ -42,7 +42,7 @@ def beam_search(
     constraint: Constraint | None = None,
     reader: type[Prompts] = SharedPrompts,
     memory: PrefixCache | None = None,
-    prior: Prior | None = None,
+    prior: ItemPrior | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best items for each prompt, best first.
 
@@ -75,12 +75,18 @@ def beam_search(
     now, hidden = search.start(), read.hidden
     for level in range(trie.depth):
         if level:
-            hidden = read.extend(now.parent, search.tokens(level - 1, trie.label[now.node])[..., None])[:, :, 0]
+            hidden = read.extend(
+                now.parent, search.tokens(level - 1, trie.label[now.node])[..., None]
+            )[:, :, 0]
         now = search.advance(level, hidden, now)
     leaf = now.node - trie.level_start[trie.depth]
-    if trie.tail.shape[1] and normalise != "allowed":  # a forced token is certain among the allowed ones
+    if (
+        trie.tail.shape[1] and normalise != "allowed"
+    ):  # a forced token is certain among the allowed ones
         now, leaf = search.follow_tail(read, now, leaf)
-    if torch.isnan(now.score).any():  # NaN sorts first: one look at the end sees it wherever it arose
+    if torch.isnan(
+        now.score
+    ).any():  # NaN sorts first: one look at the end sees it wherever it arose
         raise FloatingPointError("the model answered NaN; its weights are broken")
     return trie.leaf_item[leaf].long(), now.score
 
@@ -99,7 +105,7 @@ class Search:
         widths: list[int],
         normalise: str,
         constraint: Constraint | None = None,
-        prior: Prior | None = None,
+        prior: ItemPrior | None = None,
     ) -> None:
         self.model, self.trie, self.normalise = model, trie, normalise
         self.constraint, self.prior = constraint, prior
@@ -134,7 +140,9 @@ class Search:
             score = score.masked_fill(self._beyond[:, : score.shape[1]], -torch.inf)
         return Beams(best // child.shape[-1], child.flatten(1).gather(1, best), score)
 
-    def log_p(self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    def log_p(
+        self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor
+    ) -> torch.Tensor:
         """Return the log-probability of each child, [P, W, C]; only the logits it takes are computed."""
         if self.normalise != "allowed":
             logits, norm = self.level_logits(level, hidden)
@@ -156,10 +164,16 @@ class Search:
         logits = logits_of(self.model, hidden, rows) if rounded else every[..., rows]
         return logits, every.logsumexp(-1, keepdim=True)
 
-    def follow_tail(self, read: Prompts, now: Beams, leaf: torch.Tensor) -> tuple[Beams, torch.Tensor]:
+    def follow_tail(
+        self, read: Prompts, now: Beams, leaf: torch.Tensor
+    ) -> tuple[Beams, torch.Tensor]:
         """Score the tokens that follow a leaf, and bring the beams into order again."""
-        score, order = (now.score + self.tail_scores(read, now, leaf).sum(-1)).sort(dim=1, descending=True)
-        return Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(1, order)
+        score, order = (now.score + self.tail_scores(read, now, leaf).sum(-1)).sort(
+            dim=1, descending=True
+        )
+        return Beams(now.parent.gather(1, order), now.node.gather(1, order), score), leaf.gather(
+            1, order
+        )
 
     def tail_scores(self, read: Prompts, now: Beams, leaf: torch.Tensor) -> torch.Tensor:
         """Return the log-probability of each token that follows a leaf [P, W], [P, W, tail].

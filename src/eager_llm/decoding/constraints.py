@@ -39,7 +39,9 @@ class Constraint:
     mask: torch.Tensor | None = None
     excluded: list[Exclusion | None] | None = None
 
-    def narrow(self, level: int, nodes: torch.Tensor, child: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    def narrow(
+        self, level: int, nodes: torch.Tensor, child: torch.Tensor, exists: torch.Tensor
+    ) -> torch.Tensor:
         """Return which of the existing children [P, W, C] of nodes [P, W] may be entered."""
         if self.flags is not None and self.mask is not None:
             count = self.flags.shape[1]
@@ -74,23 +76,34 @@ class MaskCache:
     """
 
     def __init__(
-        self, trie: Trie, compile: Callable[[Any], np.ndarray], batch: int, max_bytes: int = 256 << 20
+        self,
+        trie: Trie,
+        compile: Callable[[Any], np.ndarray],
+        batch: int,
+        max_bytes: int = 256 << 20,
     ) -> None:
         self.trie, self._compile = trie, compile
         self._leaf_item = trie.leaf_item.cpu().numpy()
         self._leaf_of = trie.leaf_of.cpu().numpy()
-        self._first_leaf, self._first_child = trie.first_leaf.cpu().numpy(), trie.first_child.cpu().numpy()
+        self._first_leaf, self._first_child = (
+            trie.first_leaf.cpu().numpy(),
+            trie.first_child.cpu().numpy(),
+        )
         self._all_below = self._below(np.ones(trie.items, dtype=bool))
         # Row 0 lets everything pass.
         self.capacity = max(batch, max_bytes // trie.nodes) + 1
-        self._place = torch.int32 if self.capacity * trie.nodes <= np.iinfo(np.int32).max else torch.int64
+        self._place = (
+            torch.int32 if self.capacity * trie.nodes <= np.iinfo(np.int32).max else torch.int64
+        )
         self._flags: torch.Tensor | None = None
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def constraint(self, filters: Sequence[Hashable], histories: Sequence[Sequence[int]]) -> Constraint | None:
+    def constraint(
+        self, filters: Sequence[Hashable], histories: Sequence[Sequence[int]]
+    ) -> Constraint | None:
         """Return what the prompts of a batch may be answered with; None: with anything.
 
         Args:
@@ -101,7 +114,10 @@ class MaskCache:
         flags = mask = excluded = None
         if any(entry is not None for entry in found):
             rows = [0 if entry is None else entry.row for entry in found]
-            flags, mask = self._flags, torch.tensor(rows, dtype=self._place, device=self.trie.label.device)
+            flags, mask = (
+                self._flags,
+                torch.tensor(rows, dtype=self._place, device=self.trie.label.device),
+            )
         if any(map(len, histories)):
             excluded = self._exclude(found, histories)
         return None if flags is None and excluded is None else Constraint(flags, mask, excluded)
@@ -129,7 +145,9 @@ class MaskCache:
             shape = (self.capacity, self.trie.nodes)
             self._flags = torch.empty(shape, dtype=torch.bool, device=self.trie.label.device)
             self._flags[0] = True
-        self._flags[row] = torch.from_numpy(np.concatenate([below > 0, leaves])).to(self._flags.device)
+        self._flags[row] = torch.from_numpy(np.concatenate([below > 0, leaves])).to(
+            self._flags.device
+        )
         entry = self._entries[filter] = _Entry(row, passes, below, int(leaves.sum()))
         return entry
 
@@ -139,9 +157,13 @@ class MaskCache:
         levels = [self._first_leaf[a:b] for a, b in pairwise(starts[:-1])]
         return np.concatenate([np.add.reduceat(leaves, first, dtype=np.int32) for first in levels])
 
-    def _exclude(self, entries: Sequence[_Entry | None], histories: Sequence[Sequence[int]]) -> list[Exclusion | None]:
+    def _exclude(
+        self, entries: Sequence[_Entry | None], histories: Sequence[Sequence[int]]
+    ) -> list[Exclusion | None]:
         """Find, for each prompt and level, the nodes below which the history leaves nothing that may come."""
-        counts: list[np.ndarray] = [self._all_below if entry is None else entry.below for entry in entries]
+        counts: list[np.ndarray] = [
+            self._all_below if entry is None else entry.below for entry in entries
+        ]
         prompt, leaf = [], []
         for number, (entry, history) in enumerate(zip(entries, histories, strict=True)):
             rows = np.unique(np.asarray(history, dtype=np.int64))
@@ -157,17 +179,23 @@ class MaskCache:
             if level + 1 == depth:
                 node, first = leaves + below.start, np.ones(len(leaves), dtype=bool)
             else:
-                node = np.searchsorted(self._first_leaf[below], leaves, side="right") - 1 + below.start
+                node = (
+                    np.searchsorted(self._first_leaf[below], leaves, side="right") - 1 + below.start
+                )
                 pairs, index, excluded = np.unique(
                     np.stack([prompts, node]), axis=1, return_index=True, return_counts=True
                 )
                 first = np.zeros(len(node), dtype=bool)
-                first[index] = [counts[p][n] == c for (p, n), c in zip(pairs.T, excluded, strict=True)]
+                first[index] = [
+                    counts[p][n] == c for (p, n), c in zip(pairs.T, excluded, strict=True)
+                ]
             levels.append(self._exclusion(len(entries), prompts[first], parent[first], node[first]))
             parent = node
         return levels
 
-    def _exclusion(self, count: int, prompts: np.ndarray, parents: np.ndarray, nodes: np.ndarray) -> Exclusion | None:
+    def _exclusion(
+        self, count: int, prompts: np.ndarray, parents: np.ndarray, nodes: np.ndarray
+    ) -> Exclusion | None:
         """Lay the nodes out in a row a prompt; `prompts` rises."""
         if not len(prompts):
             return None

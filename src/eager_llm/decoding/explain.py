@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from eager_llm.decoding.beam import Beams, Search
+from eager_llm.decoding.item_prior import ItemPrior
 from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prior import Prior
-from eager_llm.decoding.prompts import Prompts
+from eager_llm.decoding.prompt_attention import Prompts
 from eager_llm.decoding.trie import Trie
 
 
@@ -20,7 +20,7 @@ def path_scores(
     normalise: str,
     reader: type[Prompts],
     memory: PrefixCache | None = None,
-    prior: Prior | None = None,
+    prior: ItemPrior | None = None,
 ) -> list[list[float]]:
     """Return the log-probability of every token of some items after a prompt, its share of the prior included: [items][levels].
 
@@ -37,7 +37,9 @@ def path_scores(
     scores = []
     for level in range(trie.depth):
         if level:
-            hidden = read.extend(parent, search.tokens(level - 1, trie.label[now.node])[..., None])[:, :, 0]
+            hidden = read.extend(parent, search.tokens(level - 1, trie.label[now.node])[..., None])[
+                :, :, 0
+            ]
             parent = torch.arange(len(rows), device=path.device)[None]
         child, exists = trie.children(now.node, level)
         label = trie.label[child].long()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 
 Value = str | float | bool
 ITEM_ID = "item_id"
@@ -60,8 +60,12 @@ class Between:
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.least, self.most) if bound is not None]
-        if not bounds or any(isinstance(b, bool) or not isinstance(b, (int, float)) or math.isnan(b) for b in bounds):
-            raise UserError(f"filter on {self.column!r}: a range needs numbers for `least`, `most` or both")
+        if not bounds or any(
+            isinstance(b, bool) or not isinstance(b, (int, float)) or math.isnan(b) for b in bounds
+        ):
+            raise UserError(
+                f"filter on {self.column!r}: a range needs numbers for `least`, `most` or both"
+            )
 
     def __str__(self) -> str:
         least = "" if self.least is None else f"{self.least:g} <= "
@@ -87,7 +91,9 @@ def parse_condition(text: str) -> Condition:
         )
     column, operator, value = read.groups()
     if operator in ("=", "!="):
-        return OneOf(column, tuple(part.strip() for part in value.split("|")), deny=operator == "!=")
+        return OneOf(
+            column, tuple(part.strip() for part in value.split("|")), deny=operator == "!="
+        )
     try:
         bound = float(value)
     except ValueError:
@@ -146,7 +152,9 @@ class _Numbers:
                 met |= self.cells == self._number(value)
             return met
         if self.is_bool:
-            raise UserError(f"filter on {self.name!r}: the column holds true and false; it has no ranges")
+            raise UserError(
+                f"filter on {self.name!r}: the column holds true and false; it has no ranges"
+            )
         least = -math.inf if condition.least is None else condition.least
         most = math.inf if condition.most is None else condition.most
         return (self.cells >= least) & (self.cells <= most)
@@ -162,7 +170,9 @@ class _Numbers:
                 return float(value)
         except ValueError:
             pass
-        raise UserError(f"filter on {self.name!r}: {value!r} is not a number, as the column's cells are")
+        raise UserError(
+            f"filter on {self.name!r}: {value!r} is not a number, as the column's cells are"
+        )
 
 
 class _Texts:
@@ -174,17 +184,23 @@ class _Texts:
 
     def meet(self, condition: Condition) -> np.ndarray:
         if isinstance(condition, Between):
-            raise UserError(f"filter on {self.name!r}: the column holds text; a range needs numbers")
+            raise UserError(
+                f"filter on {self.name!r}: the column holds text; a range needs numbers"
+            )
         for value in condition.values:
             if not isinstance(value, str):
-                raise UserError(f"filter on {self.name!r}: {value!r} is not text, as the column's cells are")
+                raise UserError(
+                    f"filter on {self.name!r}: {value!r} is not text, as the column's cells are"
+                )
         if self.name == ITEM_ID:
             unknown = [str(value) for value in condition.values if value not in self._codes]
             if unknown:
                 raise UserError(f"filter on {ITEM_ID!r}: not in the index: {', '.join(unknown)}")
         codes, rows, _ = self._coded
         wanted = np.zeros(len(self._codes), dtype=bool)
-        wanted[[self._codes[str(value)] for value in condition.values if value in self._codes]] = True
+        wanted[[self._codes[str(value)] for value in condition.values if value in self._codes]] = (
+            True
+        )
         met = wanted[codes]
         if rows is None:
             return met
@@ -204,5 +220,7 @@ class _Texts:
             return codes, None, labels
         lists = [[label.strip() for label in cell.split(",")] for cell in self._cells]
         rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
-        codes, labels = pd.factorize(np.array([label for labels in lists for label in labels], dtype=object))
+        codes, labels = pd.factorize(
+            np.array([label for labels in lists for label in labels], dtype=object)
+        )
         return codes, rows, labels

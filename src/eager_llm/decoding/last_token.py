@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eager_llm.tuning.backbone import plain_model
+from eager_llm.backbone.loading import unwrap
 
 
 @contextmanager
@@ -30,7 +30,11 @@ def last_token_only(model: Any, last: torch.Tensor) -> Iterator[None]:
 
     def narrow(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         # Another thread may run the same model for another purpose.
-        return (inputs[0][rows, last][:, None], *inputs[1:]) if threading.get_ident() == thread else None
+        return (
+            (inputs[0][rows, last][:, None], *inputs[1:])
+            if threading.get_ident() == thread
+            else None
+        )
 
     handle = feed_forward.register_forward_pre_hook(narrow)
     try:
@@ -40,7 +44,11 @@ def last_token_only(model: Any, last: torch.Tensor) -> Iterator[None]:
 
 
 def _last_layer(model: Any) -> nn.Module | None:
-    plain = plain_model(model)
+    plain = unwrap(model)
     depth = plain.config.get_text_config().num_hidden_layers
-    lists = [part for part in plain.base_model.children() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    lists = [
+        part
+        for part in plain.base_model.children()
+        if isinstance(part, nn.ModuleList) and len(part) == depth
+    ]
     return lists[0][-1] if len(lists) == 1 else None

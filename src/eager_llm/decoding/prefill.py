@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from eager_llm.decoding.attention import model_mask
-from eager_llm.decoding.cache import KeysValues, keys_values, roomy_cache
+from eager_llm.backbone.loading import hidden_states
+from eager_llm.decoding.attention_mask import model_mask
+from eager_llm.decoding.beam_cache import KeysValues, keys_values, roomy_cache
 from eager_llm.decoding.last_token import last_token_only
-from eager_llm.tuning.backbone import hidden_states
 
 
 class PrefixCache:
@@ -88,7 +88,9 @@ def _key(prompt: list[int]) -> bytes:
     return np.asarray(prompt, dtype=np.int64).tobytes()
 
 
-def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) -> tuple[Any, torch.Tensor]:
+def prefill(
+    model: Any, prompts: list[list[int]], memory: PrefixCache | None
+) -> tuple[Any, torch.Tensor]:
     """Read the prompts.
 
     Returns:
@@ -96,10 +98,19 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         meaningless), and the hidden state of each prompt's last token, [prompts, 1, width].
     """
     found = [memory.find(prompt) if memory is not None else None for prompt in prompts]
-    rests = [len(prompt) - (known.length if known else 0) for prompt, known in zip(prompts, found, strict=True)]
+    rests = [
+        len(prompt) - (known.length if known else 0)
+        for prompt, known in zip(prompts, found, strict=True)
+    ]
     fresh = [row for row, rest in enumerate(rests) if rest]
-    groups = [[fresh[n] for n in group] for group in _groups([rests[row] for row in fresh], _pass_cost(model))]
-    parts = [_read(model, [prompts[row] for row in group], [found[row] for row in group]) for group in groups]
+    groups = [
+        [fresh[n] for n in group]
+        for group in _groups([rests[row] for row in fresh], _pass_cost(model))
+    ]
+    parts = [
+        _read(model, [prompts[row] for row in group], [found[row] for row in group])
+        for group in groups
+    ]
     whole = {row: known for row, known in enumerate(found) if known and not rests[row]}
     if whole:
         groups.append(list(whole))
@@ -111,7 +122,11 @@ def prefill(model: Any, prompts: list[list[int]], memory: PrefixCache | None) ->
         read = keys_values(cache)
         for row in fresh:
             end = len(prompts[row])
-            memory.add(prompts[row], [(keys[row, :, :end], values[row, :, :end]) for keys, values in read], last[row])
+            memory.add(
+                prompts[row],
+                [(keys[row, :, :end], values[row, :, :end]) for keys, values in read],
+                last[row],
+            )
     return cache, last
 
 
@@ -139,7 +154,9 @@ def _groups(lengths: list[int], pass_cost: int) -> list[list[int]]:
     return groups[::-1]
 
 
-def _read(model: Any, prompts: list[list[int]], remembered: list[_Remembered | None]) -> tuple[Any, torch.Tensor]:
+def _read(
+    model: Any, prompts: list[list[int]], remembered: list[_Remembered | None]
+) -> tuple[Any, torch.Tensor]:
     """Read the rest of one group's prompts in one pass, padded on the right."""
     starts = [known.length if known else 0 for known in remembered]
     device, count = model.device, len(prompts)
@@ -156,7 +173,10 @@ def _read(model: Any, prompts: list[list[int]], remembered: list[_Remembered | N
         position, key_position = start + step, torch.cat([slot, start + step], dim=1)
         there = torch.cat([slot < start, step < rest[:, None]], dim=1)
         visible = there[:, None] & (key_position[:, None] <= position[..., None])
-        options = {"attention_mask": model_mask(model, visible, position, key_position), "position_ids": position}
+        options = {
+            "attention_mask": model_mask(model, visible, position, key_position),
+            "position_ids": position,
+        }
     # Without a mask attention is causal: no token sees the padding behind it.
     with last_token_only(model, rest - 1):
         output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
@@ -196,7 +216,9 @@ def _aligned(read: KeysValues, gap: int, starts: list[int], rests: list[int]) ->
     return [(close(keys), close(values)) for keys, values in read]
 
 
-def _joined(groups: list[list[int]], parts: list[tuple[Any, torch.Tensor]]) -> tuple[Any, torch.Tensor]:
+def _joined(
+    groups: list[list[int]], parts: list[tuple[Any, torch.Tensor]]
+) -> tuple[Any, torch.Tensor]:
     """Bring the groups' keys, values and hidden states back into the order of the prompts."""
     count = sum(map(len, groups))
     reads = [keys_values(cache) for cache, _ in parts]

@@ -6,20 +6,20 @@ from functools import cached_property
 from threading import Lock
 from typing import Any
 
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import progress
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.explain import path_scores
 from eager_llm.decoding.filters import Columns, Filter
+from eager_llm.decoding.item_prior import ItemPrior, ItemPriorFactory
 from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prior import Prior, PriorOf
-from eager_llm.decoding.prompts import Prompts, reader_of
+from eager_llm.decoding.prompt_attention import Prompts, reader_of
 from eager_llm.decoding.trie import Trie, paths_digest
-from eager_llm.encoders.neighbours import Neighbours
-from eager_llm.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.progress import progress
+from eager_llm.item_prior.table import ItemPriorTable
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import DecodingSettings
-from eager_llm.tuning.tasks import TaskBook
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Recommender:
     def __init__(
         self,
         model: Any,
-        book: TaskBook,
+        book: PromptBuilder,
         index: ItemIndex,
         settings: DecodingSettings,
         max_history: int,
         trie: Trie | None = None,
-        neighbours: Neighbours | None = None,
+        neighbours: ItemPriorTable | None = None,
     ) -> None:
         self.model, self.book, self.index = model, book, index
         self.settings, self.max_history = settings, max_history
@@ -96,23 +96,33 @@ class Recommender:
                 f"the model knows {known} tokens, the item index needs {needed}: they do not belong together"
             )
         if trie is not None and trie.digest != paths_digest(book.item_tokens):
-            raise UserError("the trie was built from another item index or tokenizer: they do not belong together")
+            raise UserError(
+                "the trie was built from another item index or tokenizer: they do not belong together"
+            )
         self.trie = (trie or Trie.build(book.item_tokens)).to(model.device)
         self.weigh(neighbours)
         self.columns = Columns(book.items, index.item_ids)
         self._lock = Lock()
-        self.prefixes = PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
+        self.prefixes = (
+            PrefixCache(settings.prefix_cache_mb << 20) if settings.prefix_cache_mb else None
+        )
 
     def again(self) -> "Recommender":
         """Return the same recommender with nothing remembered, for a model whose weights have changed."""
         return Recommender(
-            self.model, self.book, self.index, self.settings, self.max_history, self.trie, self.neighbours
+            self.model,
+            self.book,
+            self.index,
+            self.settings,
+            self.max_history,
+            self.trie,
+            self.neighbours,
         )
 
-    def weigh(self, neighbours: Neighbours | None) -> None:
+    def weigh(self, neighbours: ItemPriorTable | None) -> None:
         """Weigh this evidence beside the model from now on; None: none."""
         self.neighbours = neighbours
-        self.prior_of = PriorOf(self.trie, neighbours) if neighbours is not None else None
+        self.prior_of = ItemPriorFactory(self.trie, neighbours) if neighbours is not None else None
 
     @cached_property
     def masks(self) -> MaskCache:
@@ -124,9 +134,14 @@ class Recommender:
         """How this model's prompts are read; found by trying, once."""
         return reader_of(self.model)
 
-    def recommend(self, histories: list[list[str]], k: int, show: bool = False) -> list[list[tuple[str, float]]]:
+    def recommend(
+        self, histories: list[list[str]], k: int, show: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """Return the k best items with their scores for each history; see `answer`."""
-        return [answer.items for answer in self.answer([Request(history, k) for history in histories], show)]
+        return [
+            answer.items
+            for answer in self.answer([Request(history, k) for history in histories], show)
+        ]
 
     def answer(self, requests: Sequence[Request], show: bool = False) -> list[Answer]:
         """Answer requests of any mixture, each as if it were alone.
@@ -145,12 +160,21 @@ class Recommender:
                 one.allowed = self.masks.allowed(one.filter, one.excluded)
             answers = [Answer([], self._reason(one)) for one in asked]
             # Alike lengths decode together: little padding.
-            order = sorted((n for n, one in enumerate(asked) if one.allowed), key=lambda n: len(asked[n].prompt))
+            order = sorted(
+                (n for n, one in enumerate(asked) if one.allowed),
+                key=lambda n: len(asked[n].prompt),
+            )
             starts = range(0, len(order), self.settings.batch)
             for start in progress(starts, desc="recommending", unit="batch", disable=not show):
                 batch = order[start : start + self.settings.batch]
-                for number, items in zip(batch, self._decode([asked[n] for n in batch]), strict=True):
-                    levels = self._levels(asked[number], items) if asked[number].request.explain else None
+                for number, items in zip(
+                    batch, self._decode([asked[n] for n in batch]), strict=True
+                ):
+                    levels = (
+                        self._levels(asked[number], items)
+                        if asked[number].request.explain
+                        else None
+                    )
                     answers[number] = replace(answers[number], items=items, levels=levels)
         return answers
 
@@ -183,7 +207,7 @@ class Recommender:
             found.append([(self.index.item_ids[row], score) for row, score in pairs])
         return found
 
-    def _prior(self, batch: list["_Asked"]) -> Prior | None:
+    def _prior(self, batch: list["_Asked"]) -> ItemPrior | None:
         return self.prior_of([one.read for one in batch]) if self.prior_of is not None else None
 
     def _levels(self, asked: "_Asked", items: list[tuple[str, float]]) -> list[list[float]]:
@@ -207,7 +231,13 @@ class Recommender:
         read = rows[-self.max_history :]
         excluded = rows if request.exclude_history else []
         if request.words:  # what is looked for need not follow from what was chosen
-            return _Asked(request, [], self.book.search_prompt(read, request.words), request.filter or None, excluded)
+            return _Asked(
+                request,
+                [],
+                self.book.search_prompt(read, request.words),
+                request.filter or None,
+                excluded,
+            )
         return _Asked(request, read, self.book.prompt(read), request.filter or None, excluded)
 
     def _reason(self, asked: "_Asked") -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from eager_llm.errors import UserError
-from eager_llm.files import whole_file
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import whole_file
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = "eager_llm_trie"
@@ -43,7 +43,11 @@ class Trie:
 
     def __init__(self, tables: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         self.label, self.first_child = tables["label"], tables["first_child"]
-        self.first_leaf, self.leaf_item, self.tail = tables["first_leaf"], tables["leaf_item"], tables["tail"]
+        self.first_leaf, self.leaf_item, self.tail = (
+            tables["first_leaf"],
+            tables["leaf_item"],
+            tables["tail"],
+        )
         self.level_start: list[int] = facts["level_start"]
         self.widest: list[int] = facts["widest"]
         self.digest: str = facts["digest"]
@@ -116,7 +120,9 @@ class Trie:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
                 if facts.get("schema_version") != SCHEMA_VERSION:
-                    raise UserError(f"{path}: trie version {facts.get('schema_version')}; expected {SCHEMA_VERSION}")
+                    raise UserError(
+                        f"{path}: trie version {facts.get('schema_version')}; expected {SCHEMA_VERSION}"
+                    )
                 return cls({name: file.get_tensor(name) for name in _TABLES}, facts)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not readable as a trie: {error}") from None
@@ -144,7 +150,9 @@ class Trie:
     def leaf_of(self) -> torch.Tensor:
         """The leaf of each item, counted from 0, by the item's row in the index: int32 [items]."""
         leaf = torch.empty_like(self.leaf_item)
-        leaf[self.leaf_item.long()] = torch.arange(self.items, dtype=torch.int32, device=leaf.device)
+        leaf[self.leaf_item.long()] = torch.arange(
+            self.items, dtype=torch.int32, device=leaf.device
+        )
         return leaf
 
     def path_nodes(self, rows: torch.Tensor) -> torch.Tensor:
@@ -157,7 +165,9 @@ class Trie:
         for level in range(1, self.depth):
             start, end = self.level_start[level], self.level_start[level + 1]
             # The leaves below a node lie side by side: the last node that begins at or before the leaf.
-            nodes.append(torch.searchsorted(self.first_leaf[start:end], wanted, right=True) - 1 + start)
+            nodes.append(
+                torch.searchsorted(self.first_leaf[start:end], wanted, right=True) - 1 + start
+            )
         nodes.append(wanted + self.level_start[self.depth])
         return torch.stack([node.int() for node in nodes], dim=1)
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from eager_llm.catalogue.counts import co_occurrence_counts
-from eager_llm.encoders.cold import unit_rows
-from eager_llm.errors import UserError
-from eager_llm.progress import progress
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import progress
+from eager_llm.encoders.normalise import unit_rows
+from eager_llm.item_prior.cooccurrence import cooccurrence_counts
 from eager_llm.settings import BehaviourSettings
 
 WINDOW = 3  # how far apart two items still count as co-occurring, for the warm start
@@ -54,7 +54,9 @@ class DeepInterestNetwork(nn.Module):
         # DIN keeps the intensity of interest: the weights are not normalised to one.
         interest = weight @ past / history.shape[1] ** 0.5
         wanted = wanted.expand_as(interest)
-        decision = self.decision(torch.cat([interest, wanted, interest * wanted], dim=-1)).squeeze(-1)
+        decision = self.decision(torch.cat([interest, wanted, interest * wanted], dim=-1)).squeeze(
+            -1
+        )
         return decision + (interest * wanted).sum(-1) + self.bias(candidates).squeeze(-1)
 
     def _attention(self, past: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -64,13 +66,23 @@ class DeepInterestNetwork(nn.Module):
         concatenation [B, C, T, 3d] is never made.
         """
         keys = (wanted[:, :, None] * self.unit_product).flatten(1, 2)  # [B or 1, C * U, d]
-        product = (keys @ past.transpose(1, 2)).unflatten(1, (wanted.shape[1], UNIT))  # [B, C, U, T]
-        hidden = product + self.unit_past(past).transpose(1, 2)[:, None] + self.unit_wanted(wanted)[..., None]
+        product = (keys @ past.transpose(1, 2)).unflatten(
+            1, (wanted.shape[1], UNIT)
+        )  # [B, C, U, T]
+        hidden = (
+            product
+            + self.unit_past(past).transpose(1, 2)[:, None]
+            + self.unit_wanted(wanted)[..., None]
+        )
         return self.unit_out(hidden.transpose(2, 3)).squeeze(-1)
 
 
 def behaviour_embedding(
-    histories: list[list[int]], items: int, settings: BehaviourSettings, seed: int, device: str = "cpu"
+    histories: list[list[int]],
+    items: int,
+    settings: BehaviourSettings,
+    seed: int,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Train the network and return the behaviour embedding, float32 [items, dim], rows of length 1.
 
@@ -101,7 +113,9 @@ def behaviour_embedding(
     return unit_rows(network.table.weight.detach()[:items].float().cpu().numpy(), "behaviour")
 
 
-def _examples(histories: list[list[int]], padding: int, length: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
+def _examples(
+    histories: list[list[int]], padding: int, length: int = 10
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return every (history, next item) pair of the training part; the last `length` items count."""
     past, target = [], []
     for history in histories:
@@ -109,7 +123,9 @@ def _examples(histories: list[list[int]], padding: int, length: int = 10) -> tup
             window = history[max(0, end - length) : end]
             past.append([padding] * (length - len(window)) + window)
             target.append(history[end])
-    return torch.tensor(past, dtype=torch.long).reshape(-1, length), torch.tensor(target, dtype=torch.long)
+    return torch.tensor(past, dtype=torch.long).reshape(-1, length), torch.tensor(
+        target, dtype=torch.long
+    )
 
 
 def _train(
@@ -124,7 +140,9 @@ def _train(
     frequency = torch.bincount(target.cpu(), minlength=network.table.num_embeddings).float() ** 0.75
     for _ in progress(range(settings.epochs), desc="behaviour encoder", unit="epoch"):
         for rows in torch.randperm(len(target), generator=generator).split(settings.batch):
-            negatives = torch.multinomial(frequency, settings.negatives, replacement=True, generator=generator)
+            negatives = torch.multinomial(
+                frequency, settings.negatives, replacement=True, generator=generator
+            )
             wanted, negatives = target[rows, None], negatives.to(target.device)
             positive = network(past[rows], wanted)
             negative = network(past[rows], negatives[None])
@@ -136,7 +154,9 @@ def _train(
             optimizer.step()
 
 
-def co_occurrence_embedding(histories: list[list[int]], items: int, dim: int, seed: int) -> np.ndarray:
+def co_occurrence_embedding(
+    histories: list[list[int]], items: int, dim: int, seed: int
+) -> np.ndarray:
     """Return a truncated SVD of shifted-positive PMI between items at most `WINDOW` apart.
 
     float32 [items, dim] (Levy & Goldberg, NeurIPS 2014); columns that the data cannot fill are zero.
@@ -144,14 +164,16 @@ def co_occurrence_embedding(histories: list[list[int]], items: int, dim: int, se
     from scipy.sparse import coo_matrix
     from sklearn.utils.extmath import randomized_svd
 
-    directed = co_occurrence_counts(histories, items, WINDOW)
+    directed = cooccurrence_counts(histories, items, WINDOW)
     counts = (directed + directed.T).tocoo()
     embedding = np.zeros((items, dim), dtype=np.float32)
     if counts.nnz == 0:
         return embedding
     margin = np.bincount(counts.row, counts.data, minlength=items)
     pmi = np.log(counts.data * margin.sum() / (margin[counts.row] * margin[counts.col]))
-    positive = coo_matrix((np.maximum(pmi, 0), (counts.row, counts.col)), shape=(items, items)).tocsr()
+    positive = coo_matrix(
+        (np.maximum(pmi, 0), (counts.row, counts.col)), shape=(items, items)
+    ).tocsr()
     rank = min(dim, items - 1)
     left, singular, _ = randomized_svd(positive, rank, random_state=seed)
     embedding[:, :rank] = left * np.sqrt(singular)

@@ -3,14 +3,16 @@
 import numpy as np
 import pandas as pd
 
-from eager_llm.catalogue.tables import TEXT_COLUMNS, item_texts
-from eager_llm.encoders.cold import unit_rows
-from eager_llm.errors import UserError
-from eager_llm.progress import progress
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import progress
+from eager_llm.data.tables import TEXT_COLUMNS, item_texts
+from eager_llm.encoders.normalise import unit_rows
 from eager_llm.settings import SemanticSettings
 
 
-def semantic_embedding(items: pd.DataFrame, settings: SemanticSettings, seed: int, device: str = "cpu") -> np.ndarray:
+def semantic_embedding(
+    items: pd.DataFrame, settings: SemanticSettings, seed: int, device: str = "cpu"
+) -> np.ndarray:
     """Return the semantic embedding, float32 [items, dim], rows of length 1.
 
     Raises:
@@ -34,7 +36,9 @@ def _tfidf_svd(items: pd.DataFrame, dim: int, seed: int) -> np.ndarray:
 
     texts = [" ".join(row) for row in items[list(TEXT_COLUMNS)].itertuples(index=False)]
     # Anonymous attributes such as `attribute-12` are one word each.
-    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), max_features=50_000, token_pattern=r"[\w-]+")
+    vectorizer = TfidfVectorizer(
+        sublinear_tf=True, ngram_range=(1, 2), max_features=50_000, token_pattern=r"[\w-]+"
+    )
     weights = vectorizer.fit_transform(texts)
     rank = min(dim, weights.shape[1] - 1, len(items) - 1)
     if rank < 1:
@@ -51,7 +55,9 @@ def _hugging_face(items: pd.DataFrame, settings: SemanticSettings, device: str) 
         tokenizer = AutoTokenizer.from_pretrained(settings.encoder)
         model = AutoModel.from_pretrained(settings.encoder).to(device).eval()
     except (OSError, ValueError) as error:
-        raise UserError(f"semantic.encoder = {settings.encoder!r} cannot be loaded: {error}") from None
+        raise UserError(
+            f"semantic.encoder = {settings.encoder!r} cannot be loaded: {error}"
+        ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # Causal encoders only see what is left of a token: padding must stand on the right.
@@ -62,10 +68,16 @@ def _hugging_face(items: pd.DataFrame, settings: SemanticSettings, device: str) 
         rows = np.flatnonzero(items[name].to_numpy() != "")
         # Longest first: alike lengths share a batch, and a batch that does not fit fails at once.
         rows = rows[np.argsort(-items[name].str.len().to_numpy()[rows], kind="stable")]
-        for start in progress(range(0, len(rows), settings.batch), desc=f"semantic encoder: {name}", unit="batch"):
+        for start in progress(
+            range(0, len(rows), settings.batch), desc=f"semantic encoder: {name}", unit="batch"
+        ):
             batch = rows[start : start + settings.batch]
             tokens = tokenizer(
-                items[name].iloc[batch].tolist(), padding=True, truncation=True, max_length=256, return_tensors="pt"
+                items[name].iloc[batch].tolist(),
+                padding=True,
+                truncation=True,
+                max_length=256,
+                return_tensors="pt",
             ).to(device)
             with torch.inference_mode():
                 hidden = model(**tokens).last_hidden_state.float()

@@ -5,8 +5,8 @@ Ties are broken at random (seeded), never by item number or file order.
 
 import numpy as np
 
-from eager_llm.catalogue.counts import co_occurrence_counts
-from eager_llm.encoders.neighbours import Neighbours
+from eager_llm.item_prior.cooccurrence import cooccurrence_counts
+from eager_llm.item_prior.table import ItemPriorTable
 
 WINDOW = 3
 HISTORY_DECAY = 0.5
@@ -32,7 +32,7 @@ def popularity_fallback(order: np.ndarray) -> np.ndarray:
     return -1e-9 * (place + 1) / len(order)
 
 
-class CoOccurrence:
+class Cooccurrence:
     """Rank items by what followed the history's items in the training part.
 
     Directed counts of items at most `WINDOW` apart, weighted by 1 / gap; the evidence of a history
@@ -40,16 +40,25 @@ class CoOccurrence:
     """
 
     def __init__(self, histories: list[list[int]], items: int, seed: int) -> None:
-        self.counts = co_occurrence_counts(histories, items, WINDOW)
+        self.counts = cooccurrence_counts(histories, items, WINDOW)
         self._fallback = popularity_fallback(Popularity(histories, items, seed).order)
 
     def rank(self, histories: list[list[int]], k: int) -> np.ndarray:
         """Return the k first items for each history, int64 [histories, k]."""
-        return rank_by_evidence(Neighbours(self.counts, (HISTORY_DECAY,), 1.0, 0.0, 0.0), self._fallback, histories, k)
+        return rank_by_evidence(
+            ItemPriorTable(self.counts, (HISTORY_DECAY,), 1.0, 0.0, 0.0),
+            self._fallback,
+            histories,
+            k,
+        )
 
 
 def rank_by_evidence(
-    neighbours: Neighbours, fallback: np.ndarray, histories: list[list[int]], k: int, batch: int = 512
+    neighbours: ItemPriorTable,
+    fallback: np.ndarray,
+    histories: list[list[int]],
+    k: int,
+    batch: int = 512,
 ) -> np.ndarray:
     """Return the k items with the most evidence for each history, int64 [histories, k].
 

@@ -1,4 +1,4 @@
-"""The model and its baselines on one part of one split, side by side."""
+"""The model and its baselines on one split of one split, side by side."""
 
 from dataclasses import replace
 
@@ -6,21 +6,28 @@ import numpy as np
 import pandas as pd
 
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.encoders.neighbours import Neighbours
-from eager_llm.evaluation.baselines import CoOccurrence, Popularity, popularity_fallback, rank_by_evidence
+from eager_llm.evaluation.baselines import (
+    Cooccurrence,
+    Popularity,
+    popularity_fallback,
+    rank_by_evidence,
+)
 from eager_llm.evaluation.metrics import CUTOFFS, ranking_metrics
+from eager_llm.item_prior.table import ItemPriorTable
 
 Table = dict[str, dict[str, float]]
 
 
 def training_histories(examples: pd.DataFrame) -> list[list[str]]:
-    """Return each user's training part, oldest first, from the training trajectories.
+    """Return each user's training split, oldest first, from the training trajectories.
 
     A user's trajectories follow one another and share one item; they are joined at it.
     """
-    train = examples[examples["part"] == "train"].sort_values(["user_id", "moment"], kind="stable")
+    train = examples[examples["split"] == "train"].sort_values(["user_id", "moment"], kind="stable")
     histories: dict[str, list[str]] = {}
-    for user, item, history in zip(train["user_id"], train["item_id"], train["history"], strict=True):
+    for user, item, history in zip(
+        train["user_id"], train["item_id"], train["history"], strict=True
+    ):
         window = [*history, item]
         if user in histories:
             histories[user] += window[1:]
@@ -29,16 +36,21 @@ def training_histories(examples: pd.DataFrame) -> list[list[str]]:
     return list(histories.values())
 
 
-def evaluate_model(recommender: Recommender, examples: pd.DataFrame, part: str, show: bool = True) -> dict[str, float]:
-    """Return the model's metrics on one part of the examples."""
-    asked = examples[examples["part"] == part]
+def evaluate_model(
+    recommender: Recommender, examples: pd.DataFrame, split: str, show: bool = True
+) -> dict[str, float]:
+    """Return the model's metrics on one split of the examples."""
+    asked = examples[examples["split"] == split]
     ranked = recommender.recommend(asked["history"].map(list).tolist(), max(CUTOFFS), show)
     return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
 
 
 def weigh_on_validation(
-    recommender: Recommender, neighbours: Neighbours, examples: pd.DataFrame, weights: list[float]
-) -> tuple[Neighbours, dict[float, float]]:
+    recommender: Recommender,
+    neighbours: ItemPriorTable,
+    examples: pd.DataFrame,
+    weights: list[float],
+) -> tuple[ItemPriorTable, dict[float, float]]:
     """Return the evidence with the weight beside the model that is best on validation, and NDCG@10 there for each."""
     tried = {}
     for weight in weights:
@@ -48,7 +60,11 @@ def weigh_on_validation(
 
 
 def evaluate_baselines(
-    examples: pd.DataFrame, item_ids: list[str], part: str, seed: int, neighbours: Neighbours | None = None
+    examples: pd.DataFrame,
+    item_ids: list[str],
+    split: str,
+    seed: int,
+    neighbours: ItemPriorTable | None = None,
 ) -> Table:
     """Return the metrics of what needs no model, counted on the training part.
 
@@ -57,26 +73,31 @@ def evaluate_baselines(
     """
     rows = {item: row for row, item in enumerate(item_ids)}
     train = [[rows[item] for item in history] for history in training_histories(examples)]
-    asked = examples[examples["part"] == part]
+    asked = examples[examples["split"] == split]
     histories = [[rows[item] for item in history] for history in asked["history"]]
     table = {}
     popularity, k = Popularity(train, len(item_ids), seed), max(CUTOFFS)
     rankings = {
-        "co-occurrence": CoOccurrence(train, len(item_ids), seed).rank(histories, k),
+        "co-occurrence": Cooccurrence(train, len(item_ids), seed).rank(histories, k),
         "popularity": popularity.rank(histories, k),
     }
     if neighbours is not None:
         fallback = popularity_fallback(popularity.order)
-        rankings = {"neighbours alone": rank_by_evidence(neighbours, fallback, histories, k), **rankings}
+        rankings = {
+            "neighbours alone": rank_by_evidence(neighbours, fallback, histories, k),
+            **rankings,
+        }
     for name, ranked in rankings.items():
         ids = np.asarray(item_ids, dtype=object)[ranked].tolist()
         table[name] = ranking_metrics(ids, asked["item_id"].tolist())
     return table
 
 
-def table_text(table: Table, part: str = "test") -> str:
-    """Return the table of one part as aligned text, a row a method."""
+def table_text(table: Table, split: str = "test") -> str:
+    """Return the table of one split as aligned text, a row a method."""
     columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    lines = [f"{part + ' part':<24}" + "".join(f"{name:>11}" for name in columns)]
-    lines += [f"{name:<24}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()]
+    lines = [f"{split + ' part':<24}" + "".join(f"{name:>11}" for name in columns)]
+    lines += [
+        f"{name:<24}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()
+    ]
     return "\n".join(lines)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from eager_llm.backbone.loading import hidden_states, logits_of, set_adapter_strength
+from eager_llm.core.progress import progress
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.progress import progress
-from eager_llm.tuning.backbone import hidden_states, logits_of, set_adapter_strength
+from eager_llm.prompts.builder import Example, PromptBuilder
 from eager_llm.tuning.batches import collate
 from eager_llm.tuning.loss import cross_entropy
-from eager_llm.tuning.tasks import Example, TaskBook
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MEASURES = ("item2index accuracy", "index2item overlap", "perplexity of unseen texts")
@@ -25,7 +25,7 @@ class LanguageProbe:
     """The questions, the same for every model that is compared.
 
     Args:
-        book: writes the questions in phrasings that were never trained on; its unread items' titles are the
+        book: writes the questions in phrasings that were never trained on; its held_out items' titles are the
             unseen texts.
         items: how many items of each kind are asked about, at most.
         seed: draws them.
@@ -35,14 +35,16 @@ class LanguageProbe:
         unseen: rows of items whose titles are the unseen texts.
     """
 
-    def __init__(self, book: TaskBook, items: int, seed: int) -> None:
+    def __init__(self, book: PromptBuilder, items: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         told = [
-            row for row in rng.permutation(len(book.item_tokens)).tolist() if book.question("index2item", row)[1][1:]
+            row
+            for row in rng.permutation(len(book.item_tokens)).tolist()
+            if book.question("index2item", row)[1][1:]
         ]
         self.book = book
-        self.known = [row for row in told if row not in book.unread][:items]
-        self.unseen = [row for row in told if row in book.unread][:items]
+        self.known = [row for row in told if row not in book.held_out][:items]
+        self.unseen = [row for row in told if row in book.held_out][:items]
 
     def measure(self, recommender: Recommender) -> Row:
         """Return the measures that the catalogue's texts allow; see `MEASURES`.
@@ -53,8 +55,8 @@ class LanguageProbe:
         """
         row = {name: float(np.mean(values)) for name, values in self.answers(recommender).items()}
         if self.unseen:
-            surprise, tokens, _ = self.surprise(recommender)
-            row[MEASURES[2]] = math.exp(surprise.sum() / tokens.sum())
+            negative_log_likelihood, tokens, _ = self.negative_log_likelihood(recommender)
+            row[MEASURES[2]] = math.exp(negative_log_likelihood.sum() / tokens.sum())
         return row
 
     @torch.inference_mode()
@@ -65,14 +67,21 @@ class LanguageProbe:
         model = recommender.model.eval()
         prompts = [self.book.question("item2index", item)[0] for item in self.known]
         named, _ = beam_search(
-            model, recommender.trie, prompts, 1, recommender.settings.normalise, reader=recommender.reader
+            model,
+            recommender.trie,
+            prompts,
+            1,
+            recommender.settings.normalise,
+            reader=recommender.reader,
         )
         right = np.asarray(named[:, 0].tolist()) == np.asarray(self.known)
         alike = np.array([rouge_l(said, title) for said, title in self._written(model)])
         return {MEASURES[0]: right.astype(float), MEASURES[1]: alike}
 
     @torch.inference_mode()
-    def surprise(self, recommender: Recommender) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def negative_log_likelihood(
+        self, recommender: Recommender
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the cross-entropy of each unseen title, its tokens and its characters; each float [unseen]."""
         model = recommender.model.eval()
         questions = [self.book.question("index2item", item) for item in self.unseen]
@@ -84,9 +93,15 @@ class LanguageProbe:
             hidden, batch.ids[:, 1:], batch.learn[:, 1:], questions, strict=True
         ):
             text = self.book.tokenizer.decode(answer, skip_special_tokens=True)
-            rows.append((float(cross_entropy(model, states[learned], ids[learned])), int(learned.sum()), len(text)))
-        surprise, tokens, characters = np.array(rows, dtype=float).reshape(-1, 3).T
-        return surprise, tokens, characters
+            rows.append(
+                (
+                    float(cross_entropy(model, states[learned], ids[learned])),
+                    int(learned.sum()),
+                    len(text),
+                )
+            )
+        negative_log_likelihood, tokens, characters = np.array(rows, dtype=float).reshape(-1, 3).T
+        return negative_log_likelihood, tokens, characters
 
     def _written(self, model: Any) -> list[tuple[str, str]]:
         """Return what the model writes as each known item's title, and the title."""
@@ -110,7 +125,7 @@ class LanguageProbe:
 
 
 def rouge_l(said: str, real: str) -> float:
-    """Return the F1 of the longest common subsequence of words (ROUGE-L; Lin 2004), letter case left aside."""
+    """Return the F1 of the longest common subsequence of words (ROUGE-L; Lin 2004), letter case left quarantine."""
     a, b = re.findall(r"\w+", said.lower()), re.findall(r"\w+", real.lower())
     if not a or not b:
         return float(a == b)
@@ -118,12 +133,18 @@ def rouge_l(said: str, real: str) -> float:
     for word in a:
         before = 0
         for n, other in enumerate(b, start=1):
-            before, longest[n] = longest[n], before + 1 if word == other else max(longest[n], longest[n - 1])
+            before, longest[n] = (
+                longest[n],
+                before + 1 if word == other else max(longest[n], longest[n - 1]),
+            )
     return 2 * longest[-1] / (len(a) + len(b))
 
 
 def adapter_curve(
-    recommender: Recommender, probe: LanguageProbe, quality: Callable[[Recommender], float], show: bool = True
+    recommender: Recommender,
+    probe: LanguageProbe,
+    quality: Callable[[Recommender], float],
+    show: bool = True,
 ) -> list[Row]:
     """Return recommendation and language along the adapter's strength, and leave it at 1.
 
@@ -132,7 +153,9 @@ def adapter_curve(
         quality: NDCG@10 on validation.
     """
     rows = []
-    for strength in progress(STRENGTHS, desc="adapter's strength", unit="strength", disable=not show):
+    for strength in progress(
+        STRENGTHS, desc="adapter's strength", unit="strength", disable=not show
+    ):
         set_adapter_strength(recommender.model, strength)
         # What is remembered of earlier prompts belongs to another strength.
         fresh = recommender.again()

@@ -23,7 +23,9 @@ def ranking_metrics(ranked: list[list[str]], targets: list[str]) -> dict[str, fl
 def target_places(ranked: list[list[str]], targets: list[str]) -> np.ndarray:
     """Return the place of each target among its items, from 1; infinite where it is not there."""
     pairs = zip(ranked, targets, strict=True)
-    return np.array([row.index(target) + 1 if target in row else np.inf for row, target in pairs], dtype=float)
+    return np.array(
+        [row.index(target) + 1 if target in row else np.inf for row, target in pairs], dtype=float
+    )
 
 
 def gains(places: np.ndarray, metric: str) -> np.ndarray:

@@ -58,4 +58,6 @@ def paired_difference(
         found.append(gained[rows].sum(1) / size[rows].sum(1))
     low, high = np.quantile(np.concatenate(found), [1 - confidence, confidence])
     total = float(sizes.sum())
-    return Difference(float(first.sum()) / total, float(second.sum()) / total, float(low), float(high), count)
+    return Difference(
+        float(first.sum()) / total, float(second.sum()) / total, float(low), float(high), count
+    )

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
+from eager_llm.index.build_checkpoint import Job, job_key
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.job import Job, job_key
-from eager_llm.index.pool import LocalPool, Pool, worker_pool
+from eager_llm.index.ray_pool import LocalPool, Pool, worker_pool
 from eager_llm.index.shards import Shards
 from eager_llm.index.tree import TreeBuilder
 from eager_llm.settings import IndexSettings
@@ -42,7 +42,10 @@ def build_index(
     job = Job(jobs, job_key(sources, settings, seed))
     with worker_pool(sources, settings.precision, settings.workers) as pool:
         check_embeddings(pool, sources, item_ids)
-        trees = {source: TreeBuilder(pool, shards, settings, seed, job).build() for source, shards in sources.items()}
+        trees = {
+            source: TreeBuilder(pool, shards, settings, seed, job).build()
+            for source, shards in sources.items()
+        }
     index = ItemIndex(
         item_ids=item_ids,
         codes=np.concatenate([tree.codes for tree in trees.values()], axis=1),
@@ -55,7 +58,9 @@ def build_index(
     return index
 
 
-def open_sources(item_ids: list[str], embeddings: Embeddings, names: list[str]) -> dict[str, Shards]:
+def open_sources(
+    item_ids: list[str], embeddings: Embeddings, names: list[str]
+) -> dict[str, Shards]:
     """Open the embeddings of the named sources, a row an item.
 
     Raises:
@@ -63,11 +68,15 @@ def open_sources(item_ids: list[str], embeddings: Embeddings, names: list[str]) 
     """
     missing = [name for name in names if name not in embeddings]
     if missing:
-        raise UserError(f"no embedding given for {', '.join(missing)}; given: {', '.join(embeddings) or 'none'}")
+        raise UserError(
+            f"no embedding given for {', '.join(missing)}; given: {', '.join(embeddings) or 'none'}"
+        )
     sources = {name: Shards.find(embeddings[name], name) for name in names}
     for name, shards in sources.items():
         if shards.rows != len(item_ids):
-            raise UserError(f"{name} embedding has {shards.rows} rows for {len(item_ids)} items; expected one an item")
+            raise UserError(
+                f"{name} embedding has {shards.rows} rows for {len(item_ids)} items; expected one an item"
+            )
     return sources
 
 
@@ -95,7 +104,9 @@ def open_for_index(
 def check_embeddings(pool: Pool, sources: dict[str, Shards], item_ids: list[str]) -> None:
     """Refuse NaN, infinite and zero vectors, naming the first item that has one."""
     for source, shards in sources.items():
-        found = [one for one in pool.map("broken", [(source, *part) for part in shards.parts]) if one]
+        found = [
+            one for one in pool.map("broken", [(source, *part) for part in shards.parts]) if one
+        ]
         if found:
             row, kind, _ = found[0]
             raise UserError(

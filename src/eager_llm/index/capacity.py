@@ -43,13 +43,18 @@ def balance_prices(scores: torch.Tensor, start: torch.Tensor, rounds: int) -> to
     prices = start
     for _ in range(rounds):
         # In blocks that stay in the cache.
-        parts = [torch.softmax((part + prices).mul_(-1 / temperature), dim=1).sum(0) for part in scores.split(PROBED)]
+        parts = [
+            torch.softmax((part + prices).mul_(-1 / temperature), dim=1).sum(0)
+            for part in scores.split(PROBED)
+        ]
         load = torch.stack(parts).sum(0) * (clusters / len(scores))
         prices = prices + temperature * load.clamp(min=1e-3).log()
     return prices - prices.mean()
 
 
-def place(cost: torch.Tensor, room: torch.Tensor, group: torch.Tensor | None = None) -> torch.Tensor:
+def place(
+    cost: torch.Tensor, room: torch.Tensor, group: torch.Tensor | None = None
+) -> torch.Tensor:
     """Assign each row to a column, cheap ones first, no column beyond its room.
 
     Deferred acceptance (Gale & Shapley, 1962) in bulk: all refused rows ask for the cheapest column
@@ -73,7 +78,9 @@ def place(cost: torch.Tensor, room: torch.Tensor, group: torch.Tensor | None = N
     members = torch.bincount(group, minlength=len(room))
     if (members > room.sum(1)).any():
         worst = int((members - room.sum(1)).argmax())
-        raise ValueError(f"{int(members[worst])} rows do not fit into room for {int(room[worst].sum())}")
+        raise ValueError(
+            f"{int(members[worst])} rows do not fit into room for {int(room[worst].sum())}"
+        )
     cost.masked_fill_((room <= 0)[group], torch.inf)
     room = room.reshape(-1)
     price, column = cost.min(1)

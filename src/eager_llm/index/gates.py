@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eager_llm.catalogue.engine import engine, view_file
-from eager_llm.catalogue.gates import GateResult, judge
-from eager_llm.catalogue.rules import index_gates
+from eager_llm.core.duckdb_engine import engine, view_file
 from eager_llm.index.item_index import index_facts
 from eager_llm.settings import GateSettings
+from eager_llm.validation.expectations import index_gates
+from eager_llm.validation.gates import GateResult, judge
 
 ROWS = 1 << 16  # at a time
 
@@ -22,19 +22,19 @@ def run_index_gates(
     even: bool,
     settings: GateSettings,
     memory_gb: float = 2.0,
-    aside: Path | None = None,
+    quarantine: Path | None = None,
 ) -> list[GateResult]:
     """Check an index file against the catalogue's table and the embeddings that it was built from.
 
     Args:
         embeddings: for each source its .npy, a row an item in the order of the catalogue.
         even: no node may hold more than its even share: see `index_gates`.
-        aside: folder for the rows that break a gate.
+        quarantine: folder for the rows that break a gate.
 
     Raises:
         UserError: the file is no item index.
     """
-    facts = index_facts(file)
+    metadata = index_facts(file)
     with engine(memory_gb) as connection:
         view_file(connection, "items", items)
         view_file(connection, "paths", file, "item_id IS NOT NULL")
@@ -42,8 +42,8 @@ def run_index_gates(
         vectors, broken = _vectors(ids, embeddings)
         connection.register("vectors", vectors)
         connection.register("broken_vectors", broken)
-        gates = index_gates(facts["sources"], facts["branching"], even)
-        return judge(connection, gates, settings.continue_without, aside)
+        gates = index_gates(metadata["sources"], metadata["branching"], even)
+        return judge(connection, gates, settings.waived, quarantine)
 
 
 def _vectors(ids: list[str], embeddings: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -57,7 +57,9 @@ def _vectors(ids: list[str], embeddings: Mapping[str, Path]) -> tuple[pd.DataFra
             finite = np.isfinite(part).all(axis=1)
             for row in np.flatnonzero(~finite | ~part.any(axis=1)):
                 item = ids[start + row] if start + row < len(ids) else ""
-                broken.append((source, item, int(start + row), "zero" if finite[row] else "not finite"))
+                broken.append(
+                    (source, item, int(start + row), "zero" if finite[row] else "not finite")
+                )
     columns = {"source": "str", "item_id": "str", "row": "int64", "fault": "str"}
     return (
         pd.DataFrame(counts, columns=["source", "vectors"]),

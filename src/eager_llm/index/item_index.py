@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from eager_llm.errors import UserError
-from eager_llm.files import whole_file
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import whole_file
 
 SCHEMA_VERSION = 2
 _METADATA_KEY = b"eager_llm_item_index"
@@ -55,7 +55,9 @@ class ItemIndex:
         if len(set(self.item_ids)) != len(self.item_ids):
             raise UserError("the item index names an item twice")
         if self.codes.shape != (len(self.item_ids), len(self.sources)):
-            raise UserError(f"the item index has paths {self.codes.shape}; expected one of {len(self.sources)} an item")
+            raise UserError(
+                f"the item index has paths {self.codes.shape}; expected one of {len(self.sources)} an item"
+            )
         if len(self.codes) and not (self.codes.min() >= 0 and self.codes.max() < self.branching):
             raise UserError(f"the item index has a label outside 0..{self.branching - 1}")
         for source, levels in self.levels_of.items():
@@ -73,7 +75,10 @@ class ItemIndex:
         """The levels of each source, in the order of the sources."""
         names = list(dict.fromkeys(self.sources))
         starts = [self.sources.index(name) for name in names]
-        return {name: slice(a, b) for name, a, b in zip(names, starts, [*starts[1:], self.levels], strict=True)}
+        return {
+            name: slice(a, b)
+            for name, a, b in zip(names, starts, [*starts[1:], self.levels], strict=True)
+        }
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -83,7 +88,11 @@ class ItemIndex:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every index token, level by level: `<a_0>`, ..., `<b_0>`, ...; [levels * branching]."""
-        return [f"<{letters(level)}_{label}>" for level in range(self.levels) for label in range(self.branching)]
+        return [
+            f"<{letters(level)}_{label}>"
+            for level in range(self.levels)
+            for label in range(self.branching)
+        ]
 
     @property
     def token_numbers(self) -> np.ndarray:
@@ -92,7 +101,10 @@ class ItemIndex:
 
     def tokens(self, item_id: str) -> list[str]:
         """Return the tokens of an item. Raises KeyError for an unknown one."""
-        return [f"<{letters(level)}_{label}>" for level, label in enumerate(self.codes[self.rows[item_id]])]
+        return [
+            f"<{letters(level)}_{label}>"
+            for level, label in enumerate(self.codes[self.rows[item_id]])
+        ]
 
     def item(self, tokens: list[str]) -> str | None:
         """Return the item of a path of tokens, or None where no item has it."""
@@ -133,7 +145,9 @@ class ItemIndex:
     def save(self, path: Path) -> None:
         """Write one Parquet: a row an item, and a row a centroid."""
         facts = {"schema_version": SCHEMA_VERSION, "checksum": self.checksum, **self._facts()}
-        table = pa.concat_tables([self._items_table(), self._nodes_table()], promote_options="default")
+        table = pa.concat_tables(
+            [self._items_table(), self._nodes_table()], promote_options="default"
+        )
         table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(facts).encode()})
         with whole_file(path) as draft:
             pq.write_table(table, draft, row_group_size=1 << 20, compression="zstd")
@@ -160,7 +174,10 @@ class ItemIndex:
             _matrix(items["codes"], levels, np.int32),
             tuple(facts["sources"]),
             facts["branching"],
-            [_rows(nodes["vector"].filter(pa.array(node_levels == level))) for level in np.unique(node_levels)],
+            [
+                _rows(nodes["vector"].filter(pa.array(node_levels == level)))
+                for level in np.unique(node_levels)
+            ],
             None if items["errors"].null_count else _matrix(items["errors"], levels, np.float32),
             facts["version"],
             facts["parent"],
@@ -168,7 +185,9 @@ class ItemIndex:
             facts["change"],
         )
         if index.checksum != facts["checksum"]:
-            raise UserError(f"{path}: the item index is not what its checksum says; build or copy it again")
+            raise UserError(
+                f"{path}: the item index is not what its checksum says; build or copy it again"
+            )
         return index
 
     def _facts(self) -> dict[str, Any]:
@@ -180,7 +199,10 @@ class ItemIndex:
     def _items_table(self) -> pa.Table:
         numbers = self.token_numbers.astype(np.int32).reshape(-1)
         tokens = pa.DictionaryArray.from_arrays(numbers, pa.array(self.vocabulary))
-        columns = {"item_id": pa.array(self.item_ids, pa.string()), "tokens": _lists(tokens, self.levels)}
+        columns = {
+            "item_id": pa.array(self.item_ids, pa.string()),
+            "tokens": _lists(tokens, self.levels),
+        }
         columns["codes"] = _lists(self.codes.astype(np.int32), self.levels)
         if self.errors is not None:
             columns["errors"] = _lists(self.errors.astype(np.float32), self.levels)
@@ -210,11 +232,15 @@ def index_facts(path: Path) -> dict[str, Any]:
         UserError: the file is missing, no item index, or of another version.
     """
     try:
-        facts: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}"))
+        facts: dict[str, Any] = json.loads(
+            (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}")
+        )
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: not readable as an item index: {error}") from None
     if facts.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: item index version {facts.get('schema_version')}; expected {SCHEMA_VERSION}")
+        raise UserError(
+            f"{path}: item index version {facts.get('schema_version')}; expected {SCHEMA_VERSION}"
+        )
     return facts
 
 
@@ -222,7 +248,9 @@ def path_keys(codes: np.ndarray, branching: int) -> np.ndarray:
     """Return a number for each path, int64 [items]; equal paths have equal numbers."""
     keys = np.zeros(len(codes), dtype=np.int64)
     for level in range(codes.shape[1]):
-        if keys.max(initial=0) > 2**62 // branching:  # too deep for whole numbers: rank what there is
+        if (
+            keys.max(initial=0) > 2**62 // branching
+        ):  # too deep for whole numbers: rank what there is
             keys = np.unique(keys, return_inverse=True)[1]
         keys = keys * branching + codes[:, level]
     return keys

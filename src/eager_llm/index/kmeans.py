@@ -98,7 +98,9 @@ def price_and_move(
     return sums_of(points, labels, len(codebook)).means(codebook), prices
 
 
-def nearest(points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(
+    points: torch.Tensor, codebook: torch.Tensor, prices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the label of least score, int64 [points], and how much worse the next best is, float [points]."""
     labels = torch.empty(len(points), dtype=torch.long, device=points.device)
     regret = torch.zeros(len(points), device=points.device)
@@ -121,7 +123,9 @@ def prices_for(sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor
     return balance_prices(score(part, codebook, codebook.square().sum(1)), start, PRICE_ROUNDS)
 
 
-def start_codebook(sample: torch.Tensor, clusters: int, restarts: int, generator: torch.Generator) -> torch.Tensor:
+def start_codebook(
+    sample: torch.Tensor, clusters: int, restarts: int, generator: torch.Generator
+) -> torch.Tensor:
     """Return the best of several starts on a sample: k-means++, then a few plain iterations each.
 
     Args:
@@ -138,7 +142,8 @@ def start_codebook(sample: torch.Tensor, clusters: int, restarts: int, generator
         for _ in range(START_ITERATIONS):
             codebook = lloyd(part, codebook, free).means(codebook)
         total = sum(
-            float(score(block, codebook, codebook.square().sum(1)).amin(1).double().sum()) for _, block in blocks(part)
+            float(score(block, codebook, codebook.square().sum(1)).amin(1).double().sum())
+            for _, block in blocks(part)
         )
         if best is None or total < best[0]:
             best = total, codebook

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eager_llm.errors import UserError
-from eager_llm.files import reading
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import reading
 
 PART_ROWS = 1 << 16
 MOST_PARTS = 256
@@ -34,7 +34,9 @@ class Shards:
         self._bounds = np.cumsum([0, *sizes])
         widths = {array.shape[1] for array in self._arrays}
         if len(widths) > 1:
-            raise UserError(f"{name} embedding: its files have rows of {sorted(widths)} numbers; expected one width")
+            raise UserError(
+                f"{name} embedding: its files have rows of {sorted(widths)} numbers; expected one width"
+            )
         self.rows, self.dim = int(self._bounds[-1]), widths.pop()
 
     @classmethod
@@ -105,5 +107,7 @@ def _map(uri: str, name: str) -> np.ndarray:
 
 def _two_dimensional(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind != "f":
-        raise UserError(f"{where}: an embedding is float [rows, dim]; this is {array.dtype} {list(array.shape)}")
+        raise UserError(
+            f"{where}: an embedding is float [rows, dim]; this is {array.dtype} {list(array.shape)}"
+        )
     return array

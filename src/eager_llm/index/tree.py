@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from eager_llm.core.progress import progress
+from eager_llm.index.build_checkpoint import Job
 from eager_llm.index.capacity import capacity_of, place
-from eager_llm.index.job import Job
 from eager_llm.index.kmeans import (
     EARLY,
     Sums,
@@ -35,9 +36,8 @@ from eager_llm.index.kmeans import (
     start_codebook,
     with_all_labels,
 )
-from eager_llm.index.pool import Pool
+from eager_llm.index.ray_pool import Pool
 from eager_llm.index.shards import PART_ROWS, Shards
-from eager_llm.progress import progress
 from eager_llm.settings import IndexSettings
 
 SAMPLED = 256  # points of the sample that the lower levels' codebooks are made on, for each label
@@ -75,8 +75,16 @@ class TreeBuilder:
         job: keeps what is finished, so that a build that was cut off goes on.
     """
 
-    def __init__(self, pool: Pool, shards: Shards, settings: IndexSettings, seed: int, job: Job) -> None:
-        self.pool, self.shards, self.settings, self.seed, self.job = pool, shards, settings, seed, job
+    def __init__(
+        self, pool: Pool, shards: Shards, settings: IndexSettings, seed: int, job: Job
+    ) -> None:
+        self.pool, self.shards, self.settings, self.seed, self.job = (
+            pool,
+            shards,
+            settings,
+            seed,
+            job,
+        )
         self.source, self.items = shards.name, shards.rows
         self.height = tree_height(self.items, settings.branching)
         self.balanced = settings.builder == "balanced"
@@ -99,24 +107,38 @@ class TreeBuilder:
         if state is None:
             codebook, prices, done = *self._fit_sample(self.sample, 0), 0
         else:
-            codebook, prices, done = self._tensor(state["codebook"]), self._tensor(state["prices"]), int(state["done"])
+            codebook, prices, done = (
+                self._tensor(state["codebook"]),
+                self._tensor(state["prices"]),
+                int(state["done"]),
+            )
         iterations = self.settings.full_iterations
         with self._bar("top level", iterations, "iteration", done) as bar:
             for number in range(done + 1, iterations + 1):
-                sums = self._sum(self._over_parts("lloyd", codebook.cpu().numpy(), prices.cpu().numpy()))
+                sums = self._sum(
+                    self._over_parts("lloyd", codebook.cpu().numpy(), prices.cpu().numpy())
+                )
                 codebook = self._seen(sums.means(codebook), 0)
                 prices = self._prices(self.sample, codebook, prices)
-                state = {"codebook": codebook.cpu().numpy(), "prices": prices.cpu().numpy(), "done": np.array(number)}
+                state = {
+                    "codebook": codebook.cpu().numpy(),
+                    "prices": prices.cpu().numpy(),
+                    "done": np.array(number),
+                }
                 self.job.save(f"{self.source}-top", state)
                 bar.update(1)
         return codebook, prices
 
-    def _place_top(self, codebook: torch.Tensor, prices: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    def _place_top(
+        self, codebook: torch.Tensor, prices: torch.Tensor
+    ) -> tuple[np.ndarray, torch.Tensor]:
         """Label all points within the capacity, and move the centroids to their means."""
         found = list(self._over_parts("nearest", codebook.cpu().numpy(), prices.cpu().numpy()))
         labels = np.concatenate([part_labels for part_labels, _ in found])
         self._move_excess(labels, np.concatenate([regret for _, regret in found]), codebook, prices)
-        calls = [(self.source, *part, labels[slice(*part)], len(codebook)) for part in self.shards.parts]
+        calls = [
+            (self.source, *part, labels[slice(*part)], len(codebook)) for part in self.shards.parts
+        ]
         return labels, self._seen(self._sum(self.pool.map("sums", calls)).means(codebook), 0)
 
     def _move_excess(
@@ -132,7 +154,9 @@ class TreeBuilder:
         room = np.maximum(capacity - count, 0)
         for start in range(0, len(leaving), PART_ROWS):
             rows = leaving[start : start + PART_ROWS]
-            cost = score(self._tensor(self.shards.take(rows)), codebook, codebook.square().sum(1) + prices)
+            cost = score(
+                self._tensor(self.shards.take(rows)), codebook, codebook.square().sum(1) + prices
+            )
             labels[rows] = place(cost, torch.from_numpy(room)[None]).cpu().numpy()
             room = room - np.bincount(labels[rows], minlength=len(room))
 
@@ -174,7 +198,9 @@ class TreeBuilder:
         arrays = [codebook.cpu().numpy() for codebook in codebooks]
         tasks = self._branch_tasks(labels)
         names = [f"{self.source}-branches-{number}" for number in range(len(tasks))]
-        kept = {number: state for number, name in enumerate(names) if (state := self.job.load(name))}
+        kept = {
+            number: state for number, name in enumerate(names) if (state := self.job.load(name))
+        }
         missing = [number for number in range(len(tasks)) if number not in kept]
         shared = self.pool.share(arrays)
         calls = [(self.source, tasks[n], labels[tasks[n]], shared, self.balanced) for n in missing]
@@ -199,7 +225,9 @@ class TreeBuilder:
 
     def _over_parts(self, method: str, *shared: np.ndarray) -> Iterator[Any]:
         arguments = [self.pool.share(value) for value in shared]
-        return self.pool.map(method, [(self.source, *part, *arguments) for part in self.shards.parts])
+        return self.pool.map(
+            method, [(self.source, *part, *arguments) for part in self.shards.parts]
+        )
 
     def _sum(self, found: Iterator[tuple[np.ndarray, np.ndarray]]) -> Sums:
         # Added up in the order of the parts, in double: the same for any number of workers.
@@ -218,7 +246,9 @@ class TreeBuilder:
         mask[slice(*np.linspace(0, len(mask), self.height + 1, dtype=int)[level : level + 2])] = 1
         return points * mask
 
-    def _prices(self, sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    def _prices(
+        self, sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor
+    ) -> torch.Tensor:
         return prices_for(sample, codebook, start) if self.balanced else start
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:

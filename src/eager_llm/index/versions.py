@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.index.build import Embeddings, open_for_index
 from eager_llm.index.item_index import ItemIndex, letters, path_keys
+from eager_llm.index.ray_worker import descend
 from eager_llm.index.shards import Shards
-from eager_llm.index.worker import descend
 
 ASSIGNED = 8192  # items placed at a time; what they take is not free for the next
 TURNS = 4  # fits of the new space to the old, each on the items that the one before fitted best
@@ -29,7 +29,9 @@ class FreeLeaves:
 
     def __init__(self, codes: np.ndarray, codebooks: list[np.ndarray]) -> None:
         self.branching, self.height = len(codebooks[0]), len(codebooks)
-        self._codebooks = [torch.from_numpy(np.ascontiguousarray(codebook)) for codebook in codebooks]
+        self._codebooks = [
+            torch.from_numpy(np.ascontiguousarray(codebook)) for codebook in codebooks
+        ]
         self._taken = np.sort(path_keys(codes, self.branching))
 
     def __len__(self) -> int:
@@ -53,11 +55,15 @@ class FreeLeaves:
             keys = np.sort(path_keys(found[0], self.branching))
             self._taken = np.insert(self._taken, np.searchsorted(self._taken, keys), keys)
         empty = np.empty((0, self.height))
-        return np.concatenate([empty.astype(np.int32), *codes]), np.concatenate([empty.astype(np.float32), *errors])
+        return np.concatenate([empty.astype(np.int32), *codes]), np.concatenate(
+            [empty.astype(np.float32), *errors]
+        )
 
     def _room(self, level: int, parents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         below = self.branching ** (self.height - 1 - level)
-        first = path_keys(parents, self.branching)[:, None] * self.branching + np.arange(self.branching + 1)
+        first = path_keys(parents, self.branching)[:, None] * self.branching + np.arange(
+            self.branching + 1
+        )
         return below - np.diff(np.searchsorted(self._taken, first * below), axis=1)
 
 
@@ -69,7 +75,9 @@ def assign_items(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) 
     """
     known = [item for item in item_ids if item in index.rows]
     if known:
-        raise UserError(f"item {known[0]!r} is in the index already ({len(known)} such items); give new ones only")
+        raise UserError(
+            f"item {known[0]!r} is in the index already ({len(known)} such items); give new ones only"
+        )
     sources = _checked(index, item_ids, embeddings)
     codes, errors = [], []
     for source, levels in index.levels_of.items():
@@ -153,16 +161,30 @@ def grow(
         for source in index.levels_of
     }
     there = np.array([item in index.rows for item in item_ids])
-    old, new = ([item for item in item_ids if (item in index.rows) is known] for known in (True, False))
-    turned = refresh(index, old, {source: points[there] for source, points in sources.items()}, tolerance, moves=False)
+    old, new = (
+        [item for item in item_ids if (item in index.rows) is known] for known in (True, False)
+    )
+    turned = refresh(
+        index,
+        old,
+        {source: points[there] for source, points in sources.items()},
+        tolerance,
+        moves=False,
+    )
     unfit = turned.moved["item_id"].nunique() / len(old)
     if not new:
         return turned.index, unfit
-    return assign_items(turned.index, new, {source: points[~there] for source, points in sources.items()}), unfit
+    return assign_items(
+        turned.index, new, {source: points[~there] for source, points in sources.items()}
+    ), unfit
 
 
 def refresh(
-    index: ItemIndex, item_ids: list[str], embeddings: Embeddings, tolerance: float = 0.5, moves: bool = True
+    index: ItemIndex,
+    item_ids: list[str],
+    embeddings: Embeddings,
+    tolerance: float = 0.5,
+    moves: bool = True,
 ) -> Refresh:
     """Fit the index to new embeddings of its items, and move only those that no longer fit.
 
@@ -182,22 +204,33 @@ def refresh(
     """
     if index.errors is None:
         raise UserError("this index does not say how well its paths fitted; build it anew")
-    missing, unknown = set(index.item_ids) - set(item_ids), [item for item in item_ids if item not in index.rows]
+    missing, unknown = (
+        set(index.item_ids) - set(item_ids),
+        [item for item in item_ids if item not in index.rows],
+    )
     if missing:
-        raise UserError(f"no new embedding for item {min(missing)!r} ({len(missing)} such items); remove them first")
+        raise UserError(
+            f"no new embedding for item {min(missing)!r} ({len(missing)} such items); remove them first"
+        )
     if unknown:
-        raise UserError(f"item {unknown[0]!r} is not in the index ({len(unknown)} such items); assign them afterwards")
+        raise UserError(
+            f"item {unknown[0]!r} is not in the index ({len(unknown)} such items); assign them afterwards"
+        )
     sources = _checked(index, item_ids, embeddings)
     order = pd.Index(item_ids).get_indexer(pd.Index(index.item_ids))
     codes, errors, centroids = index.codes.copy(), index.errors.copy(), list(index.centroids)
     frames, stayed = [], {}
     for source, levels in index.levels_of.items():
         points = sources[source].take(order)
-        fit = _best_fit(points, codes[:, levels], index.centroids[levels], errors[:, levels], tolerance)
+        fit = _best_fit(
+            points, codes[:, levels], index.centroids[levels], errors[:, levels], tolerance
+        )
         centroids[levels] = fit.codebooks
         unfit = np.flatnonzero(fit.unfit.any(axis=1))
         most = fit.now[:, -1] - tolerance * fit.then[:, -1].mean()
-        rows, found, found_errors = _better_leaves(points, codes[:, levels], fit.codebooks, unfit, most)
+        rows, found, found_errors = _better_leaves(
+            points, codes[:, levels], fit.codebooks, unfit, most
+        )
         stayed[source] = len(unfit) - len(rows)
         level = fit.unfit[rows].argmax(axis=1)
         frames.append(
@@ -217,14 +250,20 @@ def refresh(
     moved = pd.concat(frames, ignore_index=True)
     count = int(moved["item_id"].nunique())
     change = {"action": "refresh", "moved": count if moves else 0, "tolerance": tolerance}
-    fresh = index.successor(moved=moves and count > 0, codes=codes, errors=errors, centroids=centroids, change=change)
+    fresh = index.successor(
+        moved=moves and count > 0, codes=codes, errors=errors, centroids=centroids, change=change
+    )
     moved["tokens_before"] = [index.tokens(item) for item in moved["item_id"]]
     moved["tokens_after"] = [fresh.tokens(item) for item in moved["item_id"]]
     return Refresh(fresh, moved, stayed)
 
 
 def _better_leaves(
-    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], rows: np.ndarray, most: np.ndarray
+    points: np.ndarray,
+    codes: np.ndarray,
+    codebooks: list[np.ndarray],
+    rows: np.ndarray,
+    most: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which of the rows find a leaf of an error below `most`, and their new codes and errors.
 
@@ -257,7 +296,11 @@ class _Fit:
 
 
 def _best_fit(
-    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray], errors: np.ndarray, tolerance: float
+    points: np.ndarray,
+    codes: np.ndarray,
+    codebooks: list[np.ndarray],
+    errors: np.ndarray,
+    tolerance: float,
 ) -> _Fit:
     """Leave the tree as it is or turn it to the points, whichever leaves fewer paths unfit."""
 
@@ -270,11 +313,15 @@ def _best_fit(
     for _ in range(TURNS):
         fits.append(fit(*_turned(points[rows], codes[rows], codebooks)))
         # The half that fits best says how the space turned; items that changed would only pull.
-        rows = np.argsort(fits[-1].now[:, -1] - fits[-1].then[:, -1], kind="stable")[: -(-len(points) // 2)]
+        rows = np.argsort(fits[-1].now[:, -1] - fits[-1].then[:, -1], kind="stable")[
+            : -(-len(points) // 2)
+        ]
     return min(fits, key=lambda found: int(found.unfit.any(axis=1).sum()))
 
 
-def _turned(points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
+def _turned(
+    points: np.ndarray, codes: np.ndarray, codebooks: list[np.ndarray]
+) -> tuple[list[np.ndarray], float]:
     """Return the codebooks turned, scaled and shifted to the points, and the scale."""
     path = np.zeros_like(points)
     for level, codebook in enumerate(codebooks):

@@ -3,30 +3,37 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from eager_llm.catalogue.demo import demo_shop
-from eager_llm.catalogue.drift import accepted_profile, keep_profile
-from eager_llm.catalogue.engine import engine
-from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.gates import require, run_gates, run_history_gates
-from eager_llm.catalogue.importers import stage, stage_folder, stage_tables
-from eager_llm.catalogue.mapping import Mapping
-from eager_llm.catalogue.prepare import clean, save
-from eager_llm.catalogue.splits import PARTS, assign_parts, targets
-from eager_llm.catalogue.tables import Tables, require_tables
-from eager_llm.catalogue.workers import import_workers
-from eager_llm.errors import UserError
-from eager_llm.files import copy_into, fetch_folder, in_store, read_json, whole_file, whole_folder, write_json
-from eager_llm.progress import say
-from eager_llm.run_folder import RunFolder
+from eager_llm.core.duckdb_engine import engine
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import (
+    copy_into,
+    fetch_folder,
+    in_store,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+)
+from eager_llm.core.progress import say
+from eager_llm.data.demo_shop import demo_shop
+from eager_llm.data.importing.column_mapping import ColumnMapping
+from eager_llm.data.importing.importer import stage, stage_folder, stage_tables
+from eager_llm.data.importing.on_ray import import_workers
+from eager_llm.data.prepare import clean, save
+from eager_llm.data.splits import SPLITS, assign_splits, targets
+from eager_llm.data.tables import Tables, require_tables
+from eager_llm.features.feature_store import Features
+from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
+from eager_llm.validation.drift import accepted_profile, keep_profile
+from eager_llm.validation.gates import require, run_gates, run_history_gates
 
 DEMO = "demo"
 
@@ -34,20 +41,27 @@ DEMO = "demo"
 @timed
 @within_memory("ingest_data", "data.memory_gb")
 def ingest(
-    source: str, settings: Settings, out: Path, mapping: Mapping | None = None, append: bool = False
+    source: str,
+    settings: Settings,
+    out: Path,
+    mapping: ColumnMapping | None = None,
+    append: bool = False,
 ) -> dict[str, Any]:
-    """Import `source` (a folder or its URI, a database, or `demo`, the made-up shop), clean it, and return its facts.
+    """Import `source` (a folder or its URI, a database, or `demo`, the made-up shop), clean it, and return its metadata.
 
     Args:
         mapping: what the source's columns and files are called; None: its import.yaml, or its form.
-        append: add to the tables in `out`, and to what they had set aside.
+        append: add to the tables in `out`, and to what they had set quarantine.
     """
     _require_replaceable(out, source)
-    with engine(settings.data.memory_gb, out.parent) as connection, import_workers(settings.data, out) as workers:
+    with (
+        engine(settings.data.memory_gb, out.parent) as connection,
+        import_workers(settings.data, out) as workers,
+    ):
         if source == DEMO:
             shop = demo_shop(settings.seed)
             stage_tables(connection, shop)
-            origin = shop.facts
+            origin = shop.metadata
         else:
             with _at_hand(source, workers.folder if workers else out.parent) as place:
                 origin = stage(connection, place, settings.data, mapping, workers)
@@ -55,17 +69,22 @@ def ingest(
                 origin["source"] = source
         if append:
             stage_folder(connection, out)
-        facts = {**origin, **clean(connection, settings.data, not origin.get("ordinal_time"), workers)}
-        if not facts["events"]:
+        metadata = {
+            **origin,
+            **clean(connection, settings.data, not origin.get("ordinal_time"), workers),
+        }
+        if not metadata["events"]:
             raise UserError(
                 f"{source}: no event is left after the {settings.data.min_interactions}-core of "
-                f"{facts['events_read']} events by {facts['users_outside_core_dropped']} users; "
+                f"{metadata['events_read']} events by {metadata['users_outside_core_dropped']} users; "
                 "bring more events, or lower data.min_interactions"
             )
         with whole_folder(out) as draft:
-            save(connection, draft, facts, in_order=workers is not None)
-    say(f"{facts['source']}: {facts['events']} events, {facts['users']} users, {facts['items']} items")
-    return facts
+            save(connection, draft, metadata, in_order=workers is not None)
+    say(
+        f"{metadata['source']}: {metadata['events']} events, {metadata['users']} users, {metadata['items']} items"
+    )
+    return metadata
 
 
 @contextmanager
@@ -89,13 +108,17 @@ def _require_replaceable(out: Path, source: str) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a folder for the tables")
     if out.is_dir() and any(out.iterdir()) and not (out / "facts.json").is_file():
-        raise UserError(f"{out}: holds other files, which an import would replace; name a folder of its own")
+        raise UserError(
+            f"{out}: holds other files, which an import would replace; name a folder of its own"
+        )
 
 
 @timed
 @within_memory("validate_data", "data.memory_gb")
-def validate(tables: Path, settings: Settings, out: Path, report: Path, run: str = "") -> dict[str, float]:
-    """Run the gates; pass the tables on only if all hold, or a person excused those that do not.
+def validate(
+    tables: Path, settings: Settings, out: Path, report: Path, run: str = ""
+) -> dict[str, float]:
+    """Run the gates; pass the tables on only if all hold, or a person waived those that do not.
 
     The report is kept either way, and beside it, in a folder named after it, the rows that broke a gate.
 
@@ -103,17 +126,19 @@ def validate(tables: Path, settings: Settings, out: Path, report: Path, run: str
         run: folder of a run, or none; the log that was accepted there is the baseline where the settings name none.
     """
     require_tables(tables)
-    aside, gates = rows_of(report), settings.gates
+    quarantine, gates = rows_of(report), settings.gates
     if run and not gates.baseline and (accepted := RunFolder(Path(run)).accepted):
-        gates = replace(gates, baseline=str(accepted))
-    results = run_gates(tables, gates, "semantic" in settings.index.sources, settings.data.memory_gb, aside)
+        gates = gates.replace(baseline=str(accepted))
+    results = run_gates(
+        tables, gates, "semantic" in settings.index.sources, settings.data.memory_gb, quarantine
+    )
     require(results, report)
     copy_into(tables, out)
     keep_profile(out, accepted_profile(out, settings.data.memory_gb))
-    excused = [result.name for result in results if result.excused]
-    if excused:
-        facts = read_json(out / "facts.json")
-        write_json(out / "facts.json", {**facts, "gates_gone_on_without": excused})
+    waived = [result.name for result in results if result.waived]
+    if waived:
+        metadata = read_json(out / "facts.json")
+        write_json(out / "facts.json", {**metadata, "gates_gone_on_without": waived})
     return {"gates": len(results), "gates_passed": sum(result.passed for result in results)}
 
 
@@ -125,19 +150,24 @@ def publish(
     """Publish the features, and write the examples, each target with its point-in-time history, if their gates hold."""
     loaded = Tables.load(tables)
     store = Features(repository, features)
-    parted = assign_parts(loaded, settings.data)
+    parted = assign_splits(loaded, settings.data)
     changed = store.publish(tables, settings.data.max_history)
-    say("published: " + (", ".join(f"{rows} rows of {view}" for view, rows in changed.items()) or "nothing new"))
+    say(
+        "published: "
+        + (", ".join(f"{rows} rows of {view}" for view, rows in changed.items()) or "nothing new")
+    )
     examples = store.histories(targets(parted, settings.data.max_history))
     with whole_file(out) as draft:
         examples.to_parquet(draft, index=False)
         data = settings.data
-        results = run_history_gates(draft, settings.gates, data.max_history, data.memory_gb, rows_of(report))
+        results = run_history_gates(
+            draft, settings.gates, data.max_history, data.memory_gb, rows_of(report)
+        )
         require(results, report, "History gates")
-    counts = examples["part"].value_counts()
-    say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in PARTS))
+    counts = examples["split"].value_counts()
+    say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in SPLITS))
     published = {f"{view}_published": rows for view, rows in changed.items()}
-    return {**{f"{part}_examples": int(counts.get(part, 0)) for part in PARTS}, **published}
+    return {**{f"{part}_examples": int(counts.get(part, 0)) for part in SPLITS}, **published}
 
 
 def rows_of(report: Path) -> Path:
@@ -146,5 +176,7 @@ def rows_of(report: Path) -> Path:
 
 
 def read_examples(path: Path) -> pd.DataFrame:
-    """Read what `publish` wrote: `user_id`, `item_id`, `moment`, `part`, `history`."""
-    return pd.read_parquet(path)
+    """Read what `publish` wrote: `user_id`, `item_id`, `moment`, `split`, `history`."""
+    examples = pd.read_parquet(path)
+    # The column's name in earlier versions.
+    return examples.rename(columns={"part": "split"})

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from eager_llm.cluster.calls import Call, uri_of
 from eager_llm.cluster.rayjob import run_rayjob
-from eager_llm.cluster.standing import run_standing
-from eager_llm.errors import UserError
+from eager_llm.cluster.static_cluster import run_on_static_cluster
+from eager_llm.cluster.step_calls import Call, uri_of
+from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings
 
 P = ParamSpec("P")
@@ -74,7 +74,9 @@ def elsewhere(call: Call, settings: Settings, outputs: list[Path]) -> dict[str, 
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        (run_rayjob if settings.ray.cluster == "rayjob" else run_standing)(call, settings.ray)
+        (run_rayjob if settings.ray.cluster == "rayjob" else run_on_static_cluster)(
+            call, settings.ray
+        )
     except UserError as error:
         # What the step says itself says more than how its job ended.
         told = None

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from eager_llm.errors import UserError
-from eager_llm.progress import say
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import say
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,7 +20,12 @@ SECONDS_BETWEEN_LOOKS = 0.25
 # How each version of control groups calls the limit, the usage, and of it the cache that is given back first.
 VERSIONS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
 
 
@@ -47,7 +52,11 @@ def within_memory(name: str, *settings: str) -> Callable[[Callable[P, R]], Calla
                     had = _had(error)
                     if had is None:
                         raise
-                    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    said = (
+                        str(error).strip().splitlines()[0]
+                        if str(error).strip()
+                        else type(error).__name__
+                    )
                     raise UserError(
                         f"{name}: out of memory: it had {had} ({said}). {remedy(name, settings)}"
                     ) from error
@@ -60,7 +69,7 @@ def within_memory(name: str, *settings: str) -> Callable[[Callable[P, R]], Calla
 def remedy(name: str, settings: tuple[str, ...]) -> str:
     """Return what a person can change."""
     less = f"; or let it need less: {', '.join(settings)}" if settings else ""
-    return f"Give it more: memory_limit of {name} in pipelines/placement.py, then `make manifests`{less}"
+    return f"Give it more: memory_limit of {name} in pipelines/graphs/placement.py, then `make manifests`{less}"
 
 
 @contextmanager
@@ -123,7 +132,11 @@ def _had(error: Exception) -> str | None:
     limit = container_limit()
     if own != resource.RLIM_INFINITY:
         return f"{_size(own)}, the limit of its process"
-    return f"{_size(limit)}, the limit of its container" if limit else f"{_size(_machine())}, all of the machine"
+    return (
+        f"{_size(limit)}, the limit of its container"
+        if limit
+        else f"{_size(_machine())}, all of the machine"
+    )
 
 
 def _machine() -> int:

@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.acceptance import run_bundle_gates
-from eager_llm.bundle import pack_bundle
-from eager_llm.catalogue.features import Features
-from eager_llm.catalogue.gates import require
-from eager_llm.catalogue.tables import TEXT_COLUMNS, Tables, item_titles
-from eager_llm.compute import prepare_torch
-from eager_llm.decoding.ready import for_decoding
+from eager_llm.backbone.loading import (
+    ADAPTER,
+    TASKS,
+    held_out_items,
+    load_backbone,
+    load_tuned,
+    save_tuned,
+)
+from eager_llm.bundle.bundle import pack_bundle
+from eager_llm.bundle.gates import run_bundle_gates
+from eager_llm.core.compute import prepare_torch
+from eager_llm.core.files import content_digest, read_json, whole_file, whole_folder, write_json
+from eager_llm.core.progress import say
+from eager_llm.data.tables import TEXT_COLUMNS, Tables, item_titles
+from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
-from eager_llm.encoders.neighbours import FILE as NEIGHBOURS
-from eager_llm.encoders.neighbours import Neighbours, build_neighbours
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.encoders.words import item_words
 from eager_llm.evaluation.evaluate import (
     evaluate_baselines,
     evaluate_model,
@@ -33,22 +38,24 @@ from eager_llm.evaluation.evaluate import (
 )
 from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
 from eager_llm.evaluation.report import ReportData, render_report
-from eager_llm.files import content_digest, read_json, whole_file, whole_folder, write_json
+from eager_llm.features.feature_store import Features
 from eager_llm.index.build import build_index
 from eager_llm.index.gates import run_index_gates
 from eager_llm.index.item_index import ItemIndex, prefix_purity
-from eager_llm.progress import say
+from eager_llm.item_prior.table import FILE as NEIGHBOURS
+from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
+from eager_llm.item_prior.tfidf import item_tfidf
+from eager_llm.prompts.builder import INTENTION_TASKS, PromptBuilder, held_out_rows, trajectories
+from eager_llm.prompts.templates import template_file
 from eager_llm.settings import AFTER_TUNING, Settings
 from eager_llm.steps.data import read_examples, rows_of
 from eager_llm.steps.distributed import distributed
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
-from eager_llm.tuning.backbone import ADAPTER, TASKS, load_backbone, load_tuned, save_tuned, unread_items
-from eager_llm.tuning.phrasings import task_file
+from eager_llm.tuning.distributed_context import DistributedContext
+from eager_llm.tuning.on_ray import on_workers
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.tuning.tasks import INTENTION_TASKS, TaskBook, trajectories, unread_rows
-from eager_llm.tuning.team import Team
-from eager_llm.tuning.workers import on_workers
+from eager_llm.validation.gates import require
 
 MODEL_NAME = "EAGER-LLM"
 ALONE = f"{MODEL_NAME}, model alone"
@@ -81,7 +88,9 @@ def index(
         built.save(draft_file)
         even, memory = settings.index.builder == "balanced", settings.data.memory_gb
         found_items = tables / "items.parquet"
-        results = run_index_gates(draft_file, found_items, files, even, settings.gates, memory, rows_of(report))
+        results = run_index_gates(
+            draft_file, found_items, files, even, settings.gates, memory, rows_of(report)
+        )
         require(results, report, "Index gates")
     service = Features(repository, features).publish_index(
         item_ids, [built.tokens(item) for item in item_ids], built.version_name
@@ -89,18 +98,28 @@ def index(
     say(f"feature service {service}")
     say(f"item index: {len(item_ids)} items, {built.levels} tokens an item, no collisions")
     purity = prefix_purity(built, loaded.items, "categories")
-    return {"items": len(item_ids), "levels": built.levels, **{f"purity_{s}": v for s, v in purity.items()}}
+    return {
+        "items": len(item_ids),
+        "levels": built.levels,
+        **{f"purity_{s}": v for s, v in purity.items()},
+    }
 
 
-def embed(tables: Tables, examples: pd.DataFrame, settings: Settings, device: str) -> dict[str, np.ndarray]:
+def embed(
+    tables: Tables, examples: pd.DataFrame, settings: Settings, device: str
+) -> dict[str, np.ndarray]:
     """Encode the catalogue by the sources of the index, float32 [items, dim] each; behaviour of the training part."""
     found: dict[str, np.ndarray] = {}
     if "semantic" in settings.index.sources:
-        found["semantic"] = semantic_embedding(tables.items, settings.semantic, settings.seed, device)
+        found["semantic"] = semantic_embedding(
+            tables.items, settings.semantic, settings.seed, device
+        )
     if "behaviour" in settings.index.sources:
         rows = {item: row for row, item in enumerate(tables.items["item_id"])}
         train = [[rows[item] for item in history] for history in training_histories(examples)]
-        found["behaviour"] = behaviour_embedding(train, len(rows), settings.behaviour, settings.seed, device)
+        found["behaviour"] = behaviour_embedding(
+            train, len(rows), settings.behaviour, settings.seed, device
+        )
     return found
 
 
@@ -132,7 +151,10 @@ def tune(
         "tables": tables, "examples": examples, "item_index": item_index, "embeddings": embeddings,
         "checkpoints": checkpoints, "out": out,
     }  # fmt: skip
-    config = {"settings": settings.to_dict(), **{name: str(path.resolve()) for name, path in paths.items()}}
+    config = {
+        "settings": settings.to_dict(),
+        **{name: str(path.resolve()) for name, path in paths.items()},
+    }
     tuning = settings.tuning
     if tuning.workers:
         return on_workers(tune_on_worker, config, tuning.workers, tuning.restarts, checkpoints)
@@ -145,26 +167,33 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     Args:
         config: the settings and paths of `tune`, in plain values.
     """
-    settings, team = Settings.from_dict(config["settings"]), Team()
+    settings, team = Settings.from_dict(config["settings"]), DistributedContext()
     tables, examples, item_index, embeddings, checkpoints, out = (
-        Path(config[name]) for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
+        Path(config[name])
+        for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
     )
     device = prepare_torch(settings.threads)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
-    sources = {s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources}
+    sources = {
+        s: np.load(embeddings / f"{s}.npy", allow_pickle=False) for s in settings.index.sources
+    }
     # Checkpoints belong to their inputs: another index or setting starts anew.
-    folder = checkpoints / tuning_key([tables / "items.parquet", examples, item_index, embeddings], settings)
-    model, tokenizer = load_backbone(settings.backbone, built, tokenizer_texts(loaded, settings), settings.seed)
+    folder = checkpoints / tuning_key(
+        [tables / "items.parquet", examples, item_index, embeddings], settings
+    )
+    model, tokenizer = load_backbone(
+        settings.backbone, built, tokenizer_texts(loaded, settings), settings.seed
+    )
     # To be spread over the workers, it waits where there is room.
     model.to("cpu" if settings.tuning.sharded else device)
-    book = TaskBook(
+    book = PromptBuilder(
         tokenizer,
         built,
         loaded.items,
         settings.tuning.text_tokens,
-        task_file(settings),
-        unread_rows(built, settings.tuning, settings.seed),
+        template_file(settings),
+        held_out_rows(built, settings.tuning, settings.seed),
     )
     train = trajectories(asked, built, loaded.intentions)
     if loaded.intentions is None and team.leads:
@@ -174,13 +203,13 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
     language = {"before stage 1": probe.measure(recommender) if team.leads else {}}
     # Before the hours of training: what it may refuse is refused at once.
-    neighbours = neighbours_of(asked, loaded.items, built, settings) if team.leads else None
+    neighbours = item_prior_of(asked, loaded.items, built, settings) if team.leads else None
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
     with whole_folder(out) if team.leads else nullcontext() as draft:
         if draft:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
-            save_tuned(model, tokenizer, built, draft, task_file(settings), book.unread)
+            save_tuned(model, tokenizer, built, draft, template_file(settings), book.held_out)
         if draft and neighbours is not None:
             neighbours.save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
@@ -200,22 +229,34 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
 @timed
 @within_memory("evaluate_model", "decoding.batch", "decoding.beams")
 def evaluate(
-    tables: Path, examples: Path, item_index: Path, model: Path, settings: Settings, metrics: Path, report: Path
+    tables: Path,
+    examples: Path,
+    item_index: Path,
+    model: Path,
+    settings: Settings,
+    metrics: Path,
+    report: Path,
 ) -> dict[str, dict[str, float]]:
     """Measure the model and the baselines on validation and, once, on test; write the report."""
     device = prepare_torch(settings.threads)
     loaded, asked = Tables.load(tables), read_examples(examples)
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
-    unread = {built.rows[item] for item in unread_items(model) if item in built.rows}
-    book = TaskBook(tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, unread)
+    held_out = {built.rows[item] for item in held_out_items(model) if item in built.rows}
+    book = PromptBuilder(
+        tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, held_out
+    )
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
-    language, dial = _language(recommender, _drawn(asked, settings), model, settings)
-    recommender.model = for_decoding(tuned, settings.decoding.precision, settings.decoding.adapter_strength)
+    language, adapter_sweep = _language(recommender, _drawn(asked, settings), model, settings)
+    recommender.model = optimize_for_inference(
+        tuned, settings.decoding.precision, settings.decoding.adapter_strength
+    )
     recommender = recommender.again()
-    neighbours = Neighbours.load(model / NEIGHBOURS, len(built.item_ids))
-    judges = drawn_users(asked, settings.neighbours.validation_users, settings.seed)
-    neighbours, tried = weigh_on_validation(recommender, neighbours, judges, settings.neighbours.weights)
+    neighbours = ItemPriorTable.load(model / NEIGHBOURS, len(built.item_ids))
+    judges = drawn_users(asked, settings.item_prior.validation_users, settings.seed)
+    neighbours, tried = weigh_on_validation(
+        recommender, neighbours, judges, settings.item_prior.weights
+    )
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
@@ -225,24 +266,34 @@ def evaluate(
         if neighbours.weight:  # without it both are the same
             recommender.weigh(neighbours)
             rows[MODEL_NAME] = evaluate_model(recommender, asked, part)
-        result[part] = {**rows, **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours)}
+        result[part] = {
+            **rows,
+            **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours),
+        }
     recommender.weigh(neighbours)
-    prior = {"weight": neighbours.weight, "tried": {f"{weight:g}": ndcg for weight, ndcg in tried.items()}}
-    write_json(metrics, {**result, "prior": prior, "language": language, "adapter": dial})
+    prior = {
+        "weight": neighbours.weight,
+        "tried": {f"{weight:g}": ndcg for weight, ndcg in tried.items()},
+    }
+    write_json(metrics, {**result, "prior": prior, "language": language, "adapter": adapter_sweep})
     say(table_text(result["test"]))
     data = ReportData(
-        title=f"{MODEL_NAME} on {loaded.facts['source']}",
-        made_up=bool(loaded.facts.get("made_up")),
-        facts=loaded.facts,
+        title=f"{MODEL_NAME} on {loaded.metadata['source']}",
+        made_up=bool(loaded.metadata.get("made_up")),
+        metadata=loaded.metadata,
         table=result["test"],
         validation=result["validation"],
         curves=read_json(model / "curves.json"),
         language=language,
-        dial=dial,
+        adapter_sweep=adapter_sweep,
         prior=prior,
         samples=_samples(recommender, loaded.items, asked, settings.seed),
         # What comes after has settings of its own.
-        settings={name: section for name, section in settings.to_dict().items() if name not in AFTER_TUNING},
+        settings={
+            name: section
+            for name, section in settings.to_dict().items()
+            if name not in AFTER_TUNING
+        },
         notes=_notes(loaded),
     )
     with whole_file(report) as draft:
@@ -267,17 +318,29 @@ def pack(
     def check(bundle: Path) -> dict[str, Any]:
         results = run_bundle_gates(bundle, settings.acceptance, rows_of(report))
         require(results, report, "Bundle gates")
-        excused = [result.name for result in results if result.excused]
-        return {"gates_gone_on_without": excused} if excused else {}
+        waived = [result.name for result in results if result.waived]
+        return {"gates_gone_on_without": waived} if waived else {}
 
     loaded, found = Tables.load(tables), read_json(metrics)
-    pack_bundle(out, model, item_index, loaded.items, read_examples(examples), settings, found, loaded.facts, check)
+    pack_bundle(
+        out,
+        model,
+        item_index,
+        loaded.items,
+        read_examples(examples),
+        settings,
+        found,
+        loaded.metadata,
+        check,
+    )
 
 
 def tuning_key(inputs: list[Path], settings: Settings) -> str:
     """Name a tuning job by its inputs and settings."""
-    digest = hashlib.sha256(json.dumps({**settings.to_dict(), "ray": None}, sort_keys=True).encode())
-    for path in [*inputs, task_file(settings)]:
+    digest = hashlib.sha256(
+        json.dumps({**settings.to_dict(), "ray": None}, sort_keys=True).encode()
+    )
+    for path in [*inputs, template_file(settings)]:
         digest.update(content_digest(path).encode())
     return digest.hexdigest()[:16]
 
@@ -286,13 +349,16 @@ def tokenizer_texts(tables: Tables, settings: Settings) -> list[str]:
     """Return what a tokenizer made on the spot learns from: all texts that tasks are made of."""
     texts = [text for name in TEXT_COLUMNS for text in tables.items[name] if text]
     if tables.intentions is not None:
-        texts += [*tables.intentions["intention"].unique(), *tables.intentions["preference"].unique()]
-    return [*texts, task_file(settings).read_text(encoding="utf-8")]
+        texts += [
+            *tables.intentions["intention"].unique(),
+            *tables.intentions["preference"].unique(),
+        ]
+    return [*texts, template_file(settings).read_text(encoding="utf-8")]
 
 
 def drawn_users(examples: pd.DataFrame, users: int, seed: int) -> pd.DataFrame:
     """Draw so many validation examples, or take all that there are."""
-    validation = examples[examples["part"] == "validation"]
+    validation = examples[examples["split"] == "validation"]
     return validation.sample(min(users, len(validation)), random_state=seed)
 
 
@@ -309,26 +375,37 @@ def _language(
     found = read_json(model / LANGUAGE)
     if not settings.annealing.epochs:
         return found, []
-    dial = adapter_curve(recommender, probe, partial(_validation_ndcg, drawn=drawn))
-    for moment, row in (("after stage 2, adapter off", dial[0]), ("after stage 2, adapter on", dial[-1])):
+    adapter_sweep = adapter_curve(recommender, probe, partial(_validation_ndcg, drawn=drawn))
+    for moment, row in (
+        ("after stage 2, adapter off", adapter_sweep[0]),
+        ("after stage 2, adapter on", adapter_sweep[-1]),
+    ):
         found[moment] = {name: row[name] for name in MEASURES if name in row}
-    return found, dial
+    return found, adapter_sweep
 
 
 def _validation_ndcg(recommender: Recommender, drawn: pd.DataFrame) -> float:
     return evaluate_model(recommender, drawn, "validation", show=False)["ndcg@10"]
 
 
-def neighbours_of(examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings) -> Neighbours:
+def item_prior_of(
+    examples: pd.DataFrame, items: pd.DataFrame, index: ItemIndex, settings: Settings
+) -> ItemPriorTable:
     """Build the evidence from the sources of the index: the behaviour of the training part, words in common."""
     train = [[index.rows[item] for item in history] for history in training_histories(examples)]
-    words = item_words(items.set_index("item_id").loc[index.item_ids]) if "semantic" in settings.index.sources else None
+    words = (
+        item_tfidf(items.set_index("item_id").loc[index.item_ids])
+        if "semantic" in settings.index.sources
+        else None
+    )
     count = "behaviour" in settings.index.sources
-    return build_neighbours(train, len(index.item_ids), words, settings.neighbours, count)
+    return build_item_prior(train, len(index.item_ids), words, settings.item_prior, count)
 
 
-def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    asked = examples[examples["part"] == "test"]
+def _samples(
+    recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int
+) -> list[dict[str, Any]]:
+    asked = examples[examples["split"] == "test"]
     asked = asked.sample(min(SAMPLED_USERS, len(asked)), random_state=seed)
     titles = item_titles(items)
     ranked = recommender.recommend(asked["history"].map(list).tolist(), 5)
@@ -347,7 +424,9 @@ def _samples(recommender: Recommender, items: pd.DataFrame, examples: pd.DataFra
 def _notes(tables: Tables) -> list[str]:
     notes = []
     if tables.intentions is None:
-        notes.append(f"No intentions table: the tasks {' and '.join(INTENTION_TASKS)} were left out.")
-    if tables.facts.get("ordinal_time"):
+        notes.append(
+            f"No intentions table: the tasks {' and '.join(INTENTION_TASKS)} were left out."
+        )
+    if tables.metadata.get("ordinal_time"):
         notes.append("The log has an order but no clock: its times are positions.")
     return notes

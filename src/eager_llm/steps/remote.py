@@ -3,13 +3,12 @@
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eager_llm.cluster.calls import Call, deliver, fetch, write_answer
-from eager_llm.errors import UserError
-from eager_llm.progress import say
+from eager_llm.cluster.step_calls import Call, deliver, fetch, write_answer
+from eager_llm.core.errors import UserError
+from eager_llm.core.progress import say
 from eager_llm.settings import Settings
 from eager_llm.steps.distributed import STEPS
 
@@ -29,12 +28,19 @@ def main(arguments: list[str]) -> int:
         Path(settings.ray.shared).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{call.name}-", dir=settings.ray.shared or None))
     try:
-        given: dict[str, Any] = {name: fetch(place, folder / name) for name, place in call.inputs.items()}
-        made = {name: folder / "made" / name if "://" in p else Path(p) for name, p in call.outputs.items()}
+        given: dict[str, Any] = {
+            name: fetch(place, folder / name) for name, place in call.inputs.items()
+        }
+        made = {
+            name: folder / "made" / name if "://" in p else Path(p)
+            for name, p in call.outputs.items()
+        }
         given |= made | {name: Path(place) for name, place in call.places.items()}
         say(f"step {call.step} on the Ray cluster")
         try:
-            figures = step.function(**given, settings=replace(settings, ray=replace(settings.ray, cluster="local")))
+            figures = step.function(
+                **given, settings=settings.replace(ray=settings.ray.replace(cluster="local"))
+            )
         finally:
             # A gate's report is worth reading most where the gate failed.
             for name, local in made.items():

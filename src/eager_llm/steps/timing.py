@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from eager_llm.progress import say
+from eager_llm.core.progress import say
 
 TIMES_VARIABLE = "EAGER_LLM_TIMES"
 P = ParamSpec("P")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from eager_llm.tuning.tasks import Example
+from eager_llm.prompts.builder import Example
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Batch:
         return Batch(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-def plan_batches(examples: list[Example], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+def plan_batches(
+    examples: list[Example], batch_tokens: int, rng: np.random.Generator
+) -> list[list[int]]:
     """Group examples of alike length into batches of at most `batch_tokens` padded tokens.
 
     An example longer than that is a batch of its own. The batches come in random order.
@@ -51,10 +53,12 @@ def collate(examples: list[Example], padding: int) -> Batch:
     length = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), length), padding)
     learn = torch.zeros(len(examples), length, dtype=torch.bool)
-    closings = []
+    item_end_positions = []
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         learn[row, : len(example.ids)] = torch.tensor(example.learn)
-        closings += [(row, position, item) for position, item in example.closings]
-    answers = torch.tensor(closings, dtype=torch.long).reshape(-1, 3)
+        item_end_positions += [
+            (row, position, item) for position, item in example.item_end_positions
+        ]
+    answers = torch.tensor(item_end_positions, dtype=torch.long).reshape(-1, 3)
     return Batch(ids, learn, answers[:, 0], answers[:, 1], answers[:, 2])

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eager_llm.tuning.backbone import hidden_states, logits_of, plain_model
+from eager_llm.backbone.loading import hidden_states, logits_of, unwrap
 from eager_llm.tuning.batches import Batch
-from eager_llm.tuning.contrast import GlobalContrast
+from eager_llm.tuning.global_contrast import GlobalContrast
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,27 @@ class TuningLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.contrast, self.levels = model, contrast, levels
-        self.contrast_weight, self.chunk, self.seed, self.precision = contrast_weight, chunk, seed, precision
+        self.contrast_weight, self.chunk, self.seed, self.precision = (
+            contrast_weight,
+            chunk,
+            seed,
+            precision,
+        )
 
-    def forward(self, batch: Batch, totals: Totals, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(
+        self, batch: Batch, totals: Totals, step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return a batch's share of the step's loss, and the figures that go into the curve."""
         autocast = self.precision != torch.float32
         with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
             hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
             learned = batch.learn[:, 1:]
             total = cross_entropy(
-                self.model, hidden[:, :-1][learned], batch.ids[:, 1:][learned], self.levels, self.chunk
+                self.model,
+                hidden[:, :-1][learned],
+                batch.ids[:, 1:][learned],
+                self.levels,
+                self.chunk,
             )
             loss = total / totals.learned
             figures = {"cross_entropy": float(loss.detach())}
@@ -104,7 +115,11 @@ class TuningLoss(nn.Module):
 
 
 def cross_entropy(
-    model: Any, hidden: torch.Tensor, targets: torch.Tensor, levels: Levels | None = None, chunk: int = 1024
+    model: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    levels: Levels | None = None,
+    chunk: int = 1024,
 ) -> torch.Tensor:
     """Return the summed cross-entropy of tokens, with logits of at most `chunk` tokens at a time in memory.
 
@@ -124,12 +139,20 @@ def cross_entropy(
     return total
 
 
-def _summed(model: Any, hidden: torch.Tensor, targets: torch.Tensor, rows: Any, chunk: int) -> torch.Tensor:
+def _summed(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, rows: Any, chunk: int
+) -> torch.Tensor:
     if not torch.is_grad_enabled():
         parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
         zero = hidden.new_zeros((), dtype=torch.float32)
-        return sum((functional.cross_entropy(logits_of(model, h, rows), t, reduction="sum") for h, t in parts), zero)
-    head = plain_model(model).get_output_embeddings()
+        return sum(
+            (
+                functional.cross_entropy(logits_of(model, h, rows), t, reduction="sum")
+                for h, t in parts
+            ),
+            zero,
+        )
+    head = unwrap(model).get_output_embeddings()
     weights = [weight for weight in head.parameters() if weight.requires_grad]
     return _ChunkedCrossEntropy.apply(hidden, targets, model, rows, chunk, *weights)
 
@@ -139,7 +162,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, model: Any, rows: Any, chunk: int, *weights: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        model: Any,
+        rows: Any,
+        chunk: int,
+        *weights: torch.Tensor,
     ) -> torch.Tensor:
         total = torch.zeros((), device=hidden.device)
         gradient = torch.zeros_like(hidden)
@@ -148,7 +177,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             with torch.enable_grad():
                 part = hidden[start : start + chunk].detach().requires_grad_()
                 logits = logits_of(model, part, rows)
-                loss = functional.cross_entropy(logits, targets[start : start + chunk], reduction="sum")
+                loss = functional.cross_entropy(
+                    logits, targets[start : start + chunk], reduction="sum"
+                )
                 found = torch.autograd.grad(loss, [part, *weights], allow_unused=True)
             total += loss.detach()
             gradient[start : start + chunk] = found[0]

@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from eager_llm.prompts.builder import Example, PromptBuilder, Trajectory, thinned
 from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning.batches import collate, plan_batches
-from eager_llm.tuning.contrast import GlobalContrast
+from eager_llm.tuning.distributed_context import DistributedContext
+from eager_llm.tuning.global_contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss
-from eager_llm.tuning.tasks import Example, TaskBook, Trajectory, thinned
-from eager_llm.tuning.team import Team
 from eager_llm.tuning.trainer import TrainingJob, fit
 
-NO_TEXT_TASKS = dict.fromkeys(("item2index", "index2item", "fusionseqrec", "itemsearch", "preferenceobtain"), 0.0)
+NO_TEXT_TASKS = dict.fromkeys(
+    ("item2index", "index2item", "fusionseqrec", "itemsearch", "preferenceobtain"), 0.0
+)
 SEQREC_ONLY = TaskSettings(seqrec=1.0, **NO_TEXT_TASKS)
 Curve = list[dict[str, float]]
 
 
 def stage_one(
     model: Any,
-    book: TaskBook,
+    book: PromptBuilder,
     train: list[Trajectory],
     embeddings: dict[str, np.ndarray],
     settings: Settings,
@@ -39,8 +41,10 @@ def stage_one(
     contrast = None
     if tuning.contrast_weight > 0:
         width = model.get_input_embeddings().embedding_dim
-        contrast = GlobalContrast(width, embeddings, tuning.contrast_negatives, tuning.contrast_temperature)
-    shares = tuning.tasks if tuning.text_tasks else replace(tuning.tasks, **NO_TEXT_TASKS)
+        contrast = GlobalContrast(
+            width, embeddings, tuning.contrast_negatives, tuning.contrast_temperature
+        )
+    shares = tuning.tasks if tuning.text_tasks else tuning.tasks.replace(**NO_TEXT_TASKS)
     job = _job("stage-1", model, contrast, book, train, shares, settings, checkpoints)
     return fit(
         replace(
@@ -56,7 +60,7 @@ def stage_one(
 
 
 def stage_two(
-    model: Any, book: TaskBook, train: list[Trajectory], settings: Settings, checkpoints: Path
+    model: Any, book: PromptBuilder, train: list[Trajectory], settings: Settings, checkpoints: Path
 ) -> tuple[Any, Curve]:
     """Tune the annealing adapter alone; returns the PEFT model and the curve.
 
@@ -87,7 +91,7 @@ def _job(
     name: str,
     model: Any,
     contrast: GlobalContrast | None,
-    book: TaskBook,
+    book: PromptBuilder,
     train: list[Trajectory],
     shares: TaskSettings,
     settings: Settings,
@@ -95,8 +99,12 @@ def _job(
 ) -> TrainingJob:
     """Return what both stages have in common, with stage 2's schedule."""
     tuning, annealing = settings.tuning, settings.annealing
-    team = Team(tuning.sharded)
-    levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if tuning.loss == "level" else None
+    team = DistributedContext(tuning.sharded)
+    levels = (
+        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings)
+        if tuning.loss == "level"
+        else None
+    )
     loss = TuningLoss(
         team.at_work(model),
         contrast,
@@ -127,7 +135,12 @@ def _job(
 
 
 def _plan(
-    book: TaskBook, train: list[Trajectory], shares: TaskSettings, settings: Settings, stage: int, epoch: int
+    book: PromptBuilder,
+    train: list[Trajectory],
+    shares: TaskSettings,
+    settings: Settings,
+    stage: int,
+    epoch: int,
 ) -> list[list[Example]]:
     """Draw an epoch from the seed, the stage and its number alone, so that a resumed job agrees."""
     rng = np.random.default_rng((settings.seed, stage, epoch))
@@ -144,13 +157,15 @@ def _precision(settings: Settings) -> torch.dtype:
     return torch.bfloat16 if asked == "bfloat16" or (asked == "auto" and able) else torch.float32
 
 
-def _fingerprint(book: TaskBook, train: list[Trajectory], settings: Settings) -> str:
+def _fingerprint(book: PromptBuilder, train: list[Trajectory], settings: Settings) -> str:
     """Return a digest of what decides the weights, so that no checkpoint of another job is gone on from."""
-    facts = settings.to_dict()
-    facts["tuning"] = {
-        name: value for name, value in facts["tuning"].items() if name not in ("tensorboard", "task_file", "restarts")
+    metadata = settings.to_dict()
+    metadata["tuning"] = {
+        name: value
+        for name, value in metadata["tuning"].items()
+        if name not in ("tensorboard", "template_file", "restarts")
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     digest.update(book.file.read_bytes())
     digest.update(np.ascontiguousarray(book.item_tokens).data)
     digest.update(repr([(one.items, one.intention, one.preference) for one in train]).encode())

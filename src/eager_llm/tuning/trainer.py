@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from eager_llm.compute import quick_products
-from eager_llm.errors import UserError
-from eager_llm.files import whole_file
-from eager_llm.progress import progress, say
+from eager_llm.core.compute import quick_products
+from eager_llm.core.errors import UserError
+from eager_llm.core.files import whole_file
+from eager_llm.core.progress import progress, say
+from eager_llm.prompts.builder import Example
 from eager_llm.tuning.batches import Batch
-from eager_llm.tuning.events import Events
+from eager_llm.tuning.distributed_context import DistributedContext
 from eager_llm.tuning.loss import Totals
-from eager_llm.tuning.tasks import Example
-from eager_llm.tuning.team import Team
+from eager_llm.tuning.tensorboard import Events
 
 CHECKPOINT_STEPS = 200
 
@@ -58,7 +58,7 @@ class TrainingJob:
     validate: Callable[[], float] | None = None
     validate_every: int = 1
     events: Path | None = None
-    team: Team = field(default_factory=Team)
+    team: DistributedContext = field(default_factory=DistributedContext)
 
 
 @dataclass
@@ -89,7 +89,13 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
     state = _resume(file, job, optimizer, schedule)
     # A resumed bar starts where the job stopped.
     total = job.epochs * job.steps_an_epoch
-    bar = progress(total=total, initial=min(state.step, total), desc=job.name, unit="step", disable=not job.team.leads)
+    bar = progress(
+        total=total,
+        initial=min(state.step, total),
+        desc=job.name,
+        unit="step",
+        disable=not job.team.leads,
+    )
     events = Events(job.events / job.name if job.events and job.team.leads else None, state.step)
     with bar, events:
         while state.epoch < job.epochs:
@@ -126,11 +132,16 @@ def _epoch(
             state.sums[name] = state.sums.get(name, 0.0) + value
         bar.update(1)
         pace = tokens / max(time.monotonic() - started, 1e-9)
-        text = f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f} {pace:,.0f} tokens/s"
+        text = (
+            f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f} {pace:,.0f} tokens/s"
+        )
         bar.set_postfix_str(text, refresh=False)
         if state.step_in_epoch % CHECKPOINT_STEPS == 0 and state.step_in_epoch < len(steps):
             _save(file, job, optimizer, schedule, state)
-    row = {"epoch": state.epoch + 1, **{name: value / len(steps) for name, value in state.sums.items()}}
+    row = {
+        "epoch": state.epoch + 1,
+        **{name: value / len(steps) for name, value in state.sums.items()},
+    }
     row["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
     state.epoch, state.step_in_epoch, state.sums = state.epoch + 1, 0, {}
     _validate(job, state, row)
@@ -142,11 +153,13 @@ def _epoch(
             old.unlink()
 
 
-def _backward(job: TrainingJob, module: nn.Module, step: list[list[Example]], number: int) -> dict[str, float]:
+def _backward(
+    job: TrainingJob, module: nn.Module, step: list[list[Example]], number: int
+) -> dict[str, float]:
     """Leave the step's gradients, each process doing its share of the batches; returns the step's figures."""
     team = job.team
     learned = sum(sum(example.learn[1:]) for batch in step for example in batch)
-    answers = sum(len(example.closings) for batch in step for example in batch)
+    answers = sum(len(example.item_end_positions) for batch in step for example in batch)
     totals = Totals(max(1, learned), max(1, answers), team.size)
     device = next(job.module.parameters()).device
     mine, rounds = step[team.rank :: team.size], -(-len(step) // team.size)
@@ -166,7 +179,11 @@ def _backward(job: TrainingJob, module: nn.Module, step: list[list[Example]], nu
 
 def _quiet(module: nn.Module, waits: bool) -> AbstractContextManager:
     """Keep the gradients here until the step's last batch."""
-    return module.no_sync() if waits and isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
+    return (
+        module.no_sync()
+        if waits and isinstance(module, nn.parallel.DistributedDataParallel)
+        else nullcontext()
+    )
 
 
 def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
@@ -180,7 +197,9 @@ def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
         state.best, state.best_epoch = row["validation"], state.epoch
     if not job.team.leads:
         return
-    say(f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}")
+    say(
+        f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}"
+    )
     if better:
         job.checkpoints.mkdir(parents=True, exist_ok=True)
         with whole_file(_best_file(job, state)) as draft:
@@ -196,7 +215,11 @@ def _load_best(job: TrainingJob, state: _State, file: Path) -> None:
     if job.team.sharded:  # the last checkpoint holds whole weights
         saved = torch.load(file, weights_only=True, map_location="cpu")["module"]
         job.keep.load_state_dict(
-            {name.removeprefix("model."): v for name, v in saved.items() if name.startswith("model.")}
+            {
+                name.removeprefix("model."): v
+                for name, v in saved.items()
+                if name.startswith("model.")
+            }
         )
     elif state.best_epoch >= 0:
         job.keep.load_state_dict(torch.load(_best_file(job, state), weights_only=True))
@@ -240,7 +263,9 @@ def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _Sta
         return _State()
     saved = torch.load(file, weights_only=True, map_location="cpu")
     if saved["fingerprint"] != job.fingerprint:
-        raise UserError(f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it")
+        raise UserError(
+            f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it"
+        )
     job.team.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
     schedule.load_state_dict(saved["schedule"])
     torch.set_rng_state(saved["random"][job.team.rank]["cpu"])
@@ -254,4 +279,6 @@ def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _Sta
 
 def _random_state() -> dict[str, torch.Tensor]:
     """Return what this process draws from: dropout's source on its device too."""
-    return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    return {"cpu": torch.get_rng_state()} | (
+        {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    )

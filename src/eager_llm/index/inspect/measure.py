@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.errors import UserError
+from eager_llm.core.errors import UserError
 from eager_llm.index.build import Embeddings, open_for_index
 from eager_llm.index.inspect.neighbours import Compared, compare
 from eager_llm.index.inspect.nodes import Balance, Nodes, balance, tree_nodes
@@ -20,7 +20,9 @@ EXAMPLES = 8  # titles of a branch
 TYPICAL = 3  # titles of a branch of the picture
 DRAWN = 3  # branches of a source drawn by the seed, beside the largest
 MOST_BRANCHES = 4096  # of a picture that are told apart
-DRIFT = 1.5  # embeddings so much farther from the paths than when they were made are other embeddings
+DRIFT = (
+    1.5  # embeddings so much farther from the paths than when they were made are other embeddings
+)
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,14 @@ class _Teller:
         return Branch(tokens, len(rows), self.examples(drawn))
 
     def examples(self, rows: np.ndarray) -> list[tuple[str, str]]:
-        return [(_tokens(enumerate(self.index.codes[row])), self.title(row)) for row in rows.tolist()]
+        return [
+            (_tokens(enumerate(self.index.codes[row])), self.title(row)) for row in rows.tolist()
+        ]
 
 
-def _source(teller: _Teller, name: str, shards: Shards | None, order: np.ndarray, seed: int) -> SourceData:
+def _source(
+    teller: _Teller, name: str, shards: Shards | None, order: np.ndarray, seed: int
+) -> SourceData:
     index, levels = teller.index, teller.index.levels_of[name]
     codes, centroids = index.codes[:, levels], index.centroids[levels]
     nodes = tree_nodes(codes, index.branching)
@@ -169,20 +175,35 @@ def _source(teller: _Teller, name: str, shards: Shards | None, order: np.ndarray
         name=name,
         levels=[letters(level) for level in range(levels.start, levels.stop)],
         leaves=index.branching ** len(nodes),
-        balance=[balance(level, sizes, index.branching) for level, sizes in zip(nodes, above, strict=True)],
-        errors=None if index.errors is None else index.errors[:, levels].mean(0, dtype=np.float64).tolist(),
+        balance=[
+            balance(level, sizes, index.branching)
+            for level, sizes in zip(nodes, above, strict=True)
+        ],
+        errors=None
+        if index.errors is None
+        else index.errors[:, levels].mean(0, dtype=np.float64).tolist(),
         compared=None if shards is None else compare(shards, order, codes, centroids, nodes, seed),
         treemap=draw_treemap(nodes, centroids),
-        top=_typical(teller, named, top, None if index.errors is None else index.errors[:, levels.start]),
-        branches=[teller.branch(named[node], np.flatnonzero(top.of_item == node)) for node in drawn],
+        top=_typical(
+            teller, named, top, None if index.errors is None else index.errors[:, levels.start]
+        ),
+        branches=[
+            teller.branch(named[node], np.flatnonzero(top.of_item == node)) for node in drawn
+        ],
     )
 
 
-def _typical(teller: _Teller, named: list[str], top: Nodes, errors: np.ndarray | None) -> list[Branch]:
+def _typical(
+    teller: _Teller, named: list[str], top: Nodes, errors: np.ndarray | None
+) -> list[Branch]:
     """Return the first-level branches with the items nearest to their centroid, or any where that is not known."""
     if len(named) > MOST_BRANCHES:
         return []
-    by_node = np.argsort(top.of_item, kind="stable") if errors is None else np.lexsort((errors, top.of_item))
+    by_node = (
+        np.argsort(top.of_item, kind="stable")
+        if errors is None
+        else np.lexsort((errors, top.of_item))
+    )
     starts = np.cumsum(top.size) - top.size
     return [
         Branch(tokens, size, teller.examples(by_node[start : start + min(size, TYPICAL)]))
@@ -192,7 +213,9 @@ def _typical(teller: _Teller, named: list[str], top: Nodes, errors: np.ndarray |
 
 def _asked(index: ItemIndex, branches: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
     """Return the tokens of each branch asked for, and the rows of its items."""
-    known = {token: divmod(number, index.branching) for number, token in enumerate(index.vocabulary)}
+    known = {
+        token: divmod(number, index.branching) for number, token in enumerate(index.vocabulary)
+    }
     found = []
     for branch in branches:
         tokens = [f"<{token}>" for token in re.findall(r"[^<>\s]+", branch)]
@@ -231,7 +254,9 @@ def _order(index: ItemIndex, item_ids: list[str] | None) -> np.ndarray:
 def _open(index: ItemIndex, embeddings: Embeddings, item_ids: list[str]) -> dict[str, Shards]:
     unknown = [name for name in embeddings if name not in index.levels_of]
     if unknown:
-        raise UserError(f"the index has no source {unknown[0]!r}; it has {', '.join(index.levels_of)}")
+        raise UserError(
+            f"the index has no source {unknown[0]!r}; it has {', '.join(index.levels_of)}"
+        )
     if embeddings and not index.centroids:
         raise UserError("this index has no centroids to compare embeddings with; build it anew")
     return open_for_index(index, item_ids, embeddings, list(embeddings))
@@ -242,7 +267,9 @@ def _notes(index: ItemIndex, sources: list[SourceData]) -> list[str]:
     for source in sources:
         if source.compared is None or index.errors is None:
             continue
-        then = float(index.errors[source.compared.rows, index.levels_of[source.name].stop - 1].mean())
+        then = float(
+            index.errors[source.compared.rows, index.levels_of[source.name].stop - 1].mean()
+        )
         now = source.compared.distance
         if now > DRIFT * then + 1e-3 * source.compared.variance:
             notes.append(

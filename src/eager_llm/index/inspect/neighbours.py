@@ -54,7 +54,12 @@ class Compared:
 
 
 def compare(
-    shards: Shards, order: np.ndarray, codes: np.ndarray, centroids: list[np.ndarray], levels: list[Nodes], seed: int
+    shards: Shards,
+    order: np.ndarray,
+    codes: np.ndarray,
+    centroids: list[np.ndarray],
+    levels: list[Nodes],
+    seed: int,
 ) -> Compared:
     """Compare the tree of a source with the embedding it stands for.
 
@@ -75,14 +80,18 @@ def compare(
     return Compared(
         sampled=len(rows),
         nearest=found.shape[1],
-        prefixes=[_prefix_share(n, nodes, rows, found) for n, nodes in enumerate(levels[:-1], start=1)],
+        prefixes=[
+            _prefix_share(n, nodes, rows, found) for n, nodes in enumerate(levels[:-1], start=1)
+        ],
         variance=variance,
         distance=float(np.square(left_over, dtype=np.float64).sum(1).mean()),
         rows=rows,
     )
 
 
-def nearest_neighbours(shards: Shards, order: np.ndarray, rows: np.ndarray, nearest: int) -> tuple[np.ndarray, float]:
+def nearest_neighbours(
+    shards: Shards, order: np.ndarray, rows: np.ndarray, nearest: int
+) -> tuple[np.ndarray, float]:
     """Return the exact nearest neighbours of some items, by Euclidean distance, in one pass over all.
 
     Args:

@@ -29,7 +29,9 @@ def tree_nodes(codes: np.ndarray, branching: int) -> list[Nodes]:
     levels, above = [], np.zeros(len(codes), dtype=np.int64)
     for labels in codes.T:
         # Numbering the nodes anew at every level keeps the keys small, however deep the tree.
-        keys, of_item, size = np.unique(above * branching + labels, return_inverse=True, return_counts=True)
+        keys, of_item, size = np.unique(
+            above * branching + labels, return_inverse=True, return_counts=True
+        )
         levels.append(Nodes(keys % branching, keys // branching, size, of_item))
         above = of_item
     return levels

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eager_llm.core.html_page import BLUE, GREY, ORANGE, new_figure, render_page, svg_of
 from eager_llm.index.inspect.measure import InspectData, SourceData
 from eager_llm.index.inspect.treemap import HEIGHT, WIDTH
-from eager_llm.page import BLUE, GREY, ORANGE, new_figure, render_page, svg_of
 
 BARS = 40  # of a histogram
 FIGURE = 5, 2.9  # inches; two stand side by side, or one above the other on a phone
@@ -20,7 +20,9 @@ def render_inspect(data: InspectData) -> str:
         data=data,
         change=_change(data.change),
         size=(1000, round(1000 * HEIGHT / WIDTH)),
-        pictures={source.name: base64.b64encode(source.treemap.png).decode() for source in data.sources},
+        pictures={
+            source.name: base64.b64encode(source.treemap.png).decode() for source in data.sources
+        },
         font_size=_font_size,
         plots={source.name: _plots(source) for source in data.sources},
         number=_number,
@@ -33,7 +35,9 @@ def _plots(source: SourceData) -> dict[str, list[str]]:
         # The last level has one item a leaf: there is nothing to see.
         "balance": [_balance_plot(source, level) for level in range(len(source.levels) - 1)],
         "distortion": [_distortion_plot(source)] if source.errors else [],
-        "neighbours": [_neighbours_plot(source)] if source.compared and source.compared.prefixes else [],
+        "neighbours": [_neighbours_plot(source)]
+        if source.compared and source.compared.prefixes
+        else [],
     }
 
 
@@ -44,7 +48,12 @@ def _balance_plot(source: SourceData, level: int) -> str:
     bins = np.arange(found.smallest, found.largest + width + 1, width) - 0.5
     axis.hist(found.sizes, bins, weights=found.counts, color=BLUE, rwidth=0.9)
     for share in sorted(set(found.even)):
-        axis.axvline(share, color=ORANGE, linestyle="--", label="even share" if share == found.even[0] else None)
+        axis.axvline(
+            share,
+            color=ORANGE,
+            linestyle="--",
+            label="even share" if share == found.even[0] else None,
+        )
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlim(bins[0] - width, max(bins[-1], found.even[1]) + width)
     axis.legend(frameon=False)
@@ -57,7 +66,12 @@ def _distortion_plot(source: SourceData) -> str:
     names, errors = list(source.levels), list(source.errors or [])
     if source.compared:
         names, errors = ["no token", *names], [source.compared.variance, *errors]
-    axis.bar(range(len(errors)), errors, 0.6, color=[GREY if name == "no token" else BLUE for name in names])
+    axis.bar(
+        range(len(errors)),
+        errors,
+        0.6,
+        color=[GREY if name == "no token" else BLUE for name in names],
+    )
     axis.set_xticks(range(len(errors)), [f"after {n}" if n != "no token" else n for n in names])
     axis.set(title="What a path does not say", ylabel="mean squared distance")
     return svg_of(figure)
@@ -71,12 +85,14 @@ def _neighbours_plot(source: SourceData) -> str:
     axis.bar(places - 0.2, [p.share for p in prefixes], 0.38, yerr=[p.margin for p in prefixes], color=BLUE,
              ecolor="#1b1f24", label="nearest neighbours")  # fmt: skip
     axis.bar(places + 0.2, [p.chance for p in prefixes], 0.38, color=GREY, label="by chance")
-    axis.scatter(places - 0.2, [p.most for p in prefixes], marker="_", s=600, color=ORANGE, label="at most")
+    axis.scatter(
+        places - 0.2, [p.most for p in prefixes], marker="_", s=600, color=ORANGE, label="at most"
+    )
     axis.set_xticks(places, [f"{p.length} token{'s' if p.length > 1 else ''}" for p in prefixes])
     axis.set_xlim(-0.7, len(prefixes) - 0.3)
     axis.set_ylim(0, 1.05)
     axis.legend(frameon=False)
-    axis.set(title="Neighbours that share the first ...", ylabel="share")
+    axis.set(title="ItemPriorTable that share the first ...", ylabel="share")
     return svg_of(figure)
 
 

@@ -49,7 +49,9 @@ def draw_treemap(levels: list[Nodes], centroids: list[np.ndarray]) -> Treemap:
     return Treemap(_png(drawn, _colours(seen)), boxes, depth)
 
 
-def lay_out(boxes: np.ndarray, parent: np.ndarray, weight: np.ndarray, place: np.ndarray, aspect: float) -> np.ndarray:
+def lay_out(
+    boxes: np.ndarray, parent: np.ndarray, weight: np.ndarray, place: np.ndarray, aspect: float
+) -> np.ndarray:
     """Share boxes out among their nodes, each as large as its weight and near its place.
 
     A box is halved across its longer side until each part is one node's: nodes of low coordinates to
@@ -104,7 +106,9 @@ class _Projection:
         if len(points) > 1 and spread > 0:
             found = PCA(width, random_state=0).fit(points)
             scale = np.sqrt(found.explained_variance_)
-            self.axes[:, :width] = np.where(scale > 1e-6 * spread, found.components_.T / np.maximum(scale, 1e-30), 0)
+            self.axes[:, :width] = np.where(
+                scale > 1e-6 * spread, found.components_.T / np.maximum(scale, 1e-30), 0
+            )
 
     def __call__(self, level: int, labels: np.ndarray) -> np.ndarray:
         if not self.centroids:
@@ -120,7 +124,11 @@ def _colours(seen: np.ndarray) -> np.ndarray:
     axes = np.tanh(seen / 1.5)
     lightness, a, b = 0.76 + 0.10 * axes[:, 2], 0.13 * axes[:, 0], 0.13 * axes[:, 1]
     cones = np.stack([lightness, a, b], axis=1) @ np.array(
-        [[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775], [0.2158037573, -0.0638541728, -1.2914855480]]
+        [
+            [1, 1, 1],
+            [0.3963377774, -0.1055613458, -0.0894841775],
+            [0.2158037573, -0.0638541728, -1.2914855480],
+        ]
     )
     linear = cones**3 @ np.array(
         [
@@ -142,7 +150,9 @@ def _png(boxes: np.ndarray, colours: np.ndarray) -> bytes:
     stop = np.rint((boxes[:, :2] + boxes[:, 2:]) * size).astype(int)
     stop -= np.where(stop - start > 12, 1, 0)  # a thin gap, where there is room for one
     picture = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
-    for (left, top), (right, bottom), colour in zip(start.tolist(), stop.tolist(), colours, strict=True):
+    for (left, top), (right, bottom), colour in zip(
+        start.tolist(), stop.tolist(), colours, strict=True
+    ):
         picture[top:bottom, left:right] = colour
     buffer = io.BytesIO()
     imsave(buffer, picture, format="png")

@@ -1,0 +1,1 @@
+"""Compile the graphs for a cluster, and submit them."""

@@ -1,0 +1,1 @@
+"""The graphs of components, and where their steps run."""

@@ -1,0 +1,1 @@
+"""Runners of the graphs on this machine."""

@@ -1,0 +1,1 @@
+"""The one directory that serving loads, with its gates."""

@@ -1,1 +1,0 @@
-"""The log and the catalogue: importing, preparing, splitting, gating, and Feast features."""

@@ -1,0 +1,1 @@
+"""From a log to clean tables: tables, cleaning, splits, the demo shop."""

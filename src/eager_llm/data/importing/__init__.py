@@ -1,0 +1,1 @@
+"""Bring logs of any format, from files or databases, into the tables."""

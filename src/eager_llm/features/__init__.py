@@ -1,0 +1,1 @@
+"""Features in Feast: views, offline and online stores."""

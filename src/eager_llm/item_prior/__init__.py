@@ -1,0 +1,1 @@
+"""Evidence from item to item, which is weighed beside the model."""

@@ -1,0 +1,1 @@
+"""Prompts and answers: templates, and the builder that fills them."""

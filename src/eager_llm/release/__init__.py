@@ -1,0 +1,1 @@
+"""What follows a bundle: runs, comparison, verdict, Helm, erasure."""

@@ -1,0 +1,1 @@
+"""Gates on data: expectations, suites, reports, drift."""
