@@ -39,9 +39,9 @@ from components.images import USER
 from components.ingest_data.component import ingest_data
 from eager_llm.bundle.bundle import verify_bundle
 from eager_llm.settings import Settings
-from pipelines import local
 from pipelines.graphs.placement import step_name
 from pipelines.graphs.recommender import recommender
+from pipelines.runners import local
 from pipelines.runners.docker import Containers, table
 
 SETTINGS = ROOT / "pipelines" / "settings" / "demo.yaml"

@@ -6,9 +6,9 @@ import pytest
 
 from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings
-from pipelines import local
 from pipelines.graphs.placement import ENVIRONMENT, STEPS, Target, compiled_for
 from pipelines.graphs.recommender import recommender
+from pipelines.runners import local
 from pipelines.runners.docker import Containers, StepRun, cores, size, table
 
 

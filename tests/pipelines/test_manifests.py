@@ -5,11 +5,19 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
-from pipelines.compile import PIPELINES, TARGETS, manifest
-from pipelines.placement import CLAIM, ENVIRONMENT, GPU, STEPS, THREADS_VARIABLE, Target, step_name
-from pipelines.refresh import refresh
 
 from components.images import IMAGES, PYTHON_DATA, PYTHON_TRAINING
+from pipelines.cluster.compile import PIPELINES, TARGETS, manifest
+from pipelines.graphs.placement import (
+    CLAIM,
+    ENVIRONMENT,
+    GPU,
+    STEPS,
+    THREADS_VARIABLE,
+    Target,
+    step_name,
+)
+from pipelines.graphs.refresh import refresh
 
 FILES = pytest.mark.parametrize("file", TARGETS, ids=lambda file: f"{file.parent.name}/{file.name}")
 
@@ -121,7 +129,13 @@ def test_gpus_are_asked_for_by_the_cuda_manifest_only(compiled):
 
 
 def test_a_registry_of_ones_own_gets_manifests_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "pipelines.compile", "--registry", "registry.example.com/shop"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cluster.compile",
+        "--registry",
+        "registry.example.com/shop",
+    ]
     done = subprocess.run(
         [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )

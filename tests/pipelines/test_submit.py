@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tests" / "cluster"))
 from fake_kube import fake_kube
 from rendering import check_custom
 
-from pipelines import submit
+from pipelines.cluster import submit
 from pipelines.cluster.compile import MANIFESTS, TARGETS
 from pipelines.cluster.submit import submit_version, version_name
 

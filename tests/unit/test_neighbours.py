@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from eager_llm.core.errors import UserError
-from eager_llm.encoders import neighbours
+from eager_llm.item_prior import table as item_prior_table
 from eager_llm.item_prior.ease import ease_weights
 from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
 from eager_llm.item_prior.tfidf import item_tfidf
@@ -88,7 +88,7 @@ def test_the_words_of_each_field_count_alike_and_blocks_change_nothing(monkeypat
         alike, [[0.5, 0.25, 0.25, 0], [0.25, 0.5, 0, 0.25], [0.25, 0, 0.25, 0], [0, 0.25, 0, 0.25]]
     )
     whole = build_item_prior([[0]], 4, words, ItemPriorSettings()).table.toarray()
-    monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 4)
+    monkeypatch.setattr(item_prior_table, "BLOCK_ENTRIES", 4)
     assert np.allclose(
         build_item_prior([[0]], 4, words, ItemPriorSettings()).table.toarray(), whole
     )

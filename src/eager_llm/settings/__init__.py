@@ -5,7 +5,7 @@ from eager_llm.settings.annealing import AnnealingSettings
 from eager_llm.settings.backbone import BackboneSettings
 from eager_llm.settings.behaviour import BehaviourSettings
 from eager_llm.settings.data import DataSettings
-from eager_llm.settings.decoding import DecodingSettings
+from eager_llm.settings.decoding import NORMALISATIONS, DecodingSettings, Normalisation
 from eager_llm.settings.gates import GateSettings
 from eager_llm.settings.index import SOURCES, IndexSettings, Source
 from eager_llm.settings.item_prior import ItemPriorSettings
@@ -19,6 +19,7 @@ from eager_llm.settings.tuning import TaskSettings, TuningSettings
 
 __all__ = [
     "AFTER_TUNING",
+    "NORMALISATIONS",
     "SOURCES",
     "AcceptanceSettings",
     "AnnealingSettings",
@@ -29,6 +30,7 @@ __all__ = [
     "GateSettings",
     "IndexSettings",
     "ItemPriorSettings",
+    "Normalisation",
     "PromotionSettings",
     "RaySettings",
     "RefreshSettings",

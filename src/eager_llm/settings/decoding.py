@@ -6,6 +6,9 @@ from pydantic import Field
 
 from eager_llm.core.settings_model import Section
 
+Normalisation = Literal["vocabulary", "level", "allowed"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("vocabulary", "level", "allowed")
+
 
 class DecodingSettings(Section):
     """Constrained beam search."""
@@ -21,7 +24,7 @@ class DecodingSettings(Section):
         ge=1,
         description="requests decoded at a time",
     )
-    normalise: Literal["vocabulary", "level", "allowed"] = Field(
+    normalise: Normalisation = Field(
         default="allowed",
         description=(
             "what the probability of an item's token is taken over: vocabulary "
