@@ -69,6 +69,9 @@ def coerce(annotation: Any, value: Any) -> Any:
             return ""
         is_plain = isinstance(value, int | float | date) and not isinstance(value, bool)
         return str(value) if is_plain else value
+    if value is None and isinstance(annotation, type) and issubclass(annotation, Section):
+        # A section whose lines are all commented out.
+        return {}
     if annotation is bool:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
@@ -76,6 +79,13 @@ def coerce(annotation: Any, value: Any) -> Any:
     if annotation in (int, float) and isinstance(value, bool):
         raise ValueError(f"expected {TYPE_NAMES[annotation]}")
     return value
+
+
+def with_text_keys(values: Any) -> Any:
+    """Return nested values whose keys are all text; YAML reads the key 1 as a number."""
+    if not isinstance(values, dict):
+        return values
+    return {str(key): with_text_keys(value) for key, value in values.items()}
 
 
 def settings_error(mistakes: list[str]) -> UserError:

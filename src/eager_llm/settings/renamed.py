@@ -19,7 +19,9 @@ RENAMED_VALUES = {
 }
 
 
-def with_current_names(values: Any) -> tuple[Any, list[str], list[str]]:
+def with_current_names(
+    values: dict[str, Any],
+) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return nested values under their current names.
 
     Returns:
@@ -28,8 +30,6 @@ def with_current_names(values: Any) -> tuple[Any, list[str], list[str]]:
     """
     notes: list[str] = []
     mistakes: list[str] = []
-    if not isinstance(values, dict):
-        return values, notes, mistakes
     current = copy.deepcopy(values)
     for earlier, name in RENAMED_SETTINGS.items():
         section, earlier_key = _section_of(current, earlier)

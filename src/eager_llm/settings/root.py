@@ -16,6 +16,7 @@ from eager_llm.core.settings_model import (
     is_text_setting,
     settings_error,
     walk_fields,
+    with_text_keys,
 )
 from eager_llm.settings.acceptance import AcceptanceSettings
 from eager_llm.settings.annealing import AnnealingSettings
@@ -66,7 +67,9 @@ class Settings(Section):
         Raises:
             UserError: lists every unknown name, wrong type, value out of bounds and conflict.
         """
-        current, _, mistakes = with_current_names(values)
+        if not isinstance(values, dict):
+            raise settings_error([f"{values!r}: expected sections with settings"])
+        current, _, mistakes = with_current_names(with_text_keys(values))
         try:
             settings = cls.model_validate(current)
         except ValidationError as error:
