@@ -50,11 +50,21 @@ fuzz-serving: setup ## 5,000 made-up requests to the service by its own OpenAPI:
 rollout-serving: setup ## a hundred users for ten minutes while the service of runs/RUN is restarted under them
 	PYTHONPATH=src $(BIN)/python benchmarks/serving_rollout.py --bundle "runs/$(RUN)/bundle"
 
+.PHONY: coverage
+coverage: setup ## run the tests with branch coverage, the least covered files first
+	$(BIN)/python -m pytest --cov --cov-branch --cov-report=
+	$(BIN)/coverage report --skip-covered --sort=cover
+
+.PHONY: docs
+docs: setup ## build the site of docs/ into site/, without a warning
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .PHONY: lint
-lint: setup ## style and types
+lint: setup ## style, types and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache
 
 .PHONY: format
 format: setup ## bring the code into style
