@@ -40,7 +40,14 @@ from quality_rivals import (
     popularity,
     sasrec,
 )
-from quality_table import ALONE, HISTORIES, WHOLE, write_results
+from quality_table import (
+    HISTORIES,
+    PRIOR_ALONE,
+    WHOLE,
+    row_of_model,
+    row_with_prior,
+    write_results,
+)
 from reporting import finish, machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -90,7 +97,7 @@ OURS: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 # Measured with what WHOLE is made of, which is not made again for them.
-EVIDENCE_ALONE, NO_STAGE_TWO = "eager-llm, neighbours alone", "eager-llm, no stage 2"
+NO_STAGE_TWO = "eager-llm, no stage 2"
 QUICK = [
     "tuning.epochs=2", "tuning.validate_every=2", "tuning.validation_users=50", "index.branching=16",
     "backbone.hidden=32", "backbone.layers=1", "behaviour.epochs=1", "semantic.dim=16",
@@ -248,22 +255,23 @@ def measure_model(
     if len(weights) > 1:  # else there is nothing to choose
         judges = drawn_users(case.examples, users, settings.seed)
         chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
-    parts: dict[str, ItemPriorTable | None] = {name: chosen}
+    with_prior = row_with_prior(name)
+    parts: dict[str, ItemPriorTable | None] = {with_prior: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
-        parts[name + ALONE] = None
+        parts[row_of_model(name)] = None
     rows: dict[str, dict[str, Any]] = {}
     for row, evidence in parts.items():
         recommender.weigh(evidence)
         rows[row] = {
             way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES
         }
-    rows[name] |= {
+    rows[with_prior] |= {
         "prior_weight": chosen.weight,
         "validation": {f"{w:g}": ndcg for w, ndcg in tried.items()},
     }
     if name == WHOLE:
         alone = evidence_alone(chosen, case.train, case.settings.seed)
-        rows[EVIDENCE_ALONE] = {
+        rows[PRIOR_ALONE] = {
             way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES
         }
     return rows

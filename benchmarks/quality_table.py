@@ -12,7 +12,10 @@ from reporting import show
 
 METRICS = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 HISTORIES = ("kept", "left out")
-WHOLE, ALONE = "eager-llm", ", model alone"
+# A run of `quality.py`, such as "eager-llm, no contrast", has two rows: with the item prior, and alone.
+WHOLE = "eager-llm"
+WITH_PRIOR, MODEL_ALONE = "EAGER-LLM + item prior", "EAGER-LLM"
+PRIOR_ALONE = "item prior alone"
 BEGIN, END = "<!-- measured by benchmarks/quality.py -->", "<!-- end of what was measured -->"
 
 
@@ -87,22 +90,32 @@ def write_results(records: Path, settings: Path, docs: Path | None) -> list[dict
     return every
 
 
+def row_with_prior(run: str) -> str:
+    """Return the name of a run's row: the model with the item prior beside it."""
+    return run.replace(WHOLE, WITH_PRIOR, 1)
+
+
+def row_of_model(run: str) -> str:
+    """Return the name of a run's row: the model alone."""
+    return run.replace(WHOLE, MODEL_ALONE, 1)
+
+
 def parts_of(every: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[Any]]]:
-    """Return our method and its ablations, a line each, beside the neighbours and alone on each data set."""
+    """Return our method and its ablations, a line each: with the item prior, and alone, on each log."""
     found = {(row["dataset"], row["method"]): row for row in every if row["history"] == "kept"}
-    columns = [
-        (dataset, how)
-        for dataset in sorted({dataset for dataset, _ in found})
-        for how in ("", ALONE)
-    ]
-    names = sorted(
-        {name for _, name in found if name.startswith(WHOLE) and not name.endswith("alone")}
-    )
-    lines = [
-        [name, *(_both(found.get((dataset, name + how))) for dataset, how in columns)]
-        for name in names
-    ]
-    return ("method", *(dataset + how for dataset, how in columns)), lines
+    datasets = sorted({dataset for dataset, _ in found})
+    names = sorted({name for _, name in found if name.startswith(WITH_PRIOR)})
+    heads = ["method"]
+    for dataset in datasets:
+        heads += [f"{dataset}, with the item prior", f"{dataset}, model alone"]
+    lines = []
+    for name in names:
+        alone = name.replace(WITH_PRIOR, MODEL_ALONE, 1)
+        cells: list[Any] = [name.replace(WITH_PRIOR, MODEL_ALONE, 1)]
+        for dataset in datasets:
+            cells += [_both(found.get((dataset, name))), _both(found.get((dataset, alone)))]
+        lines.append(cells)
+    return tuple(heads), lines
 
 
 def _both(row: dict[str, Any] | None) -> str | None:

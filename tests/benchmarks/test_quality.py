@@ -149,13 +149,19 @@ def test_our_parts_stand_beside_one_another():
         }
 
     every = [
-        row("a", "eager-llm", 0.1),
-        row("a", "eager-llm, model alone", 0.08),
-        row("b", "eager-llm, no contrast", 0.2),
+        row("a", "EAGER-LLM + item prior", 0.1),
+        row("a", "EAGER-LLM", 0.08),
+        row("b", "EAGER-LLM + item prior, no contrast", 0.2),
     ]
     heads, lines = parts_of([*every, row("a", "sasrec", 0.3)])
-    assert heads == ("method", "a", "a, model alone", "b", "b, model alone")
+    assert heads == (
+        "method",
+        "a, with the item prior",
+        "a, model alone",
+        "b, with the item prior",
+        "b, model alone",
+    )
     assert lines == [
-        ["eager-llm", "0.1000 / 0.0500", "0.0800 / 0.0400", None, None],
-        ["eager-llm, no contrast", None, None, "0.2000 / 0.1000", None],
+        ["EAGER-LLM", "0.1000 / 0.0500", "0.0800 / 0.0400", None, None],
+        ["EAGER-LLM, no contrast", None, None, "0.2000 / 0.1000", None],
     ]
