@@ -108,17 +108,17 @@ def _fault(model: type[BaseModel], details: ErrorDetails) -> str:
     context = details.get("ctx", {})
     match kind:
         case "greater_than_equal":
-            wanted = f"must be at least {context['ge']:g}"
+            requirement = f"must be at least {context['ge']:g}"
         case "less_than_equal":
-            wanted = f"must be at most {context['le']:g}"
+            requirement = f"must be at most {context['le']:g}"
         case "literal_error":
             choices = _choices(model, path)
-            wanted = f"choose from {', '.join(choices)}"
+            requirement = f"choose from {', '.join(choices)}"
         case "value_error":
-            wanted = str(context["error"])
+            requirement = str(context["error"])
         case _:
-            wanted = f"expected {_type_name(model, path)}"
-    return f"{name} = {value!r}: {wanted}"
+            requirement = f"expected {_type_name(model, path)}"
+    return f"{name} = {value!r}: {requirement}"
 
 
 def _neighbouring_names(model: type[BaseModel], path: list[str]) -> str:
