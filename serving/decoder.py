@@ -1,4 +1,4 @@
-"""A bundle behind its queue: everything that the model is asked goes through one thread."""
+"""A bundle behind its queue: one thread does all work of the model."""
 
 import math
 from collections.abc import Sequence
@@ -8,55 +8,66 @@ from typing import Any
 from eager_llm.bundle.bundle import Bundle
 from eager_llm.core.errors import UserError
 from eager_llm.decoding.recommender import Recommender, Request
-from serving.batching import Batcher, Done, QueueFull
+from serving.batching import Batcher, JobResult, QueueFull
 from serving.errors import ApiError
 from serving.metrics import BATCH, BEAMS, HITS, MISSES, QUEUE, SECONDS, stage
 from serving.settings import ServiceSettings
 
 
 @dataclass(frozen=True)
-class Description:
-    """A text that is wanted of an item, so many tokens long at most."""
+class DescriptionJob:
+    """Write the text of an item.
+
+    Attributes:
+        row: of the item in the index.
+        max_tokens: length of the text, at most.
+    """
 
     row: int
-    most: int
+    max_tokens: int
 
 
 class Decoder:
     """Answers from a bundle, in batches.
 
     Args:
-        settings: how many may wait, and how many are decoded together.
+        settings: bounds of the queue and of a batch.
     """
 
     def __init__(self, bundle: Bundle, settings: ServiceSettings) -> None:
-        self.bundle, self.settings = bundle, settings
-        self._batches: Batcher[Request | Description] = Batcher(
+        self.bundle = bundle
+        self.settings = settings
+        self._batches: Batcher[Request | DescriptionJob] = Batcher(
             "decoder", self._work, settings.batch, settings.queue, BATCH.observe
         )
-        self._seen = {"hits": 0, "misses": 0}
+        self._cache_hits = 0
+        self._cache_misses = 0
 
     def warm_up(self) -> None:
-        """Answer once in every way: kernels are compiled and tables are read before anybody waits."""
+        """Answer once in every way, so that no caller waits for kernels or tables."""
         item = self.bundle.recommender.index.item_ids[0]
         for size in sorted({1, 8, self.settings.batch}):
             self._work([Request([item] * (1 + n % 4), 10) for n in range(size)])
         self._work([Request([item], 10, explain=True, exclude_history=True)])
         if self.settings.describe:
-            self._work([Request([], 10, words="a"), Description(0, 2)])
+            self._work([Request([], 10, words="a"), DescriptionJob(0, 2)])
         self.bundle.near.nearest(0, 1)
         self.bundle.finder.find("a", 1)
 
-    async def ask(self, endpoint: str, job: Request | Description, timeout: float) -> Any:
-        """Have a job done; see `Batcher.submit` for what else it raises.
+    async def decode(self, endpoint: str, job: Request | DescriptionJob, timeout: float) -> Any:
+        """Return the result of a job: an `Answer`, or a text; see `Batcher.submit` for other errors.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             ApiError: the queue is full, or a filter does not fit.
         """
         try:
             with stage(endpoint, "decode") as span:
-                done: Done = await self._batches.submit(job, timeout)
-                span.set_attributes({"queue_ms": 1000 * done.waited, "batch_size": done.batch})
+                result: JobResult = await self._batches.submit(job, timeout)
+                queue_ms = 1000 * result.queue_seconds
+                span.set_attributes({"queue_ms": queue_ms, "batch_size": result.batch_size})
         except QueueFull as error:
             wait = max(1, math.ceil(self._batches.wait_estimate))
             raise ApiError("overloaded", f"{error}; try again later", retry_after=wait) from None
@@ -64,47 +75,63 @@ class Decoder:
             raise ApiError("invalid_filter", str(error), "filters") from None
         finally:
             QUEUE.set(len(self._batches))
-        SECONDS.labels(endpoint, "queue").observe(done.waited)
-        return done.value
+        SECONDS.labels(endpoint, "queue").observe(result.queue_seconds)
+        return result.value
 
     def close(self) -> None:
         """End the thread."""
         self._batches.close()
 
-    def _work(self, jobs: Sequence[Request | Description]) -> list[Any]:
+    def _work(self, jobs: Sequence[Request | DescriptionJob]) -> list[Any]:
+        """Return a result for each job: recommendations first, then searches, then texts."""
+        recommendations: dict[int, Request] = {}
+        searches: dict[int, Request] = {}
+        descriptions: dict[int, DescriptionJob] = {}
+        for number, job in enumerate(jobs):
+            if isinstance(job, DescriptionJob):
+                descriptions[number] = job
+            elif job.words:
+                searches[number] = job
+            else:
+                recommendations[number] = job
         results: dict[int, Any] = {}
-        texts = {n: job for n, job in enumerate(jobs) if isinstance(job, Description)}
-        words = [n for n, job in enumerate(jobs) if isinstance(job, Request) and job.words]
-        plain = [n for n, job in enumerate(jobs) if isinstance(job, Request) and not job.words]
-        for numbers, recommender in ((plain, "recommender"), (words, "plain")):
-            if numbers:
-                asked = [jobs[n] for n in numbers]
-                results |= zip(
-                    numbers, _answer(getattr(self.bundle, recommender), asked), strict=True
-                )
-        for n, job in texts.items():
-            results[n] = self.bundle.writer.describe(job.row, job.most)
+        if recommendations:
+            results |= _answers(self.bundle.recommender, recommendations)
+        if searches:
+            results |= _answers(self.bundle.plain, searches)
+        for number, description in descriptions.items():
+            results[number] = self.bundle.writer.describe(description.row, description.max_tokens)
         self._count(jobs)
-        return [results[n] for n in range(len(jobs))]
+        return [results[number] for number in range(len(jobs))]
 
-    def _count(self, jobs: Sequence[Request | Description]) -> None:
+    def _count(self, jobs: Sequence[Request | DescriptionJob]) -> None:
+        """Update the metrics of the beams and of the prefix cache."""
         recommender = self.bundle.recommender
         for job in jobs:
             if isinstance(job, Request):
                 BEAMS.observe(max(job.beams or recommender.settings.beams, job.k))
-        if recommender.prefixes is not None:
-            for name, counter in (("hits", HITS), ("misses", MISSES)):
-                now = getattr(recommender.prefixes, name)
-                counter.inc(now - self._seen[name])
-                self._seen[name] = now
+        prefixes = recommender.prefixes
+        if prefixes is None:
+            return
+        hits, misses = prefixes.hits, prefixes.misses
+        HITS.inc(hits - self._cache_hits)
+        MISSES.inc(misses - self._cache_misses)
+        self._cache_hits, self._cache_misses = hits, misses
 
 
-def _answer(recommender: Recommender, requests: list[Any]) -> list[Any]:
-    """Answer requests; one that does not fit the catalogue gets its UserError, and spoils no other."""
-    results: list[Any] = [
-        recommender.mistake(request) if request.filter else None for request in requests
-    ]
-    fit = [n for n, mistake in enumerate(results) if mistake is None]
-    for n, answer in zip(fit, recommender.answer([requests[n] for n in fit]), strict=True):
-        results[n] = answer
+def _answers(recommender: Recommender, requests: dict[int, Request]) -> dict[int, Any]:
+    """Answer requests by their number.
+
+    A request that does not fit the catalogue gets its UserError, and spoils no other.
+    """
+    results: dict[int, Any] = {}
+    valid: dict[int, Request] = {}
+    for number, request in requests.items():
+        error = recommender.mistake(request) if request.filter else None
+        if error is None:
+            valid[number] = request
+        else:
+            results[number] = error
+    answers = recommender.answer(list(valid.values()))
+    results |= zip(valid, answers, strict=True)
     return results

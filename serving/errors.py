@@ -1,12 +1,13 @@
-"""The one shape of every refusal, with a stable code for each cause."""
+"""The errors of the API: one shape, with a stable code for each cause."""
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-# Code → status and what it means; the codes are part of the API.
+# Code → status and meaning; the codes are part of the API.
 CODES: dict[str, tuple[int, str]] = {
     "invalid_json": (400, "the body is no JSON"),
     "invalid_request": (400, "a field is missing, unknown or refused; `field` names it"),
@@ -16,7 +17,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_found": (404, "there is no such path"),
     "unknown_item": (404, "the bundle does not know the item"),
     "no_such_bundle": (404, "the service has no second bundle"),
-    "not_offered": (404, "the service was started without what is asked for"),
+    "not_offered": (404, "the service was started without this function"),
     "method_not_allowed": (405, "the path takes another method"),
     "length_required": (411, "the request has no Content-Length"),
     "body_too_large": (413, "the body is larger than the service takes"),
@@ -29,6 +30,23 @@ CODES: dict[str, tuple[int, str]] = {
         "the online store did not take the event; send it again, see Retry-After",
     ),
 }
+# The code that stands for a bare HTTP status; other statuses are "internal".
+CODE_OF_STATUS = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    503: "overloaded",
+}
+# Codes that any request may get.
+COMMON_CODES = ("unauthorized", "rate_limited", "internal")
+RETRY_AFTER_HEADER = {
+    "headers": {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+}
+# Where FastAPI found a field; people know the field itself.
+LOCATIONS = ("body", "query", "path")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -46,13 +64,13 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every refusal."""
+    """The body of every error."""
 
     error: ErrorDetail
 
 
 class ApiError(Exception):
-    """A request that is not answered.
+    """A request that is refused, or that failed.
 
     Args:
         code: one of `CODES`.
@@ -64,7 +82,10 @@ class ApiError(Exception):
         self, code: str, message: str, field: str | None = None, retry_after: int | None = None
     ) -> None:
         super().__init__(message)
-        self.code, self.message, self.field, self.retry_after = code, message, field, retry_after
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
 
     @property
     def status(self) -> int:
@@ -72,59 +93,58 @@ class ApiError(Exception):
         return CODES[self.code][0]
 
     def response(self) -> JSONResponse:
-        """Return the refusal as a response."""
-        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        """Return the error as a response."""
+        headers = {}
+        if self.retry_after:
+            headers["Retry-After"] = str(self.retry_after)
         if self.code == "unauthorized":
             headers["WWW-Authenticate"] = "Bearer"
-        fault: dict[str, Any] = {"code": self.code, "message": self.message}
-        fault |= {"field": self.field} if self.field else {}
-        return JSONResponse(
-            {"error": {**fault, "request_id": request_id.get()}}, self.status, headers
+        detail = ErrorDetail(
+            code=self.code,
+            message=self.message,
+            field=self.field or None,
+            request_id=request_id.get(),
         )
+        content = {"error": detail.model_dump(exclude_none=True)}
+        return JSONResponse(content, self.status, headers)
 
 
-def error_of_status(status: int, message: str = "") -> ApiError:
-    """Return the refusal that stands for a bare HTTP status."""
-    named = {
-        401: "unauthorized",
-        404: "not_found",
-        405: "method_not_allowed",
-        413: "body_too_large",
-    }
-    named |= {400: "invalid_request", 415: "unsupported_media_type", 503: "overloaded"}
-    code = named.get(status, "internal")
-    return ApiError(
-        code, message or CODES[code][1], retry_after=1 if code == "overloaded" else None
-    )
+def error_of_status(status: int) -> ApiError:
+    """Return the error that stands for a bare HTTP status."""
+    code = CODE_OF_STATUS.get(status, "internal")
+    retry_after = 1 if code == "overloaded" else None
+    return ApiError(code, CODES[code][1], retry_after=retry_after)
 
 
-def validation_error(mistakes: list[Any]) -> ApiError:
-    """Return the refusal of a request that does not fit its schema: the first mistake is named."""
-    first = mistakes[0]
+def validation_error(faults: Sequence[Any]) -> ApiError:
+    """Return the error of a request that does not fit its schema; it names the first fault.
+
+    Args:
+        faults: as pydantic reports them, at least one.
+    """
+    first = faults[0]
     if first["type"] == "json_invalid":
-        return ApiError(
-            "invalid_json",
-            f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}",
-        )
-    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    more = f" (and {len(mistakes) - 1} more mistakes)" if len(mistakes) > 1 else ""
+        cause = first.get("ctx", {}).get("error", first["msg"])
+        return ApiError("invalid_json", f"the body is no JSON: {cause}")
+    path = [str(name) for name in first["loc"] if name not in LOCATIONS]
+    field = ".".join(path)
     message = first["msg"].removeprefix("Value error, ")
+    more = ""
+    if len(faults) > 1:
+        more = f" (and {len(faults) - 1} more mistakes)"
     return ApiError("invalid_request", f"{field or 'the body'}: {message}{more}", field or None)
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Return the responses of an operation for OpenAPI: its own codes, and those of every request."""
-    texts: dict[int | str, list[str]] = {}
-    for code in ("unauthorized", "rate_limited", "internal", *codes):
+    """Return an operation's error responses for OpenAPI: its own codes and the common ones."""
+    meanings: dict[int, list[str]] = {}
+    for code in (*COMMON_CODES, *codes):
         status, meaning = CODES[code]
-        texts.setdefault(status, []).append(f"`{code}`: {meaning}")
-    return {
-        status: {"model": ErrorAnswer, "description": "; ".join(lines), **_RETRY.get(status, {})}
-        for status, lines in sorted(texts.items(), key=lambda pair: str(pair[0]))
-    }
-
-
-_HEADER = {
-    "headers": {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
-}
-_RETRY: dict[int | str, dict[str, Any]] = {429: _HEADER, 503: _HEADER}
+        meanings.setdefault(status, []).append(f"`{code}`: {meaning}")
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted(meanings):
+        response = {"model": ErrorAnswer, "description": "; ".join(meanings[status])}
+        if status in (429, 503):
+            response |= RETRY_AFTER_HEADER
+        responses[status] = response
+    return responses

@@ -1,57 +1,74 @@
 """The log: one JSON object a line, each with the id of its request."""
 
 import atexit
-import json
 import logging
 import sys
-from datetime import UTC, datetime
+import time
 from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
 from typing import Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
 from serving.errors import request_id
 
-PLAIN = frozenset(vars(logging.makeLogRecord({})))
+FIELDS = {
+    "asctime": "time",
+    "levelname": "level",
+    "name": "logger",
+    "message": "message",
+    "exc_info": "exception",
+}
+# BentoML and Python 3.12 add these to every record; no reader of the log needs them.
+OMITTED = ("taskName", "levelname_bracketed", "component", "trace_msg", "service_name")
 
 
-class JsonLines(logging.Formatter):
-    """Writes a record, and what it was given as `extra`, as JSON."""
+class UtcJsonFormatter(JsonFormatter):
+    """Writes a record and its `extra` as JSON; the time is UTC in ISO 8601, by the millisecond."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line."""
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, object] = {"time": moment, "level": record.levelname, "logger": record.name}
-        line["message"] = record.getMessage()
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03d+00:00"
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["asctime", "levelname", "name", "message"],
+            rename_fields=FIELDS,
+            reserved_attrs=[*RESERVED_ATTRS, *OMITTED],
+            json_default=str,
+        )
+
+
+class RequestIdFilter(logging.Filter):
+    """Adds the id of the request in progress to a record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
         if request_id.get():
-            line["request_id"] = request_id.get()
-        line |= {
-            name: value
-            for name, value in vars(record).items()
-            if name not in PLAIN and name[0] != "_"
-        }
-        for name in ("taskName", "levelname_bracketed", "component", "trace_msg", "service_name"):
-            line.pop(name, None)
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            record.request_id = request_id.get()
+        return True
 
 
 def configure_logs(level: str) -> None:
     """Send everything of this process to its standard output as JSON lines.
 
-    A thread writes them: whoever writes waits for the interpreter's lock afterwards, and that is
-    not to be the event loop.
+    A thread writes the lines: a writer waits for the interpreter's lock afterwards, and the event
+    loop must not wait.
     """
     lines: SimpleQueue[Any] = SimpleQueue()
     handler = QueueHandler(lines)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(UtcJsonFormatter())
+    handler.addFilter(RequestIdFilter())
     writer = QueueListener(lines, logging.StreamHandler(sys.stdout))
     writer.start()
     atexit.register(writer.stop)
-    for name in ("bentoml", "uvicorn.error", "uvicorn", "circus", "eager_llm", ""):
+    for name in ("bentoml", "uvicorn.error", "uvicorn", "circus", "eager_llm"):
         logger = logging.getLogger(name)
-        logger.handlers = [] if name else [handler]
+        logger.handlers = []
         logger.propagate = True
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
     logging.getLogger("eager_llm").setLevel(level)
     logging.getLogger("bentoml").setLevel(level)

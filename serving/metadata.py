@@ -1,76 +1,116 @@
-"""What a bundle says of itself and of its items, as the API tells it."""
+"""What the API tells of the service, its bundles, and their items."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eager_llm.bundle.bundle import Bundle
-from serving import schemas
-from serving.answers import path_of
+from eager_llm.decoding.inference_weights import PackedLinear
+from serving.explanations import index_path
+from serving.schemas.metadata import BundleMetadata, ColumnMetadata, Info, ItemMetadata
+from serving.settings import ServiceSettings
 
-FREQUENT = 50
+FREQUENT_VALUES = 50
 
 
-def bundle_facts(bundle: Bundle) -> schemas.BundleFacts:
-    """Return what a bundle is."""
+def service_info(bundles: Mapping[str, Bundle], has_users: bool, settings: ServiceSettings) -> Info:
+    """Return what `GET /info` answers. It reads every column of the catalogue: call it once.
+
+    Args:
+        bundles: "first", and "second" where there are two.
+    """
+    metadata = {name: bundle_metadata(bundle) for name, bundle in bundles.items()}
+    return Info(
+        first=metadata["first"],
+        second=metadata.get("second"),
+        users=has_users,
+        describe=settings.describe,
+        deadline_ms=settings.deadline_ms,
+    )
+
+
+def bundle_metadata(bundle: Bundle) -> BundleMetadata:
+    """Return the metadata of a bundle, with the values of its columns."""
     recommender = bundle.recommender
     index = recommender.index
-    return schemas.BundleFacts(
+    sources = {name: levels.stop - levels.start for name, levels in index.levels_of.items()}
+    columns: list[ColumnMetadata] = []
+    for name in bundle.items.columns:
+        columns.append(_column_metadata(name, bundle.items[name]))
+    return BundleMetadata(
         version=bundle.version,
         schema_version=bundle.manifest["schema_version"],
         items=len(index.item_ids),
         index_version=index.version,
-        sources={name: levels.stop - levels.start for name, levels in index.levels_of.items()},
-        parameters=sum(table.numel() for table in recommender.model.parameters()),
+        sources=sources,
+        parameters=parameter_count(recommender.model),
         beams=recommender.settings.beams,
         max_history=recommender.max_history,
         device=str(recommender.model.device),
-        data=plain(bundle.manifest["data"]),
-        metrics=plain(bundle.metrics),
-        columns=[_column(name, bundle.items[name]) for name in bundle.items.columns],
+        data=to_jsonable(bundle.manifest["data"]),
+        metrics=to_jsonable(bundle.metrics),
+        columns=columns,
     )
 
 
-def item_facts(bundle: Bundle, item_id: str) -> schemas.ItemFacts:
-    """Return what a bundle knows of an item."""
+def item_metadata(bundle: Bundle, item_id: str) -> ItemMetadata:
+    """Return the catalogue's row of an item, and its path through the index."""
     row = bundle.items.loc[item_id]
-    attributes = {str(name): plain(value) for name, value in row.items()}
-    return schemas.ItemFacts(
+    attributes = {str(name): to_jsonable(value) for name, value in row.items()}
+    return ItemMetadata(
         item_id=item_id,
         title=bundle.title(item_id),
         attributes=attributes,
-        path=path_of(bundle, item_id),
+        path=index_path(bundle, item_id),
     )
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: what is not there, or no number, is null."""
+def parameter_count(model: Any) -> int:
+    """Return how many parameters a model for inference has; tied weights count once.
+
+    torch does not list the weights that are packed for the processor, so they are counted here. An
+    adapter that is merged into the weights adds none; the item prior is a table, not parameters.
+    """
+    count = sum(parameter.numel() for parameter in model.parameters())
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            count += module.in_features * module.out_features
+    return count
+
+
+def to_jsonable(value: Any) -> Any:
+    """Return a value as JSON has it: missing values, NaN and infinity become null."""
     if isinstance(value, dict):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): to_jsonable(cell) for name, cell in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(part) for part in value]
+        return [to_jsonable(cell) for cell in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float) and not np.isfinite(value))
-    ):
+    if value is None or value is pd.NaT or value is pd.NA:
         return None
-    return value if isinstance(value, (str, bool, int, float)) else str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    return str(value)
 
 
-def _column(name: str, cells: pd.Series) -> schemas.ColumnFacts:
+def _column_metadata(name: str, cells: pd.Series) -> ColumnMetadata:
     if pd.api.types.is_bool_dtype(cells):
-        return schemas.ColumnFacts(name=name, kind="flag")
+        return ColumnMetadata(name=name, kind="flag")
     if pd.api.types.is_numeric_dtype(cells):
-        least, most = plain(cells.min()), plain(cells.max())
-        return schemas.ColumnFacts(name=name, kind="number", least=least, most=most)
-    texts = cells.dropna().astype(str)
-    labels = texts.str.split(",").explode().str.strip() if name == "categories" else texts
+        return ColumnMetadata(
+            name=name,
+            kind="number",
+            least=to_jsonable(cells.min()),
+            most=to_jsonable(cells.max()),
+        )
+    labels = cells.dropna().astype(str)
+    if name == "categories":
+        labels = labels.str.split(",").explode().str.strip()
     counts = labels[labels != ""].value_counts()
-    # A column whose values are nearly all its own, such as titles, has no frequent ones.
-    frequent = counts[counts > 1].index[:FREQUENT].tolist()
-    return schemas.ColumnFacts(name=name, kind="text", values=frequent)
+    # A column whose values are nearly all unique, such as titles, has no frequent ones.
+    frequent = counts[counts > 1].index[:FREQUENT_VALUES]
+    return ColumnMetadata(name=name, kind="text", values=frequent.tolist())

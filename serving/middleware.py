@@ -1,4 +1,4 @@
-"""What happens to every request: its id, who may ask how often and how much, its line in the log."""
+"""The layers around every request: its id and log line, and who may send how often and how much."""
 
 import hashlib
 import hmac
@@ -15,10 +15,10 @@ from serving.metrics import REQUESTS, SECONDS
 from serving.settings import ServiceSettings
 
 ID_HEADER = b"x-request-id"
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
-# The page itself holds no data: what it shows it asks for, with the key.
-OPEN = (*PROBES, "/", "/docs.json", "/ui")
+# The page itself holds no data: it reads its data from the API, with the key.
+OPEN_PATHS = (*PROBES, "/", "/docs.json", "/ui")
 ENDPOINTS = (
     "/recommend",
     "/search",
@@ -30,11 +30,13 @@ ENDPOINTS = (
     "/info",
     "/ui",
 )
+# A token bucket holds this many seconds' worth of requests, and at least one request.
+BURST_SECONDS = 2
 log = logging.getLogger("eager_llm.access")
 
 
-class Identify:
-    """Gives each request an id, one line in the log and one shape to every refusal, also to BentoML's own."""
+class RequestIdMiddleware:
+    """Gives each request an id and one line in the log, and each error the one shape."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -44,136 +46,186 @@ class Identify:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(ID_HEADER, b"").decode("latin-1")
-        request_id.set(given if _ID.fullmatch(given) else f"{getrandbits(128):032x}")
-        begun, answer = perf_counter(), _Answer(scope, receive, send)
+        client_id = dict(scope["headers"]).get(ID_HEADER, b"").decode("latin-1")
+        if ID_PATTERN.fullmatch(client_id):
+            request_id.set(client_id)
+        else:
+            request_id.set(f"{getrandbits(128):032x}")
+        start = perf_counter()
+        sender = _ResponseSender(scope["path"], send)
         try:
-            await self.app(scope, receive, answer.send)
-        except Exception:  # nothing below may end without an answer
+            await self.app(scope, receive, sender.send)
+        except Exception:  # Every request gets an answer, whatever failed below.
             log.exception("a fault while answering %s %s", scope["method"], scope["path"])
-            if not answer.status:
-                await error_of_status(500).response()(scope, receive, answer.send)
-        _account(scope, answer.status, perf_counter() - begun)
+            if not sender.status:
+                await error_of_status(500).response()(scope, receive, sender.send)
+        _record(scope, sender.status, perf_counter() - start)
 
 
-class _Answer:
-    """Sends an answer on with its request id; a bare error of the server below gets the one shape."""
+class _ResponseSender:
+    """Sends a response on with its request id; a bare error of the server below gets the one shape.
 
-    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope, self.receive, self._send = scope, receive, send
-        self.status, self._replaced = 0, False
+    Attributes:
+        status: of the response; 0 before it starts.
+    """
+
+    def __init__(self, path: str, send: Any) -> None:
+        self.status = 0
+        self._path = path
+        self._send = send
+        self._is_replaced = False
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = dict(message["headers"])
-            if self.status >= 400 and headers.get(b"content-type", b"").startswith(b"text/plain"):
-                self._replaced = self.scope["path"] not in PROBES
-            if self._replaced:
-                response = error_of_status(self.status).response()
-                kept = [(name, value) for name, value in message["headers"] if name == b"allow"]
-                message = {**message, "headers": [*response.raw_headers, *kept]}
-                await self._begin(message)
-                await self._send({"type": "http.response.body", "body": response.body})
-                return
-            await self._begin(message)
-        elif not self._replaced:
-            await self._send(message)
+        """Send one ASGI message on, or the error that replaces it."""
+        if message["type"] != "http.response.start":
+            if not self._is_replaced:
+                await self._send(message)
+            return
+        self.status = message["status"]
+        self._is_replaced = self._is_bare_error(message)
+        if self._is_replaced:
+            await self._replace(message)
+        else:
+            await self._start(message)
 
-    async def _begin(self, message: Any) -> None:
+    def _is_bare_error(self, message: Any) -> bool:
+        content_type = dict(message["headers"]).get(b"content-type", b"")
+        is_text = content_type.startswith(b"text/plain")
+        return self.status >= 400 and is_text and self._path not in PROBES
+
+    async def _replace(self, message: Any) -> None:
+        """Send the error of a status instead of a bare text; the header Allow stays."""
+        response = error_of_status(self.status).response()
+        allow = [(name, value) for name, value in message["headers"] if name == b"allow"]
+        await self._start({**message, "headers": [*response.raw_headers, *allow]})
+        await self._send({"type": "http.response.body", "body": response.body})
+
+    async def _start(self, message: Any) -> None:
         headers = [*message["headers"], (ID_HEADER, request_id.get().encode())]
         await self._send({**message, "headers": headers})
 
 
-def _account(scope: Any, status: int, seconds: float) -> None:
+def _record(scope: Any, status: int, seconds: float) -> None:
+    """Count a request and write its line in the log; probes are logged for debugging alone."""
     path = scope["path"]
-    probe = path in PROBES
-    endpoint = next(
-        (name for name in ENDPOINTS if path == name or path.startswith(name + "/")), "other"
-    )
-    if not probe:
-        SECONDS.labels(endpoint.removeprefix("/"), "total").observe(seconds)
-        REQUESTS.labels(endpoint.removeprefix("/"), str(status)).inc()
-    metadata = {
+    level = logging.DEBUG
+    if path not in PROBES:
+        level = logging.INFO
+        endpoint = _endpoint(path)
+        SECONDS.labels(endpoint, "total").observe(seconds)
+        REQUESTS.labels(endpoint, str(status)).inc()
+    fields = {
         "method": scope["method"],
         "path": path,
         "status": status,
         "ms": round(1000 * seconds, 2),
     }
-    log.log(logging.DEBUG if probe else logging.INFO, "answered", extra=metadata)
+    log.log(level, "answered", extra=fields)
 
 
-class Limits:
-    """Refuses requests without the key, too many of a client, and bodies of another kind or too large."""
+def _endpoint(path: str) -> str:
+    """Return the endpoint of a path, without its parameters: a bounded set for the metrics."""
+    for endpoint in ENDPOINTS:
+        if path == endpoint or path.startswith(endpoint + "/"):
+            return endpoint.removeprefix("/")
+    return "other"
+
+
+class AdmissionMiddleware:
+    """Refuses requests without the key, too frequent ones, and bodies of another kind or too large."""
 
     def __init__(self, app: Any, settings: ServiceSettings) -> None:
-        self.app, self.settings = app, settings
-        self._key = hashlib.sha256(settings.api_key.encode()).digest() if settings.api_key else None
-        self._buckets = Buckets(settings.rate) if settings.rate else None
+        self.app = app
+        self.settings = settings
+        self._key_digest: bytes | None = None
+        if settings.api_key is not None:
+            key = settings.api_key.get_secret_value()
+            self._key_digest = hashlib.sha256(key.encode()).digest()
+        self._rate_limiter: RateLimiter | None = None
+        if settings.rate:
+            self._rate_limiter = RateLimiter(settings.rate)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith("/ui/"):
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+        client = scope.get("client") or ("",)
         try:
-            self._admit(headers, scope["client"][0] if scope.get("client") else "")
+            self._check_key(headers)
+            self._check_rate(client[0])
             if scope["method"] == "POST":
-                self._measure(headers)
-        except ApiError as refusal:
-            await refusal.response()(scope, receive, send)
+                self._check_body(headers)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _admit(self, headers: dict[bytes, bytes], client: str) -> None:
-        if self._key:
-            bearer = headers.get(b"authorization", b"")
-            given = (
-                bearer[7:] if bearer[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
-            )
-            # Digests are of one length: comparing takes as long whatever was given.
-            if not hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self._key):
-                raise ApiError(
-                    "unauthorized", "send the API key as Authorization: Bearer, or as X-API-Key"
-                )
-        if self._buckets and (wait := self._buckets.take(client)):
+    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+        if self._key_digest is None:
+            return
+        authorization = headers.get(b"authorization", b"")
+        if authorization[:7].lower() == b"bearer ":
+            key = authorization[7:]
+        else:
+            key = headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(key.strip()).digest()
+        # Digests have one length: the comparison takes as long for every key.
+        if not hmac.compare_digest(digest, self._key_digest):
             raise ApiError(
-                "rate_limited",
-                f"more than {self.settings.rate:g} requests a second",
-                retry_after=math.ceil(wait),
+                "unauthorized", "send the API key as Authorization: Bearer, or as X-API-Key"
             )
 
-    def _measure(self, headers: dict[bytes, bytes]) -> None:
-        length, most = headers.get(b"content-length", b""), self.settings.max_body_bytes
-        if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+    def _check_rate(self, client: str) -> None:
+        if self._rate_limiter is None:
+            return
+        wait = self._rate_limiter.take(client)
+        if wait:
+            message = f"more than {self.settings.rate:g} requests a second"
+            raise ApiError("rate_limited", message, retry_after=math.ceil(wait))
+
+    def _check_body(self, headers: dict[bytes, bytes]) -> None:
+        content_type = headers.get(b"content-type", b"").split(b";")[0]
+        if content_type.strip().lower() != b"application/json":
             raise ApiError("unsupported_media_type", "send the request as application/json")
+        length = headers.get(b"content-length", b"")
         if not length.isdigit():
             raise ApiError("length_required", "send the request with a Content-Length")
-        if int(length) > most:
-            raise ApiError(
-                "body_too_large", f"the request has {int(length)} bytes; at most {most} are taken"
-            )
+        max_bytes = self.settings.max_body_bytes
+        if int(length) > max_bytes:
+            message = f"the request has {int(length)} bytes; at most {max_bytes} are taken"
+            raise ApiError("body_too_large", message)
 
 
-class Buckets:
-    """Token buckets, one a client, that hold two seconds' worth; the clients seen longest ago are forgotten.
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith("/ui/")
+
+
+class RateLimiter:
+    """One token bucket for each client; the clients that were silent longest are forgotten.
 
     Args:
         rate: requests a second.
+        max_clients: clients to remember.
     """
 
-    def __init__(self, rate: float, clients: int = 10_000) -> None:
-        self.rate, self.size, self.clients = rate, max(1.0, 2 * rate), clients
-        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    def __init__(self, rate: float, max_clients: int = 10_000) -> None:
+        self.rate = rate
+        self.capacity = max(1.0, BURST_SECONDS * rate)
+        self.max_clients = max_clients
+        # Client → tokens and the time at which they were counted; the latest client last.
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> float:
-        """Take a token; return 0, or after how many seconds there is one."""
-        now = monotonic()
-        held, since = self._held.pop(client, (self.size, now))
-        held = min(self.size, held + (now - since) * self.rate)
-        taken = held >= 1
-        self._held[client] = (held - taken, now)
-        if len(self._held) > self.clients:
-            self._held.popitem(last=False)
-        return 0.0 if taken else (1 - held) / self.rate
+        """Take a token; return 0, or the seconds until there is one."""
+        time = monotonic()
+        tokens, counted_at = self._buckets.pop(client, (self.capacity, time))
+        tokens = min(self.capacity, tokens + (time - counted_at) * self.rate)
+        is_admitted = tokens >= 1
+        if is_admitted:
+            tokens -= 1
+        self._buckets[client] = (tokens, time)
+        if len(self._buckets) > self.max_clients:
+            self._buckets.popitem(last=False)
+        return 0.0 if is_admitted else (1 - tokens) / self.rate

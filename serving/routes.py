@@ -10,35 +10,59 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from serving import schemas
 from serving.answers import Answers
+from serving.catalogue import item_row
 from serving.errors import ApiError, documented, error_of_status, validation_error
-from serving.metadata import bundle_facts, item_facts
+from serving.metadata import item_metadata
+from serving.schemas.answers import DescribeAnswer, EventAnswer, ItemsAnswer, SimilarAnswer
+from serving.schemas.metadata import Info, ItemList, ItemMetadata, ItemSummary, UserList
+from serving.schemas.requests import (
+    DescribeRequest,
+    EventRequest,
+    RecommendRequest,
+    SearchRequest,
+    SimilarRequest,
+)
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
-# Nothing is loaded from elsewhere, and nobody may frame the page.
+PAGE_FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
+# The page loads nothing from elsewhere, and nobody may frame it.
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none';"
+        " form-action 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-BODY = (
+BODY_CODES = (
     "invalid_json",
     "invalid_request",
     "length_required",
     "body_too_large",
     "unsupported_media_type",
 )
-DESCRIPTION = (
-    "A generative recommender: every answer is an existing item. Every refusal has the shape of `ErrorAnswer`, "
-    "with a stable code; every answer has the header X-Request-Id."
+FILTER_CODES = (*BODY_CODES, "invalid_filter", "no_such_bundle")
+EVENT_CODES = (
+    *BODY_CODES,
+    "event_in_future",
+    "unknown_item",
+    "not_offered",
+    "features_unavailable",
 )
+DESCRIPTION = (
+    "A generative recommender: every answer is an existing item. Every error has the shape of"
+    " `ErrorAnswer`, with a stable code; every answer has the header X-Request-Id."
+)
+ItemLimit = Annotated[int, Query(ge=1, le=100)]
+TitleWords = Annotated[
+    str, Query(max_length=1000, description="words of titles; the last may be a beginning")
+]
 
 
 def new_app() -> FastAPI:
-    """Return the application; `app.state.answers` is to be set before it is asked."""
+    """Return the application; set `app.state.answers` before its first request."""
     app = FastAPI(
         title="EAGER-LLM",
         description=DESCRIPTION,
@@ -46,7 +70,7 @@ def new_app() -> FastAPI:
         openapi_url="/docs.json",
         docs_url=None,
         redoc_url=None,
-        # BentoML opens the spans, Prometheus reads the metrics: a third account of each request costs time.
+        # BentoML opens the spans and Prometheus reads the metrics: FastAPI's own would cost time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         generate_unique_id_function=lambda route: route.name,
         dependencies=[
@@ -54,107 +78,93 @@ def new_app() -> FastAPI:
         ],
     )
     app.router.redirect_slashes = False
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(ApiError, _on_refusal)
-    app.add_exception_handler(HTTPException, _on_http)
-    _add_questions(app)
-    _add_facts(app)
-    _add_page(app)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    _add_answer_routes(app)
+    _add_metadata_routes(app)
+    _add_page_routes(app)
     return app
 
 
-def _add_questions(app: FastAPI) -> None:
-    filtered = (*BODY, "invalid_filter", "no_such_bundle", "overloaded")
-
-    @app.post("/recommend", responses=documented(*filtered), tags=["answers"])
-    async def recommend(body: schemas.RecommendRequest, request: Request) -> schemas.ItemsAnswer:
+def _add_answer_routes(app: FastAPI) -> None:
+    @app.post("/recommend", responses=documented(*FILTER_CODES, "overloaded"), tags=["answers"])
+    async def recommend(body: RecommendRequest, request: Request) -> ItemsAnswer:
         """Recommend k items for a user, or for a history of items, oldest first."""
         return await _answers(request).recommend(body)
 
-    @app.post("/search", responses=documented(*filtered, "not_offered"), tags=["answers"])
-    async def search(body: schemas.SearchRequest, request: Request) -> schemas.ItemsAnswer:
+    @app.post(
+        "/search",
+        responses=documented(*FILTER_CODES, "overloaded", "not_offered"),
+        tags=["answers"],
+    )
+    async def search(body: SearchRequest, request: Request) -> ItemsAnswer:
         """Find items by words, for anybody or for someone with a history."""
         return await _answers(request).search(body)
 
     @app.post(
         "/describe",
-        responses=documented(*BODY, "unknown_item", "no_such_bundle", "not_offered", "overloaded"),
+        responses=documented(
+            *BODY_CODES, "unknown_item", "no_such_bundle", "not_offered", "overloaded"
+        ),
         tags=["answers"],
     )
-    async def describe(body: schemas.DescribeRequest, request: Request) -> schemas.DescribeAnswer:
-        """Let the model, its adapter off, say what an item is."""
+    async def describe(body: DescribeRequest, request: Request) -> DescribeAnswer:
+        """Let the model, its adapter off, describe an item."""
         return await _answers(request).describe(body)
 
-    @app.post(
-        "/similar",
-        responses=documented(*BODY, "invalid_filter", "unknown_item", "no_such_bundle"),
-        tags=["answers"],
-    )
-    async def similar(body: schemas.SimilarRequest, request: Request) -> schemas.SimilarAnswer:
+    @app.post("/similar", responses=documented(*FILTER_CODES, "unknown_item"), tags=["answers"])
+    async def similar(body: SimilarRequest, request: Request) -> SimilarAnswer:
         """Return the items nearest to one in the item index."""
         return await _answers(request).similar(body)
 
-    @app.post(
-        "/events",
-        responses=documented(
-            *BODY, "event_in_future", "unknown_item", "not_offered", "features_unavailable"
-        ),
-        tags=["events"],
-    )
-    async def events(body: schemas.EventRequest, request: Request) -> schemas.EventAnswer:
-        """Take in what a user just did; the next recommendation sees it. The same event again changes nothing."""
+    @app.post("/events", responses=documented(*EVENT_CODES), tags=["events"])
+    async def events(body: EventRequest, request: Request) -> EventAnswer:
+        """Take in what a user just did; the next recommendation sees it.
+
+        The same event again changes nothing.
+        """
         return await _answers(request).event(body)
 
 
-def _add_facts(app: FastAPI) -> None:
-    @app.get("/items", responses=documented("invalid_request"), tags=["facts"])
-    async def items(
-        request: Request,
-        words: Annotated[
-            str, Query(max_length=1000, description="words of titles; the last may be begun only")
-        ] = "",
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> schemas.ItemList:
-        """Find items of the catalogue by the words of their titles, without the model; none: the popular ones."""
-        bundle = _answers(request).decoders["first"].bundle
-        found = bundle.finder.find(words, limit)
-        return schemas.ItemList(
-            items=[schemas.ItemSummary(item_id=item, title=bundle.title(item)) for item in found]
-        )
+def _add_metadata_routes(app: FastAPI) -> None:
+    @app.get("/items", responses=documented("invalid_request"), tags=["metadata"])
+    async def items(request: Request, words: TitleWords = "", limit: ItemLimit = 20) -> ItemList:
+        """Find items by the words of their titles, without the model.
 
-    @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["facts"])
-    async def item(item_id: str, request: Request) -> schemas.ItemFacts:
-        """Return what the bundle knows of an item."""
-        bundle = _answers(request).decoders["first"].bundle
-        if item_id not in bundle.recommender.index.rows:
-            raise ApiError("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
-        return item_facts(bundle, item_id)
+        Without words, the most popular items.
+        """
+        bundle = _answers(request).first_bundle
+        summaries: list[ItemSummary] = []
+        for item_id in bundle.finder.find(words, limit):
+            summaries.append(ItemSummary(item_id=item_id, title=bundle.title(item_id)))
+        return ItemList(items=summaries)
 
-    @app.get("/users", responses=documented("invalid_request"), tags=["facts"])
-    async def users(
-        request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20
-    ) -> schemas.UserList:
-        """Return some users whose history is published beside the service; none where it is elsewhere."""
+    @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["metadata"])
+    async def item(item_id: str, request: Request) -> ItemMetadata:
+        """Return an item's row of the catalogue, and its path through the index."""
+        bundle = _answers(request).first_bundle
+        item_row(bundle, item_id)
+        return item_metadata(bundle, item_id)
+
+    @app.get("/users", responses=documented("invalid_request"), tags=["metadata"])
+    async def users(request: Request, limit: ItemLimit = 20) -> UserList:
+        """Return some users whose history is published beside the service.
+
+        None where it is published elsewhere.
+        """
         store = _answers(request).store
-        return schemas.UserList(users=store.some_users(limit) if store else [])
+        if store is None:
+            return UserList(users=[])
+        return UserList(users=store.some_users(limit))
 
-    @app.get("/info", responses=documented(), tags=["facts"])
-    async def info(request: Request) -> schemas.Info:
-        """Return what answers here."""
-        answers = _answers(request)
-        metadata = {
-            place: bundle_facts(decoder.bundle) for place, decoder in answers.decoders.items()
-        }
-        return schemas.Info(
-            first=metadata["first"],
-            second=metadata.get("second"),
-            users=answers.store is not None,
-            describe=answers.settings.describe,
-            deadline_ms=answers.settings.deadline_ms,
-        )
+    @app.get("/info", responses=documented(), tags=["metadata"])
+    async def info(request: Request) -> Info:
+        """Return the metadata of the service and of its bundles."""
+        return _answers(request).info
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page_routes(app: FastAPI) -> None:
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
         client = bentoml.metrics
@@ -167,24 +177,24 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/ui", include_in_schema=False)
     @app.get("/ui/{name}", include_in_schema=False)
     async def page(name: str = "") -> Response:
-        if name not in FILES:
+        if name not in PAGE_FILES:
             raise ApiError("not_found", "there is no such path")
-        return FileResponse(PAGE / FILES[name], headers=PAGE_HEADERS)
+        return FileResponse(PAGE / PAGE_FILES[name], headers=PAGE_HEADERS)
 
 
 def _answers(request: Request) -> Answers:
     return request.app.state.answers
 
 
-async def _on_validation(_: Request, error: Any) -> JSONResponse:
+async def _on_validation_error(_: Request, error: Any) -> JSONResponse:
     return validation_error(error.errors()).response()
 
 
-async def _on_refusal(_: Request, error: Any) -> JSONResponse:
+async def _on_api_error(_: Request, error: Any) -> JSONResponse:
     return error.response()
 
 
-async def _on_http(_: Request, error: Any) -> Response:
+async def _on_http_error(_: Request, error: Any) -> Response:
     response = error_of_status(error.status_code).response()
     response.headers.update(error.headers or {})
     return response

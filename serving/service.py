@@ -1,4 +1,4 @@
-"""The BentoML service: loads what its environment names, warms it up, and answers until it is told to end."""
+"""The BentoML service: loads its bundles, warms them up, and answers until it is told to end."""
 
 import gc
 import os
@@ -17,25 +17,27 @@ from serving.answers import Answers
 from serving.decoder import Decoder
 from serving.logs import configure_logs
 from serving.metrics import BUNDLE
-from serving.middleware import Identify, Limits
+from serving.middleware import AdmissionMiddleware, RequestIdMiddleware
 from serving.routes import new_app
 from serving.settings import ServiceSettings
 from serving.store import Store
 from serving.tracing import start_tracing, tracing_options
 
 REPOSITORY = Path(__file__).resolve().parents[1] / "feature_repo"
-# Beyond every deadline: answers come from here, not from BentoML's own time limit.
-LONGEST_SECONDS = 60
-SWITCH_SECONDS = 0.001
+# Longer than every deadline: answers come from here, not from BentoML's own time limit.
+TIMEOUT_SECONDS = 60
+# Python's own is 0.005: the decoder's thread gives way to the event loop more often, so that
+# answers leave sooner.
+SWITCH_INTERVAL_SECONDS = 0.001
 app = new_app()
 
 
 @bentoml.service(
     name="eager_llm",
     workers=1,
-    traffic={"timeout": LONGEST_SECONDS},
+    traffic={"timeout": TIMEOUT_SECONDS},
     logging={"access": {"enabled": False}},
-    # BentoML keeps a series for every path that was ever asked for, each item's among them: without bound.
+    # BentoML keeps a series for every path of every request, each item's among them: no bound.
     metrics={"enabled": False},
     **tracing_options(os.environ),
 )
@@ -46,56 +48,52 @@ class EagerLLM:
     def __init__(self) -> None:
         settings = ServiceSettings.read()
         configure_logs(settings.log_level)
-        # The decoder's thread hands over to the event loop more often than Python would: answers leave sooner.
-        sys.setswitchinterval(SWITCH_SECONDS)
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         start_tracing(os.environ)
-        self.decoders = {"first": _decoder(settings.bundle, "first", settings)}
+        self.decoders = {"first": _start_decoder(settings.bundle, "first", settings)}
         if settings.second_bundle:
-            self.decoders["second"] = _decoder(settings.second_bundle, "second", settings)
+            self.decoders["second"] = _start_decoder(settings.second_bundle, "second", settings)
         self.store: Store | None = None
-        if settings.features_folder:
+        if settings.features is not None:
             max_history = self.decoders["first"].bundle.recommender.max_history
-            self.store = Store(
-                Features(REPOSITORY, settings.features_folder), max_history, settings
-            )
+            features = Features(REPOSITORY, settings.features)
+            self.store = Store(features, max_history, settings)
             self.store.warm_up()
         app.state.answers = Answers(self.decoders, self.store, settings)
-        # What stands for the life of the service is not searched for garbage: that would hold up everybody a quarter second.
+        # What lives as long as the service is not searched for garbage: a search over it would
+        # hold up all requests for a quarter of a second.
         gc.collect()
         gc.freeze()
 
     @bentoml.on_shutdown
     def close(self) -> None:
         """End the threads; by now every request has its answer."""
-        for part in (*self.decoders.values(), self.store):
-            if part is not None:
-                part.close()
+        for decoder in self.decoders.values():
+            decoder.close()
+        if self.store is not None:
+            self.store.close()
 
 
-def _decoder(place: str, name: str, settings: ServiceSettings) -> Decoder:
-    folder = (
-        Path(settings.cache or tempfile.gettempdir())
-        / f"eager-llm-{sha256(place.encode()).hexdigest()[:12]}"
-    )
-    bundle = Bundle.load(
-        fetch_bundle(place, folder), "cuda" if torch.cuda.is_available() else "cpu"
-    )
+def _start_decoder(location: str, name: str, settings: ServiceSettings) -> Decoder:
+    """Load the bundle at a path or URI and return its decoder, warmed up."""
+    cache = settings.cache or Path(tempfile.gettempdir())
+    digest = sha256(location.encode()).hexdigest()
+    folder = fetch_bundle(location, cache / f"eager-llm-{digest[:12]}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bundle = Bundle.load(folder, device)
     decoder = Decoder(bundle, settings)
     decoder.warm_up()
-    metadata = (
-        bundle.version,
-        bundle.recommender.index.version,
-        bundle.manifest["schema_version"],
-        name,
-    )
-    BUNDLE.labels(*map(str, metadata)).set(1)
+    index_version = str(bundle.recommender.index.version)
+    schema_version = str(bundle.manifest["schema_version"])
+    BUNDLE.labels(bundle.version, index_version, schema_version, name).set(1)
     return decoder
 
 
 def _add_middleware(service: Any) -> None:
-    settings = ServiceSettings.read({"EAGER_LLM_BUNDLE": "-", **os.environ})
-    service.add_asgi_middleware(Identify)
-    service.add_asgi_middleware(Limits, settings=settings)
+    # BentoML imports this module where no bundle is named, too; the layers do not need one.
+    settings = ServiceSettings.read(bundle="-")
+    service.add_asgi_middleware(RequestIdMiddleware)
+    service.add_asgi_middleware(AdmissionMiddleware, settings=settings)
 
 
 _add_middleware(EagerLLM)

@@ -1,85 +1,103 @@
-"""What the service is told by its environment."""
+"""The service's settings, read from environment variables that begin with EAGER_LLM_."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eager_llm.core.errors import UserError
-from eager_llm.features.feature_store import FOLDER_VARIABLE
+
+PREFIX = "EAGER_LLM_"
+SECRETS = ("api_key",)
+FIXES = {
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "choose true or false",
+}
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
-@dataclass(frozen=True)
-class ServiceSettings:
-    """The service's settings; each is read from the environment variable in `VARIABLES`.
+class ServiceSettings(BaseSettings):
+    """The service's settings; the field `queue` is the variable EAGER_LLM_QUEUE, and so on.
 
-    Attributes:
-        bundle: path or fsspec URI of the bundle.
-        second_bundle: of a second one, shown beside the first on the page; empty: none.
-        features: folder of the published features; empty: users cannot be looked up.
-        cache: folder into which bundles are fetched by URI; empty: the system's temporary folder.
-        api_key: what requests must carry; empty: none is asked for.
-        deadline_ms: after which the fallback ranking answers.
-        features_ms: after which a user's history is given up.
-        queue: requests that may wait for the decoder.
-        batch: requests decoded together, at most.
-        rate: requests a second for each client, on average; 0: no bound.
-        max_body_bytes: of a request.
-        describe: whether texts are written and searched by the model; they take a second copy of its weights.
-        log_level: of the log.
+    A variable that is empty or blank counts as not set.
     """
 
-    bundle: str
-    second_bundle: str = ""
-    features: str = ""
-    cache: str = ""
-    api_key: str = ""
-    deadline_ms: int = 1000
-    features_ms: int = 300
-    queue: int = 128
-    batch: int = 64
-    rate: float = 0.0
-    max_body_bytes: int = 1 << 20
-    describe: bool = True
-    log_level: str = "INFO"
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
+
+    bundle: str = Field(description="path or fsspec URI of the bundle to serve")
+    second_bundle: str = Field(
+        "", description="path or fsspec URI of a bundle beside the first; empty: none"
+    )
+    features: Path | None = Field(
+        None, description="folder of the published features; empty: users cannot be looked up"
+    )
+    cache: Path | None = Field(
+        None,
+        description="folder for bundles fetched by URI; empty: the system's temporary folder",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="the key that requests must carry; empty: none"
+    )
+    deadline_ms: int = Field(1000, ge=1, description="after it the fallback ranking answers")
+    features_ms: int = Field(300, ge=1, description="after it a user's history is given up")
+    queue: int = Field(128, ge=1, description="requests that may wait for the decoder")
+    batch: int = Field(64, ge=1, description="requests decoded together, at most")
+    rate: float = Field(
+        0.0, ge=0, description="requests a second for each client, on average; 0: no bound"
+    )
+    max_body_bytes: int = Field(1 << 20, ge=1, description="size of a request, at most")
+    describe: bool = Field(
+        True,
+        description="whether the model writes and searches texts, with a second copy of its weights",
+    )
+    log_level: LogLevel = "INFO"
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> "ServiceSettings":
-        """Read the environment. Raises UserError where a value does not fit, naming the variable."""
-        found: dict[str, object] = {}
-        for spec in fields(cls):
-            text = environment.get(VARIABLES[spec.name], "").strip()
-            if text:
-                found[spec.name] = _typed(VARIABLES[spec.name], spec.type, text)
-        if "bundle" not in found:
-            raise UserError(f"{VARIABLES['bundle']} must name the bundle to serve, by path or URI")
-        return cls(**found)  # type: ignore[arg-type]
+    def read(cls, **values: Any) -> "ServiceSettings":
+        """Read the environment.
 
-    @property
-    def features_folder(self) -> Path | None:
-        """The folder of the published features, or None."""
-        return Path(self.features) if self.features else None
+        Args:
+            values: fields to take from here instead.
+
+        Raises:
+            UserError: values do not fit; a line each names the variable, the value and the fix.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [_fault(details) for details in error.errors()]
+            raise UserError("the environment has mistakes:\n  " + "\n  ".join(lines)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Strip texts, and drop those that are empty."""
+        stripped: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, str):
+                value = value.strip()
+            if value != "":
+                stripped[name] = value
+        if isinstance(stripped.get("log_level"), str):
+            stripped["log_level"] = stripped["log_level"].upper()
+        return stripped
 
 
-VARIABLES = {spec.name: f"EAGER_LLM_{spec.name.upper()}" for spec in fields(ServiceSettings)}
-assert VARIABLES["features"] == FOLDER_VARIABLE  # noqa: S101
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+VARIABLES = {name: f"{PREFIX}{name.upper()}" for name in ServiceSettings.model_fields}
 
 
-def _typed(variable: str, kind: object, text: str) -> object:
-    if kind is str:
-        if variable == VARIABLES["log_level"] and text.upper() not in LEVELS:
-            raise UserError(f"{variable}={text}: choose from {', '.join(LEVELS)}")
-        return text.upper() if variable == VARIABLES["log_level"] else text
-    if kind is bool:
-        if text.lower() not in ("0", "1", "true", "false"):
-            raise UserError(f"{variable}={text}: choose true or false")
-        return text.lower() in ("1", "true")
-    try:
-        value = int(text) if kind is int else float(text)
-    except ValueError:
-        raise UserError(f"{variable}={text}: expected a number") from None
-    least = 0 if variable == VARIABLES["rate"] else 1
-    if not least <= value < float("inf"):
-        raise UserError(f"{variable}={text}: must be at least {least}")
-    return value
+def _fault(details: ErrorDetails) -> str:
+    """Return a line on one mistake: the variable, its value, and what it may be."""
+    name = str(details["loc"][0])
+    variable = VARIABLES.get(name, name)
+    if details["type"] == "missing":
+        description = ServiceSettings.model_fields[name].description
+        return f"{variable} is not set: give the {description}"
+    message = details["msg"].replace("Input should be", "must be")
+    fix = FIXES.get(details["type"], message)
+    if name in SECRETS:
+        return f"{variable}: {fix}"
+    return f"{variable}={details['input']}: {fix}"

@@ -1,4 +1,4 @@
-"""The online store behind its queue: histories by one look-up for all that wait, events in their order."""
+"""The online store behind its queue: one look-up for all histories that wait, events in order."""
 
 import logging
 from collections.abc import Sequence
@@ -12,42 +12,45 @@ from serving.batching import Batcher
 from serving.metrics import stage
 from serving.settings import ServiceSettings
 
+# The store's queue is longer than the decoder's: a look-up is shorter than a decoding.
+QUEUE_FACTOR = 4
+SAMPLE_USERS = 100
 log = logging.getLogger("eager_llm.serving")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a user did."""
+    """A user took an item at a time."""
 
     user_id: str
     item_id: str
-    moment: pd.Timestamp
+    timestamp: pd.Timestamp
 
 
 class Store:
-    """Users' histories online.
+    """The users' histories online.
 
     Args:
-        max_history: items of a history that are kept.
+        max_history: items of a history that the store keeps.
     """
 
     def __init__(self, features: Features, max_history: int, settings: ServiceSettings) -> None:
-        self.features, self.max_history = features, max_history
+        self.features = features
+        self.max_history = max_history
         self.settings = settings
         self._batches: Batcher[str | Event] = Batcher(
-            "online store", self._work, settings.batch, 4 * settings.queue
+            "online store", self._work, settings.batch, QUEUE_FACTOR * settings.queue
         )
-
-        self._some_users: list[str] = []
+        self._sample_users: list[str] = []
 
     def some_users(self, n: int) -> list[str]:
-        """Return some users that the published table knows."""
-        return self._some_users[:n]
+        """Return some users of the published table."""
+        return self._sample_users[:n]
 
     def warm_up(self) -> None:
-        """Open the store; one that is down now may come later."""
+        """Open the store; a store that is down now may come later."""
         try:
-            self._some_users = self.features.some_users(100)
+            self._sample_users = self.features.some_users(SAMPLE_USERS)
             self.features.online_history("")
         except Exception:
             log.warning(
@@ -56,43 +59,47 @@ class Store:
             )
 
     async def history(self, endpoint: str, user_id: str) -> list[str] | None:
-        """Return a user's items, oldest first, or None for a user nobody has seen.
+        """Return a user's items, oldest first, or None for an unknown user.
 
         Raises:
             TimeoutError: the store is slow.
-            Exception: whatever it raised.
+            Exception: whatever the store raised.
         """
         with stage(endpoint, "features"):
-            return (await self._batches.submit(user_id, self.settings.features_ms / 1000)).value
+            result = await self._batches.submit(user_id, self.settings.features_ms / 1000)
+        return result.value
 
     async def push(self, event: Event, timeout: float) -> tuple[list[str], Pushed]:
         """Add an event; see `Features.push`, and `history` for what it raises."""
         with stage("events", "features"):
-            return (await self._batches.submit(event, timeout)).value
+            result = await self._batches.submit(event, timeout)
+        return result.value
 
     def close(self) -> None:
         """End the thread."""
         self._batches.close()
 
     def _work(self, jobs: Sequence[str | Event]) -> list[Any]:
-        """Do what waits, in its order: who asks after an event was sent sees it."""
+        """Work in the order of the jobs: a look-up after an event sees the event."""
         results: list[Any] = []
-        asked: list[str] = []
+        users: list[str] = []
         for job in jobs:
             if isinstance(job, str):
-                asked.append(job)
+                users.append(job)
                 continue
-            results += self._look_up(asked)
-            asked = []
+            results += self._look_up(users)
+            users = []
             results.append(self._push(job))
-        return results + self._look_up(asked)
+        return results + self._look_up(users)
 
     def _look_up(self, users: list[str]) -> list[Any]:
         return self.features.online_histories(users) if users else []
 
     def _push(self, event: Event) -> Any:
         try:
-            return self.features.push(event.user_id, event.item_id, event.moment, self.max_history)
-        except Exception as error:  # its own failure: the look-ups beside it may be answered
+            return self.features.push(
+                event.user_id, event.item_id, event.timestamp, self.max_history
+            )
+        except Exception as error:  # The event's own failure: look-ups beside it may succeed.
             log.warning("an event was not stored", exc_info=True)
             return error

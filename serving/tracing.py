@@ -1,30 +1,29 @@
-"""OpenTelemetry: spans of every request and its stages, where OTEL_EXPORTER_OTLP_ENDPOINT says whereto."""
+"""OpenTelemetry: spans of every request and its stages go to OTEL_EXPORTER_OTLP_ENDPOINT."""
 
 from collections.abc import Mapping
 from typing import Any
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-UNTRACED = "/livez,/readyz,/healthz,/metrics"
+UNTRACED_PATHS = "/livez,/readyz,/healthz,/metrics"
 
 
 def tracing_options(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return BentoML's options: it opens a span a request; none where no endpoint is set."""
+    """Return BentoML's options: one span a request, and no spans where no endpoint is set."""
     endpoint = environment.get(ENDPOINT_VARIABLE, "").rstrip("/")
     if not endpoint:
         return {"tracing": {"excluded_urls": "."}}
-    otlp = {"protocol": "http", "endpoint": f"{endpoint}/v1/traces"}
     return {
         "tracing": {
             "exporter_type": "otlp",
             "sample_rate": 1.0,
-            "excluded_urls": UNTRACED,
-            "otlp": otlp,
+            "excluded_urls": UNTRACED_PATHS,
+            "otlp": {"protocol": "http", "endpoint": f"{endpoint}/v1/traces"},
         }
     }
 
 
 def start_tracing(environment: Mapping[str, str]) -> None:
-    """Let the spans of the stages go the way of BentoML's own."""
+    """Send the spans of the stages where BentoML sends its own."""
     if not environment.get(ENDPOINT_VARIABLE):
         return
     from bentoml._internal.configuration.containers import BentoMLContainer

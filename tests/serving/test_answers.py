@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,11 @@ from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
 from eager_llm.bundle.bundle import Bundle
-from eager_llm.features.feature_store import Features
+from eager_llm.core.errors import UserError
+from eager_llm.features.feature_store import FOLDER_VARIABLE, Features
 from serving.answers import Answers
 from serving.decoder import Decoder
-from serving.middleware import Buckets, Identify, Limits
+from serving.middleware import AdmissionMiddleware, RateLimiter, RequestIdMiddleware
 from serving.routes import new_app
 from serving.settings import VARIABLES, ServiceSettings
 from serving.store import Store
@@ -38,14 +40,14 @@ class Service:
 
     def __init__(self, bundle, features=None, **settings):
         self.settings = ServiceSettings(
-            "-", **{"deadline_ms": 20000, "features_ms": 20000, **settings}
+            **{"bundle": "-", "deadline_ms": 20000, "features_ms": 20000, **settings}
         )
         self.decoder = Decoder(bundle, self.settings)
         self.store = Store(features, 20, self.settings) if features else None
         self.app = new_app()
         self.app.state.answers = Answers({"first": self.decoder}, self.store, self.settings)
-        self.app.add_middleware(Limits, settings=self.settings)
-        self.app.add_middleware(Identify)
+        self.app.add_middleware(AdmissionMiddleware, settings=self.settings)
+        self.app.add_middleware(RequestIdMiddleware)
 
     def __enter__(self):
         self.client = TestClient(self.app, raise_server_exceptions=False).__enter__()
@@ -200,13 +202,13 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(bundle):
 
 
 def test_buckets_fill_again_and_forget_old_clients():
-    buckets = Buckets(rate=50, clients=2)
-    assert [buckets.take("a") for _ in range(100)] == [0] * 100
-    assert 0 < buckets.take("a") <= 0.02
+    limiter = RateLimiter(rate=50, max_clients=2)
+    assert [limiter.take("a") for _ in range(100)] == [0] * 100
+    assert 0 < limiter.take("a") <= 0.02
     time.sleep(0.05)
-    assert buckets.take("a") == 0
-    assert buckets.take("b") == buckets.take("c") == 0
-    assert len(buckets._held) == 2
+    assert limiter.take("a") == 0
+    assert limiter.take("b") == limiter.take("c") == 0
+    assert len(limiter._buckets) == 2
 
 
 def event(user, bundle, timestamp, number=0):
@@ -302,26 +304,57 @@ def test_why_an_item_came_adds_up(bundle):
         assert [n["source"] for n in row["why"]["neighbours"]] == list(index.levels_of)
 
 
-def test_settings_are_read_and_refused_by_their_variable():
-    read = ServiceSettings.read(
-        {"EAGER_LLM_BUNDLE": "b", "EAGER_LLM_QUEUE": "7", "EAGER_LLM_DESCRIBE": "false"}
-    )
-    assert (read.queue, read.describe, read.rate) == (7, False, 0)
-    for name, value in (
-        ("queue", "0"),
-        ("deadline_ms", "soon"),
-        ("rate", "-1"),
-        ("rate", "nan"),
-        ("log_level", "LOUD"),
-    ):
-        with pytest.raises(Exception, match=VARIABLES[name]):
-            ServiceSettings.read({"EAGER_LLM_BUNDLE": "b", VARIABLES[name]: value})
-    with pytest.raises(Exception, match="EAGER_LLM_BUNDLE"):
-        ServiceSettings.read({})
+def set_environment(monkeypatch, **values):
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(VARIABLES[name], value)
+
+
+def test_settings_are_read_from_their_variables(monkeypatch):
+    assert VARIABLES["features"] == FOLDER_VARIABLE
+    set_environment(monkeypatch, bundle=" b ", queue="7", describe="false", rate="", features=" ")
+    settings = ServiceSettings.read()
+    assert (settings.bundle, settings.queue, settings.describe) == ("b", 7, False)
+    assert (settings.rate, settings.features, settings.api_key) == (0, None, None)
+    set_environment(monkeypatch, bundle="b", log_level="debug", features="f", api_key="a secret")
+    settings = ServiceSettings.read()
+    assert (settings.log_level, settings.features) == ("DEBUG", Path("f"))
+    assert settings.api_key.get_secret_value() == "a secret"
+    assert "a secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("queue", "0", "greater than or equal to 1"),
+        ("deadline_ms", "soon", "a whole number"),
+        ("rate", "-1", "greater than or equal to 0"),
+        ("rate", "nan", "a finite number"),
+        ("describe", "perhaps", "true or false"),
+        ("log_level", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_with_its_variable_and_fix(
+    monkeypatch, name, value, fix
+):
+    set_environment(monkeypatch, bundle="b", **{name: value})
+    with pytest.raises(UserError, match=f"{VARIABLES[name]}={value}: .*{fix}"):
+        ServiceSettings.read()
+
+
+def test_all_mistakes_of_the_environment_are_reported_at_once(monkeypatch):
+    set_environment(monkeypatch, queue="0", batch="many", features_ms="1.5")
+    with pytest.raises(UserError) as error:
+        ServiceSettings.read()
+    mistakes = str(error.value)
+    for name in ("bundle", "queue", "batch", "features_ms"):
+        assert VARIABLES[name] in mistakes
+    assert len(mistakes.splitlines()) == 5
 
 
 def test_unseen_columns_of_all_kinds_can_be_told(bundle, tmp_path):
-    from serving.metadata import plain
+    from serving.metadata import to_jsonable
 
     odd = {
         "a": np.float32("nan"),
@@ -330,4 +363,10 @@ def test_unseen_columns_of_all_kinds_can_be_told(bundle, tmp_path):
         "d": pd.NA,
         "e": np.bool_(1),
     }
-    assert plain(odd) == {"a": None, "b": [1, 2], "c": "2026-01-01 00:00:00", "d": None, "e": True}
+    assert to_jsonable(odd) == {
+        "a": None,
+        "b": [1, 2],
+        "c": "2026-01-01 00:00:00",
+        "d": None,
+        "e": True,
+    }

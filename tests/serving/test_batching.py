@@ -22,7 +22,7 @@ def test_what_waits_is_done_together_and_everyone_gets_their_own():
         return [job * 10 for job in jobs]
 
     async def scene():
-        batcher = Batcher("test", work, most=4, queue=100)
+        batcher = Batcher("test", work, batch_size=4, queue_size=100)
         found = await asyncio.gather(*(batcher.submit(n, 10) for n in range(11)))
         batcher.close()
         return [done.value for done in found]
@@ -42,7 +42,7 @@ def test_a_queue_has_a_bound_and_who_gives_up_makes_room():
         return jobs
 
     async def scene():
-        batcher = Batcher("test", work, most=1, queue=2)
+        batcher = Batcher("test", work, batch_size=1, queue_size=2)
         first = asyncio.create_task(batcher.submit("first", 10))
         await asyncio.sleep(0.05)
         second = asyncio.create_task(batcher.submit("second", 10))
@@ -69,7 +69,7 @@ def test_what_could_not_be_done_in_time_is_refused_at_once():
         return jobs
 
     async def scene():
-        batcher = Batcher("test", work, most=1, queue=1000)
+        batcher = Batcher("test", work, batch_size=1, queue_size=1000)
         tasks = [asyncio.create_task(batcher.submit(n, 10)) for n in range(6)]
         await asyncio.sleep(0.25)
         with pytest.raises(QueueFull):
@@ -88,7 +88,7 @@ def test_a_job_that_fails_takes_no_other_down():
         return [ValueError(job) if job == "refused" else job for job in jobs]
 
     async def scene():
-        batcher = Batcher("test", work, most=8, queue=100)
+        batcher = Batcher("test", work, batch_size=8, queue_size=100)
         jobs = ["a", "b", "bad", "c", "refused", "d"]
         found = await asyncio.gather(
             *(batcher.submit(job, 10) for job in jobs), return_exceptions=True
@@ -101,7 +101,7 @@ def test_a_job_that_fails_takes_no_other_down():
 
 def test_a_wrong_number_of_results_is_no_answer_for_anyone():
     async def scene():
-        batcher = Batcher("test", lambda jobs: [1, 2, 3], most=8, queue=100)
+        batcher = Batcher("test", lambda jobs: [1, 2, 3], batch_size=8, queue_size=100)
         found = await asyncio.gather(
             *(batcher.submit(n, 10) for n in range(4)), return_exceptions=True
         )
@@ -117,7 +117,7 @@ def test_a_caller_that_leaves_disturbs_nobody():
         return jobs
 
     async def scene():
-        batcher = Batcher("test", work, most=2, queue=100)
+        batcher = Batcher("test", work, batch_size=2, queue_size=100)
         tasks = [asyncio.create_task(batcher.submit(n, 10)) for n in range(12)]
         await asyncio.sleep(0.03)
         for task in tasks[1::3]:
