@@ -1,1 +1,1 @@
-"""Kubeflow components, one folder a step: the interface only, over `eager_llm.steps`."""
+"""Kubeflow components, one folder a step: each is the interface of one of `eager_llm.steps`."""

@@ -1,11 +1,11 @@
-"""The images that the steps and the service run in: the one place that names them."""
+"""The images that the steps and the service run in: the one module that names them."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 REGISTRY = "eager-llm"
 TAG = "0.1.0"
-# Who runs in them: nobody that a machine knows.
+# The user id that the processes run as: no machine has an account for it.
 USER = 65532
 
 Accelerator = Literal["cpu", "cuda"]
@@ -18,18 +18,19 @@ class Image:
     Attributes:
         name: what follows the registry.
         extras: of pyproject.toml, what is installed beside the library.
-        parts: folders of the project that it holds, under /app as in a checkout.
+        folders: of the project, which the image holds under /app as a checkout does.
         target: the stage of components/Containerfile.
     """
 
     name: str
     extras: tuple[str, ...]
-    parts: tuple[str, ...]
+    folders: tuple[str, ...]
     target: Literal["steps", "serving"]
 
     def reference(self, accelerator: Accelerator = "cpu", registry: str = REGISTRY) -> str:
         """Return the name and tag of the build for an accelerator, as a registry holds it."""
-        return f"{registry}/{self.name}:{TAG}" + ("" if accelerator == "cpu" else f"-{accelerator}")
+        suffix = "" if accelerator == "cpu" else f"-{accelerator}"
+        return f"{registry}/{self.name}:{TAG}{suffix}"
 
 
 IMAGES = {

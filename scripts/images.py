@@ -124,7 +124,7 @@ def stage_code(image: Image, context: Path) -> None:
     """Copy the files under version control of the image's parts into the context."""
     app = context / "app"
     shutil.rmtree(app, ignore_errors=True)
-    for name in output("git", "ls-files", "--", *image.parts).splitlines():
+    for name in output("git", "ls-files", "--", *image.folders).splitlines():
         target = app / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)

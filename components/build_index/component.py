@@ -21,37 +21,29 @@ def build_index(
 
     Args:
         tables: from validate_data.
-        examples: from publish_features; only the training part is read.
+        examples: from publish_features; only the training split is read.
         settings: sections `seed`, `threads`, `data`, `gates`, `behaviour`, `semantic`, `index`.
         feature_repo: folder of the Feast definitions.
         feature_store: folder of the published features.
         item_index: one Parquet, every item with its tokens.
         embeddings: the frozen embedding of each source.
         report: every gate with its outcome; written in any case.
-        metrics: items, levels, and how alike the items under one node are.
+        metrics: items, levels, and how near the items under one node are.
     """
     from pathlib import Path
 
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.model import index
 
-    try:
-        figures = index(
-            Path(tables.path),
-            Path(examples.path),
-            Settings.from_dict(settings),
-            Path(feature_repo),
-            Path(feature_store),
-            Path(item_index.path),
-            Path(embeddings.path),
-            Path(report.path),
-        )
-    except UserError as error:
-        # The message says it all; a traceback above it would only hide it.
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(
+        index,
+        tables,
+        examples,
+        settings,
+        Path(feature_repo),
+        Path(feature_store),
+        item_index,
+        embeddings,
+        report,
+        metrics=metrics,
+    )

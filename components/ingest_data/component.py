@@ -13,18 +13,12 @@ def ingest_data(
 
     Args:
         source: a folder that holds the log, or `demo` for the made-up shop.
-        fingerprint: what the source and the code were when this ran; a change runs it again.
+        fingerprint: digest of the source and the code; another one runs the step again.
         settings: sections `seed`, `data`.
         tables: the cleaned tables, as Parquet.
     """
-    from pathlib import Path
-
-    from eager_llm.core.errors import UserError
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.data import ingest
 
-    try:
-        facts = ingest(source, Settings.from_dict(settings), Path(tables.path))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    tables.metadata.update({**facts, "fingerprint": fingerprint})
+    metadata = run_step(ingest, source, settings, tables)
+    tables.metadata.update(metadata, fingerprint=fingerprint)

@@ -20,7 +20,7 @@ def pack_bundle(
 
     Args:
         tables: from validate_data.
-        examples: from publish_features; the training part gives the fallback ranking.
+        examples: from publish_features; the training split gives the fallback ranking.
         item_index: from build_index.
         model: from tune_model.
         table: from evaluate_model.
@@ -28,23 +28,7 @@ def pack_bundle(
         bundle: the directory, once it passed its gates.
         report: every gate with its outcome; written in any case.
     """
-    from pathlib import Path
-
-    from eager_llm.core.errors import UserError
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.model import pack
 
-    try:
-        pack(
-            Path(tables.path),
-            Path(examples.path),
-            Path(item_index.path),
-            Path(model.path),
-            Path(table.path),
-            Settings.from_dict(settings),
-            Path(bundle.path),
-            Path(report.path),
-        )
-    except UserError as error:
-        # The message says it all; a traceback above it would only hide it.
-        raise SystemExit(f"error: {error}") from None
+    run_step(pack, tables, examples, item_index, model, table, settings, bundle, report)

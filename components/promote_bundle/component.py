@@ -17,14 +17,14 @@ def promote_bundle(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Measure both bundles on the same test part, and decide.
+    """Measure both bundles on the same test split, and decide.
 
     Args:
         bundle: from pack_bundle.
-        tables: from validate_data; the log that the next night adds to.
-        examples: from publish_features; their test part is asked.
+        tables: from validate_data; the log that the next refresh adds to.
+        examples: from publish_features; the test split is read.
         plan: from update_index.
-        run: folder that stands from night to night, with the running bundle.
+        run: folder of the run, with the running bundle.
         settings: all sections; `promotion` has the tolerances, `rollout` the Helm release.
         verdict: the outcome, its reasons and every measure, as JSON.
         report: the same as a page.
@@ -32,25 +32,18 @@ def promote_bundle(
     """
     from pathlib import Path
 
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.promote_bundle import promote
 
-    try:
-        figures = promote(
-            Path(bundle.path),
-            Path(tables.path),
-            Path(examples.path),
-            Path(plan.path),
-            Path(run),
-            Settings.from_dict(settings),
-            Path(verdict.path),
-            Path(report.path),
-        )
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(
+        promote,
+        bundle,
+        tables,
+        examples,
+        plan,
+        Path(run),
+        settings,
+        verdict,
+        report,
+        metrics=metrics,
+    )

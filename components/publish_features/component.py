@@ -1,4 +1,4 @@
-"""Publish the features, and retrieve every history as of its moment."""
+"""Publish the features, and retrieve every history as of the time of its target."""
 
 from kfp import dsl
 
@@ -15,37 +15,29 @@ def publish_features(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Bring histories and catalogue into Feast, and write the examples of all parts.
+    """Bring histories and catalogue into Feast, and write the examples of all splits.
 
     Args:
         tables: from validate_data.
         settings: sections `data`, `gates`.
         feature_repo: folder of the Feast definitions.
-        feature_store: folder that the tables, the registry and the embedded online store lie in.
+        feature_store: folder of the tables, the registry and the embedded online store.
         examples: every target with its point-in-time history, as Parquet.
         report: every gate with its outcome; written in any case.
-        metrics: examples by part.
+        metrics: examples by split.
     """
     from pathlib import Path
 
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.data import publish
 
-    try:
-        figures = publish(
-            Path(tables.path),
-            Settings.from_dict(settings),
-            Path(feature_repo),
-            Path(feature_store),
-            Path(examples.path),
-            Path(report.path),
-        )
-    except UserError as error:
-        # The message says it all; a traceback above it would only hide it.
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(
+        publish,
+        tables,
+        settings,
+        Path(feature_repo),
+        Path(feature_store),
+        examples,
+        report,
+        metrics=metrics,
+    )

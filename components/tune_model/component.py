@@ -30,25 +30,17 @@ def tune_model(
     """
     from pathlib import Path
 
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.model import tune
 
-    try:
-        figures = tune(
-            Path(tables.path),
-            Path(examples.path),
-            Path(item_index.path),
-            Path(embeddings.path),
-            Settings.from_dict(settings),
-            Path(checkpoints),
-            Path(model.path),
-        )
-    except UserError as error:
-        # The message says it all; a traceback above it would only hide it.
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(
+        tune,
+        tables,
+        examples,
+        item_index,
+        embeddings,
+        settings,
+        Path(checkpoints),
+        model,
+        metrics=metrics,
+    )

@@ -1,4 +1,4 @@
-"""Anneal the running model on what is fresh, or tune a new one where the index was built anew."""
+"""Anneal the running model on new events, or tune a new one where the index was built anew."""
 
 from kfp import dsl
 
@@ -26,7 +26,7 @@ def update_model(
         item_index: from update_index.
         embeddings: from update_index.
         plan: from update_index.
-        run: folder that stands from night to night, with the running bundle.
+        run: folder of the run, with the running bundle.
         settings: all sections.
         checkpoints: folder that outlives the step.
         model: backbone, adapter and tokenizer.
@@ -34,26 +34,19 @@ def update_model(
     """
     from pathlib import Path
 
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.refresh import update_model
 
-    try:
-        figures = update_model(
-            Path(tables.path),
-            Path(examples.path),
-            Path(item_index.path),
-            Path(embeddings.path),
-            Path(plan.path),
-            Path(run),
-            Settings.from_dict(settings),
-            Path(checkpoints),
-            Path(model.path),
-        )
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(
+        update_model,
+        tables,
+        examples,
+        item_index,
+        embeddings,
+        plan,
+        Path(run),
+        settings,
+        Path(checkpoints),
+        model,
+        metrics=metrics,
+    )

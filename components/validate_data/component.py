@@ -22,27 +22,9 @@ def validate_data(
         validated: the same tables, once they passed.
         report: every rule with its outcome; written in any case.
         metrics: gates run and passed.
-        run: folder that stands from night to night: the log is also held against the one accepted there last.
+        run: folder of a run whose accepted log is the baseline of the drift; empty: none.
     """
-    from pathlib import Path
-
-    from eager_llm.core.errors import UserError
-    from eager_llm.core.files import write_json
-    from eager_llm.settings import Settings
+    from eager_llm.steps.component_call import run_step
     from eager_llm.steps.data import validate
 
-    try:
-        figures = validate(
-            Path(tables.path),
-            Settings.from_dict(settings),
-            Path(validated.path),
-            Path(report.path),
-            run,
-        )
-    except UserError as error:
-        # The message says it all; a traceback above it would only hide it.
-        raise SystemExit(f"error: {error}") from None
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
-    # kfp.local re-uses a step only if all its artifacts are files.
-    write_json(Path(metrics.path), figures)
+    run_step(validate, tables, settings, validated, report, run, metrics=metrics)

@@ -14,7 +14,7 @@ from components.validate_data.component import validate_data
 from eager_llm.settings import AFTER_TUNING, Settings
 from pipelines.graphs.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, place
 
-# What each step reads, so that a changed setting runs again only what it touches.
+# The sections that each step reads: a changed setting runs only the steps that read it.
 SECTIONS = {
     "data_settings": ("seed", "data"),
     "gate_settings": ("gates", "index"),
@@ -25,12 +25,12 @@ SECTIONS = {
 
 
 def setting_parameters(settings: Settings) -> dict[str, Any]:
-    """Return the pipeline's parameters that hold settings: each section where it is read, and all."""
+    """Return the pipeline's parameters that hold settings: those of each step, and all."""
     values = settings.to_dict()
-    return {
-        "settings": values,
-        **{name: {key: values[key] for key in keys} for name, keys in SECTIONS.items()},
-    }
+    parameters: dict[str, Any] = {"settings": values}
+    for parameter, sections in SECTIONS.items():
+        parameters[parameter] = {section: values[section] for section in sections}
+    return parameters
 
 
 class Outputs(NamedTuple):
@@ -63,7 +63,7 @@ def recommender(
 
     Args:
         source: a folder that holds the log, or `demo`.
-        fingerprint: digest of the source and the code, so that a change is noticed.
+        fingerprint: digest of the source and the code; another one runs every step again.
         data_settings: the sections that ingestion reads.
         gate_settings: the sections that validation reads.
         feature_settings: the sections that features and their gates read.
@@ -71,8 +71,8 @@ def recommender(
         model_settings: the sections that tuning reads: all but those of the bundle's gates.
         settings: all sections.
         feature_repo: folder of the Feast definitions.
-        feature_store: folder that the features are published to.
-        checkpoints: folder that the tuning checkpoints outlive a step in.
+        feature_store: folder of the published features.
+        checkpoints: folder of the tuning checkpoints; it outlives a step.
     """
     ingested = place(ingest_data(source=source, fingerprint=fingerprint, settings=data_settings))
     gated = place(validate_data(tables=ingested.outputs["tables"], settings=gate_settings))

@@ -1,4 +1,7 @@
-"""The night: what arrived joins the log, the running model is brought up to date, and a better bundle is promoted."""
+"""The incremental refresh: new events join the log, and the running model learns from them.
+
+A bundle that is no worse than the running one is promoted.
+"""
 
 from typing import NamedTuple
 
@@ -16,14 +19,18 @@ from eager_llm.settings import Settings
 from pipelines.graphs.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, RUN, place
 
 
-def cut_for_a_refresh(settings: Settings) -> Settings:
-    """Return the settings with the log cut in time through what arrived, by the shares of `refresh`."""
-    shares = {name: getattr(settings.refresh, name) for name in ("validation_share", "test_share")}
-    return settings.replace(data=settings.data.replace(split="refresh", **shares))
+def with_refresh_split(settings: Settings) -> Settings:
+    """Return the settings with the log split in time through its new events, as `refresh` says."""
+    data = settings.data.replace(
+        split="refresh",
+        validation_share=settings.refresh.validation_share,
+        test_share=settings.refresh.test_share,
+    )
+    return settings.replace(data=data)
 
 
 class RefreshOutputs(NamedTuple):
-    """What a night ends with."""
+    """What a refresh ends with."""
 
     bundle: dsl.Model
     evaluation: dsl.HTML
@@ -33,13 +40,16 @@ class RefreshOutputs(NamedTuple):
     plan: dsl.Artifact
 
 
-def _fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
+def _place_uncached(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return place(task).set_caching_options(False)
 
 
 @dsl.pipeline(
     name="eager-llm-refresh",
-    description="Join what arrived, validate, publish features, give new items indices, anneal, evaluate, promote.",
+    description=(
+        "Join new events, validate, publish features, give new items indices, anneal, evaluate, "
+        "promote."
+    ),
 )
 def refresh(
     arrivals: str,
@@ -49,29 +59,32 @@ def refresh(
     feature_store: str = FEATURE_STORE,
     checkpoints: str = CHECKPOINTS,
 ) -> RefreshOutputs:
-    """Bring the running bundle up to date with a night's events and items.
+    """Bring the running bundle up to date with new events and items.
 
-    No step is taken from an earlier night: each reads what stands in `run`, which the last one changes.
+    No step takes the outputs of an earlier refresh: each reads the run's folder, which the last
+    step changes.
 
     Args:
         arrivals: a folder that holds the new events and items.
         settings: all sections.
-        run: folder that stands from night to night: the accepted log and the running bundle. Empty, the night
-            builds everything from its arrivals.
+        run: folder with the accepted log and the running bundle. Where it is empty, everything is
+            built from the arrivals.
         feature_repo: folder of the Feast definitions.
-        feature_store: folder that the features are published to.
-        checkpoints: folder that the tuning checkpoints outlive a step in.
+        feature_store: folder of the published features.
+        checkpoints: folder of the tuning checkpoints; it outlives a step.
     """
-    ingested = _fresh(ingest_increment(arrivals=arrivals, run=run, settings=settings))
-    gated = _fresh(validate_data(tables=ingested.outputs["tables"], settings=settings, run=run))
+    ingested = _place_uncached(ingest_increment(arrivals=arrivals, run=run, settings=settings))
+    gated = _place_uncached(
+        validate_data(tables=ingested.outputs["tables"], settings=settings, run=run)
+    )
     tables = gated.outputs["validated"]
-    published = _fresh(
+    published = _place_uncached(
         publish_features(
             tables=tables, settings=settings, feature_repo=feature_repo, feature_store=feature_store
         )
     )
     examples = published.outputs["examples"]
-    indexed = _fresh(
+    indexed = _place_uncached(
         update_index(
             tables=tables,
             examples=examples,
@@ -82,7 +95,7 @@ def refresh(
         )
     )
     item_index, plan = indexed.outputs["item_index"], indexed.outputs["plan"]
-    updated = _fresh(
+    updated = _place_uncached(
         update_model(
             tables=tables,
             examples=examples,
@@ -95,12 +108,12 @@ def refresh(
         )
     )
     model = updated.outputs["model"]
-    evaluated = _fresh(
+    evaluated = _place_uncached(
         evaluate_model(
             tables=tables, examples=examples, item_index=item_index, model=model, settings=settings
         )
     )
-    packed = _fresh(
+    packed = _place_uncached(
         pack_bundle(
             tables=tables,
             examples=examples,
@@ -111,7 +124,7 @@ def refresh(
         )
     )
     bundle = packed.outputs["bundle"]
-    promoted = _fresh(
+    promoted = _place_uncached(
         promote_bundle(
             bundle=bundle, tables=tables, examples=examples, plan=plan, run=run, settings=settings
         )

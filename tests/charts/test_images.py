@@ -29,7 +29,7 @@ def test_the_tag_is_the_projects_version():
 @pytest.mark.parametrize("image", IMAGES.values(), ids=lambda image: image.name)
 def test_the_containerfile_has_each_images_stage(image):
     assert f" AS {image.target}\n" in CONTAINERFILE
-    assert all((ROOT / part).is_dir() for part in image.parts)
+    assert all((ROOT / folder).is_dir() for folder in image.folders)
 
 
 def test_what_comes_out_is_not_root_and_has_no_installer():
