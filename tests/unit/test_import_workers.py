@@ -52,7 +52,7 @@ def same(one, other):
     assert files == sorted(path.relative_to(other) for path in other.rglob("*.parquet"))
     for file in files:
         pd.testing.assert_frame_equal(pd.read_parquet(one / file), pd.read_parquet(other / file))
-    assert read_json(one / "facts.json") == read_json(other / "facts.json")
+    assert read_json(one / "metadata.json") == read_json(other / "metadata.json")
     return files
 
 

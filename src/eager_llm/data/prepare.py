@@ -14,10 +14,9 @@ import duckdb
 
 from eager_llm.core.duckdb_engine import engine, literal, one, run
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import write_json
 from eager_llm.data.attributes import spread
 from eager_llm.data.importing.importer import stage_tables
-from eager_llm.data.tables import Tables
+from eager_llm.data.tables import Tables, write_metadata
 from eager_llm.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -232,7 +231,7 @@ def save(
             f"writing {file.name}",
             f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet, COMPRESSION zstd)",
         )
-    write_json(folder / "facts.json", metadata)
+    write_metadata(folder, metadata)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> str:

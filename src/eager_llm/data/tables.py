@@ -1,4 +1,4 @@
-"""The tables that cross between parts: events, items and, where there is one, intentions."""
+"""The tables that pass from step to step: events, items and, if the log has them, intentions."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,10 @@ EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 TEXT_COLUMNS = ("title", "description", "brand", "categories")
 ITEM_COLUMNS = ("item_id", *TEXT_COLUMNS)
 INTENTION_COLUMNS = ("user_id", "item_id", "intention", "preference")
+
+METADATA = "metadata.json"
+# What earlier versions called it.
+_EARLIER_METADATA = "facts.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Tables:
             self.items.to_parquet(draft / "items.parquet", index=False)
             if self.intentions is not None:
                 self.intentions.to_parquet(draft / "intentions.parquet", index=False)
-            write_json(draft / "facts.json", self.metadata)
+            write_metadata(draft, self.metadata)
 
     @classmethod
     def load(cls, folder: Path) -> "Tables":
@@ -50,20 +54,50 @@ class Tables:
             UserError: `folder` does not hold such tables.
         """
         require_tables(folder)
-        intentions = folder / "intentions.parquet"
-        return cls(
-            pd.read_parquet(folder / "events.parquet"),
-            pd.read_parquet(folder / "items.parquet"),
-            pd.read_parquet(intentions) if intentions.is_file() else None,
-            read_json(folder / "facts.json"),
-        )
+        events = pd.read_parquet(folder / "events.parquet")
+        items = pd.read_parquet(folder / "items.parquet")
+        intentions = None
+        if (folder / "intentions.parquet").is_file():
+            intentions = pd.read_parquet(folder / "intentions.parquet")
+        return cls(events, items, intentions, read_metadata(folder))
 
 
 def require_tables(folder: Path) -> None:
-    """Raise UserError where a folder holds no imported tables."""
-    for name in ("events.parquet", "items.parquet", "facts.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: holds no {name}; make it with: eager-llm import")
+    """Check that a folder holds imported tables.
+
+    Raises:
+        UserError: a file is missing; it is named.
+    """
+    for file in (folder / "events.parquet", folder / "items.parquet", metadata_file(folder)):
+        if not file.is_file():
+            raise UserError(f"{folder}: holds no {file.name}; make it with: eager-llm import")
+
+
+def metadata_file(folder: Path) -> Path:
+    """Return the metadata file of a folder of tables, also where an earlier version wrote it.
+
+    Where there is none, this is the path that `write_metadata` would write.
+    """
+    earlier = folder / _EARLIER_METADATA
+    if earlier.is_file() and not (folder / METADATA).is_file():
+        return earlier
+    return folder / METADATA
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Read the metadata of a folder of tables.
+
+    Raises:
+        UserError: there is no metadata, or it is not JSON.
+    """
+    metadata: dict[str, Any] = read_json(metadata_file(folder))
+    return metadata
+
+
+def write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the metadata of a folder of tables; it replaces that of an earlier version."""
+    write_json(folder / METADATA, metadata)
+    (folder / _EARLIER_METADATA).unlink(missing_ok=True)
 
 
 def read_item_ids(path: Path) -> list[str]:
@@ -72,28 +106,22 @@ def read_item_ids(path: Path) -> list[str]:
     Raises:
         UserError: the file is missing or unreadable, has no such column, or an empty id.
     """
-    return read_items(path, ())["item_id"].tolist()
+    items = read_items(path, texts=())
+    return items["item_id"].tolist()
 
 
 def read_items(path: Path, texts: tuple[str, ...] = ("title", "categories")) -> pd.DataFrame:
     """Return `item_id` and texts of a Parquet or CSV file, as strings in the order of its rows.
 
-    A text that the file does not have is empty.
+    Args:
+        path: the file; its ending says which of the two it is.
+        texts: columns with text; one that the file does not have is empty.
 
     Raises:
         UserError: the file is missing or unreadable, has no column `item_id`, or an empty id.
     """
     try:
-        if path.suffix == ".csv":
-            wanted = {"item_id", *texts}
-            table = pd.read_csv(
-                path, usecols=lambda name: name in wanted, dtype=str, keep_default_na=False
-            )
-        else:
-            there = set(pq.read_schema(path).names)
-            table = pd.read_parquet(
-                path, columns=["item_id", *(name for name in texts if name in there)]
-            )
+        table = _read_columns(path, ("item_id", *texts))
         ids = table["item_id"]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -101,18 +129,38 @@ def read_items(path: Path, texts: tuple[str, ...] = ("title", "categories")) -> 
         raise UserError(f"{path}: not readable as a table with a column item_id: {error}") from None
     empty = ids.isna() | (ids.astype(str) == "")
     if empty.any():
-        raise UserError(f"{path}: row {int(empty.to_numpy().argmax()) + 1}: item_id is empty")
-    columns = {name: table[name].fillna("").astype(str) if name in table else "" for name in texts}
-    return pd.DataFrame({"item_id": ids.astype(str), **columns})
+        row = int(empty.to_numpy().argmax()) + 1
+        raise UserError(f"{path}: row {row}: item_id is empty")
+    items = pd.DataFrame({"item_id": ids.astype(str)})
+    for name in texts:
+        items[name] = ""
+        if name in table:
+            items[name] = table[name].fillna("").astype(str)
+    return items
 
 
 def item_titles(items: pd.DataFrame) -> dict[str, str]:
     """Return what people call each item: its title, else its categories, else its id."""
+    titles = {}
     rows = zip(items["item_id"], items["title"], items["categories"], strict=True)
-    return {item: title or categories or item for item, title, categories in rows}
+    for item_id, title, categories in rows:
+        titles[item_id] = title or categories or item_id
+    return titles
 
 
 def item_texts(items: pd.DataFrame) -> list[str]:
-    """Return one line of text an item: title, brand and categories, what is empty left out."""
-    columns = [items[name] for name in ("title", "brand", "categories")]
-    return [" | ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+    """Return one line of text an item: title, brand and categories without the empty ones."""
+    rows = zip(items["title"], items["brand"], items["categories"], strict=True)
+    return [" | ".join(filter(None, row)) for row in rows]
+
+
+def _read_columns(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read those columns that the file has; the first one has to be there."""
+    if path.suffix == ".csv":
+        return pd.read_csv(
+            path, usecols=lambda name: name in columns, dtype=str, keep_default_na=False
+        )
+    required, *optional = columns
+    available = set(pq.read_schema(path).names)
+    present = [name for name in optional if name in available]
+    return pd.read_parquet(path, columns=[required, *present])
