@@ -47,12 +47,12 @@ class _QueuedJob(Generic[Job]):
 class Batcher(Generic[Job]):
     """Gives jobs to one thread in their order, as many at a time as wait.
 
-    No job waits for others to join it: at low load every job is a batch of its own, and batches grow
-    with the load. A job whose caller has given up is never begun.
+    No job waits for others to join it: at low load every job is a batch of its own, and batches
+    grow with the load. A job whose caller has given up is never begun.
 
     Args:
-        work: returns one result a job, in their order; an exception among the results belongs to its
-            job alone.
+        work: returns one result a job, in their order; an exception among the results belongs to
+            its job alone.
         batch_size: jobs of a batch, at most.
         queue_size: jobs that may wait.
         observe: called with the size of every batch.
@@ -81,7 +81,7 @@ class Batcher(Generic[Job]):
 
     @property
     def wait_estimate(self) -> float:
-        """Seconds that a job would wait if it came now; the median, so one stalled batch says little."""
+        """Seconds that a new job would wait, by the median pace: one stalled batch says little."""
         pace = median(self._seconds_per_job or [0.0])
         return len(self._queue) * pace
 

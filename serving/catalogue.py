@@ -1,4 +1,4 @@
-"""Answers from the catalogue and the index alone, without the model; none touches the event loop."""
+"""Answers from the catalogue and the index alone, without the model."""
 
 from collections.abc import Collection
 
@@ -28,7 +28,7 @@ def matching_items(
     Raises:
         UserError: a condition does not fit the catalogue.
     """
-    candidates = bundle.finder.find(words, len(bundle.fallback))
+    candidates = bundle.keyword_search.find(words, len(bundle.fallback))
     candidates = [item for item in candidates if item not in excluded]
     matches = bundle.passing(candidates, conditions)[:k]
     if len(matches) == k:
@@ -51,7 +51,7 @@ def similar_items(
     recommender = bundle.recommender
     passes = recommender.columns.passing(conditions) if conditions else None
     items: list[SimilarItem] = []
-    for nearest in bundle.near.nearest(row, k, source, passes):
+    for nearest in bundle.nearest_items.nearest(row, k, source, passes):
         item_id = recommender.index.item_ids[nearest.row]
         item = SimilarItem(
             item_id=item_id,

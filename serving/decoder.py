@@ -27,6 +27,9 @@ class DescriptionJob:
     max_tokens: int
 
 
+Job = Request | DescriptionJob
+
+
 class Decoder:
     """Answers from a bundle, in batches.
 
@@ -37,8 +40,12 @@ class Decoder:
     def __init__(self, bundle: Bundle, settings: ServiceSettings) -> None:
         self.bundle = bundle
         self.settings = settings
-        self._batches: Batcher[Request | DescriptionJob] = Batcher(
-            "decoder", self._work, settings.batch, settings.queue, BATCH.observe
+        self._batches: Batcher[Job] = Batcher(
+            "decoder",
+            self._work,
+            settings.batch,
+            settings.queue,
+            BATCH.observe,
         )
         self._cache_hits = 0
         self._cache_misses = 0
@@ -46,22 +53,29 @@ class Decoder:
     def warm_up(self) -> None:
         """Answer once in every way, so that no caller waits for kernels or tables."""
         item = self.bundle.recommender.index.item_ids[0]
-        for size in sorted({1, 8, self.settings.batch}):
-            self._work([Request([item] * (1 + n % 4), 10) for n in range(size)])
-        self._work([Request([item], 10, explain=True, exclude_history=True)])
+        for batch_size in sorted({1, 8, self.settings.batch}):
+            lengths = [1 + n % 4 for n in range(batch_size)]
+            self._work([Request([item] * length, 10) for length in lengths])
+        explained = Request([item], 10, explain=True, exclude_history=True)
+        self._work([explained])
         if self.settings.describe:
-            self._work([Request([], 10, words="a"), DescriptionJob(0, 2)])
-        self.bundle.near.nearest(0, 1)
-        self.bundle.finder.find("a", 1)
+            search = Request([], 10, words="a")
+            description = DescriptionJob(row=0, max_tokens=2)
+            self._work([search, description])
+        self.bundle.nearest_items.nearest(0, 1)
+        self.bundle.keyword_search.find("a", 1)
 
-    async def decode(self, endpoint: str, job: Request | DescriptionJob, timeout: float) -> Any:
-        """Return the result of a job: an `Answer`, or a text; see `Batcher.submit` for other errors.
+    async def decode(self, endpoint: str, job: Job, timeout: float) -> Any:
+        """Return the result of a job: an `Answer`, or a text.
 
         Args:
+            endpoint: for the metrics.
             timeout: seconds.
 
         Raises:
             ApiError: the queue is full, or a filter does not fit.
+            TimeoutError: the job was not done in time.
+            Exception: whatever the model raised for this job.
         """
         try:
             with stage(endpoint, "decode") as span:
@@ -82,8 +96,11 @@ class Decoder:
         """End the thread."""
         self._batches.close()
 
-    def _work(self, jobs: Sequence[Request | DescriptionJob]) -> list[Any]:
-        """Return a result for each job: recommendations first, then searches, then texts."""
+    def _work(self, jobs: Sequence[Job]) -> list[Any]:
+        """Return a result for each job, in their order.
+
+        Recommendations are decoded first, then searches, then texts: each kind has its model.
+        """
         recommendations: dict[int, Request] = {}
         searches: dict[int, Request] = {}
         descriptions: dict[int, DescriptionJob] = {}
@@ -98,18 +115,19 @@ class Decoder:
         if recommendations:
             results |= _answers(self.bundle.recommender, recommendations)
         if searches:
-            results |= _answers(self.bundle.plain, searches)
-        for number, description in descriptions.items():
-            results[number] = self.bundle.writer.describe(description.row, description.max_tokens)
+            results |= _answers(self.bundle.text_recommender, searches)
+        for number, job in descriptions.items():
+            results[number] = self.bundle.text_generator.describe(job.row, job.max_tokens)
         self._count(jobs)
         return [results[number] for number in range(len(jobs))]
 
-    def _count(self, jobs: Sequence[Request | DescriptionJob]) -> None:
+    def _count(self, jobs: Sequence[Job]) -> None:
         """Update the metrics of the beams and of the prefix cache."""
         recommender = self.bundle.recommender
         for job in jobs:
             if isinstance(job, Request):
-                BEAMS.observe(max(job.beams or recommender.settings.beams, job.k))
+                beams = job.beams or recommender.settings.beams
+                BEAMS.observe(max(beams, job.k))
         prefixes = recommender.prefixes
         if prefixes is None:
             return
@@ -122,16 +140,17 @@ class Decoder:
 def _answers(recommender: Recommender, requests: dict[int, Request]) -> dict[int, Any]:
     """Answer requests by their number.
 
-    A request that does not fit the catalogue gets its UserError, and spoils no other.
+    A request that does not fit the catalogue gets its UserError, and the others their answers.
     """
     results: dict[int, Any] = {}
     valid: dict[int, Request] = {}
     for number, request in requests.items():
-        error = recommender.mistake(request) if request.filter else None
-        if error is None:
-            valid[number] = request
-        else:
-            results[number] = error
+        if request.filter:
+            error = recommender.mistake(request)
+            if error is not None:
+                results[number] = error
+                continue
+        valid[number] = request
     answers = recommender.answer(list(valid.values()))
     results |= zip(valid, answers, strict=True)
     return results

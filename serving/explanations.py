@@ -18,10 +18,17 @@ def explain(
         history: item ids that the index knows.
     """
     path: list[PathToken] = []
-    for token, score in zip(index_path(bundle, item_id), level_scores, strict=True):
-        factor = math.exp(score)
-        path.append(PathToken(**token.model_dump(), probability=factor))
-    return Explanation(path=path, neighbours=_history_neighbours(bundle, item_id, history))
+    tokens = index_path(bundle, item_id)
+    for token, score in zip(tokens, level_scores, strict=True):
+        path_token = PathToken(
+            token=token.token,
+            source=token.source,
+            level=token.level,
+            probability=math.exp(score),
+        )
+        path.append(path_token)
+    neighbours = _history_neighbours(bundle, item_id, history)
+    return Explanation(path=path, neighbours=neighbours)
 
 
 def index_path(bundle: Bundle, item_id: str) -> list[IndexToken]:
@@ -30,7 +37,8 @@ def index_path(bundle: Bundle, item_id: str) -> list[IndexToken]:
     tokens = index.tokens(item_id)
     path: list[IndexToken] = []
     for position, (token, source) in enumerate(zip(tokens, index.sources, strict=True)):
-        level = position - index.levels_of[source].start + 1
+        first_position = index.levels_of[source].start
+        level = position - first_position + 1
         path.append(IndexToken(token=token, source=source, level=level))
     return path
 
@@ -45,11 +53,11 @@ def _history_neighbours(bundle: Bundle, item_id: str, history: list[str]) -> lis
     candidates = np.array(sorted(history_rows), dtype=np.int64)
     neighbours: list[HistoryNeighbour] = []
     for source in index.levels_of:
-        (nearest,) = bundle.near.among(row, candidates, 1, source)
-        neighbour_id = index.item_ids[nearest.row]
+        nearest = bundle.nearest_items.among(row, candidates, k=1, source=source)[0]
+        nearest_id = index.item_ids[nearest.row]
         neighbour = HistoryNeighbour(
-            item_id=neighbour_id,
-            title=bundle.title(neighbour_id),
+            item_id=nearest_id,
+            title=bundle.title(nearest_id),
             source=source,
             shared_levels=nearest.shared[source],
             distance=nearest.distance,

@@ -35,16 +35,16 @@ def bundle_metadata(bundle: Bundle) -> BundleMetadata:
     """Return the metadata of a bundle, with the values of its columns."""
     recommender = bundle.recommender
     index = recommender.index
-    sources = {name: levels.stop - levels.start for name, levels in index.levels_of.items()}
-    columns: list[ColumnMetadata] = []
-    for name in bundle.items.columns:
-        columns.append(_column_metadata(name, bundle.items[name]))
+    levels_by_source: dict[str, int] = {}
+    for source, levels in index.levels_of.items():
+        levels_by_source[source] = levels.stop - levels.start
+    columns = [_column_metadata(name, bundle.items[name]) for name in bundle.items.columns]
     return BundleMetadata(
         version=bundle.version,
         schema_version=bundle.manifest["schema_version"],
         items=len(index.item_ids),
         index_version=index.version,
-        sources=sources,
+        sources=levels_by_source,
         parameters=parameter_count(recommender.model),
         beams=recommender.settings.beams,
         max_history=recommender.max_history,
@@ -81,23 +81,28 @@ def parameter_count(model: Any) -> int:
 
 
 def to_jsonable(value: Any) -> Any:
-    """Return a value as JSON has it: missing values, NaN and infinity become null."""
+    """Return a value as JSON has it.
+
+    Missing values, NaN and infinity become null; what JSON has no form for, such as a time, becomes
+    text.
+    """
     if isinstance(value, dict):
-        return {str(name): to_jsonable(cell) for name, cell in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [to_jsonable(cell) for cell in value]
+        return {str(name): to_jsonable(member) for name, member in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [to_jsonable(member) for member in value]
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NaT or value is pd.NA:
         return None
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    if isinstance(value, (str, bool, int, float)):
+    if isinstance(value, str | bool | int | float):
         return value
     return str(value)
 
 
 def _column_metadata(name: str, cells: pd.Series) -> ColumnMetadata:
+    """Return the kind of a column, with its range or its most frequent values."""
     if pd.api.types.is_bool_dtype(cells):
         return ColumnMetadata(name=name, kind="flag")
     if pd.api.types.is_numeric_dtype(cells):

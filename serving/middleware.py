@@ -5,13 +5,14 @@ import hmac
 import logging
 import math
 import re
-from collections import OrderedDict
 from random import getrandbits
-from time import monotonic, perf_counter
-from typing import Any
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import ApiError, error_of_status, request_id
 from serving.metrics import REQUESTS, SECONDS
+from serving.rate_limiter import RateLimiter
 from serving.settings import ServiceSettings
 
 ID_HEADER = b"x-request-id"
@@ -30,27 +31,21 @@ ENDPOINTS = (
     "/info",
     "/ui",
 )
-# A token bucket holds this many seconds' worth of requests, and at least one request.
-BURST_SECONDS = 2
 log = logging.getLogger("eager_llm.access")
 
 
 class RequestIdMiddleware:
     """Gives each request an id and one line in the log, and each error the one shape."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        client_id = dict(scope["headers"]).get(ID_HEADER, b"").decode("latin-1")
-        if ID_PATTERN.fullmatch(client_id):
-            request_id.set(client_id)
-        else:
-            request_id.set(f"{getrandbits(128):032x}")
+        request_id.set(_id_of_request(scope))
         start = perf_counter()
         sender = _ResponseSender(scope["path"], send)
         try:
@@ -62,6 +57,15 @@ class RequestIdMiddleware:
         _record(scope, sender.status, perf_counter() - start)
 
 
+def _id_of_request(scope: Scope) -> str:
+    """Return the client's id of a request, or a new one where it has none that is safe to log."""
+    headers = dict(scope["headers"])
+    client_id = headers.get(ID_HEADER, b"").decode("latin-1")
+    if ID_PATTERN.fullmatch(client_id):
+        return client_id
+    return f"{getrandbits(128):032x}"
+
+
 class _ResponseSender:
     """Sends a response on with its request id; a bare error of the server below gets the one shape.
 
@@ -69,13 +73,13 @@ class _ResponseSender:
         status: of the response; 0 before it starts.
     """
 
-    def __init__(self, path: str, send: Any) -> None:
+    def __init__(self, path: str, send: Send) -> None:
         self.status = 0
         self._path = path
         self._send = send
         self._is_replaced = False
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         """Send one ASGI message on, or the error that replaces it."""
         if message["type"] != "http.response.start":
             if not self._is_replaced:
@@ -88,24 +92,28 @@ class _ResponseSender:
         else:
             await self._start(message)
 
-    def _is_bare_error(self, message: Any) -> bool:
-        content_type = dict(message["headers"]).get(b"content-type", b"")
+    def _is_bare_error(self, message: Message) -> bool:
+        """Return whether a response is an error as plain text; those of the probes stay as they are."""
+        headers = dict(message["headers"])
+        content_type = headers.get(b"content-type", b"")
         is_text = content_type.startswith(b"text/plain")
         return self.status >= 400 and is_text and self._path not in PROBES
 
-    async def _replace(self, message: Any) -> None:
+    async def _replace(self, message: Message) -> None:
         """Send the error of a status instead of a bare text; the header Allow stays."""
         response = error_of_status(self.status).response()
         allow = [(name, value) for name, value in message["headers"] if name == b"allow"]
         await self._start({**message, "headers": [*response.raw_headers, *allow]})
         await self._send({"type": "http.response.body", "body": response.body})
 
-    async def _start(self, message: Any) -> None:
-        headers = [*message["headers"], (ID_HEADER, request_id.get().encode())]
+    async def _start(self, message: Message) -> None:
+        """Send the start of a response with the request's id among its headers."""
+        id_header = (ID_HEADER, request_id.get().encode())
+        headers = [*message["headers"], id_header]
         await self._send({**message, "headers": headers})
 
 
-def _record(scope: Any, status: int, seconds: float) -> None:
+def _record(scope: Scope, status: int, seconds: float) -> None:
     """Count a request and write its line in the log; probes are logged for debugging alone."""
     path = scope["path"]
     level = logging.DEBUG
@@ -132,9 +140,9 @@ def _endpoint(path: str) -> str:
 
 
 class AdmissionMiddleware:
-    """Refuses requests without the key, too frequent ones, and bodies of another kind or too large."""
+    """Refuses requests without the key, too many of a client, and bodies that are not JSON or too large."""
 
-    def __init__(self, app: Any, settings: ServiceSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self.app = app
         self.settings = settings
         self._key_digest: bytes | None = None
@@ -145,7 +153,7 @@ class AdmissionMiddleware:
         if settings.rate:
             self._rate_limiter = RateLimiter(settings.rate)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http" or _is_open(scope["path"]):
             await self.app(scope, receive, send)
@@ -163,6 +171,7 @@ class AdmissionMiddleware:
         await self.app(scope, receive, send)
 
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
+        """Raise ApiError where the service has a key and the request lacks it."""
         if self._key_digest is None:
             return
         authorization = headers.get(b"authorization", b"")
@@ -178,6 +187,7 @@ class AdmissionMiddleware:
             )
 
     def _check_rate(self, client: str) -> None:
+        """Raise ApiError where a client sends more requests than it may."""
         if self._rate_limiter is None:
             return
         wait = self._rate_limiter.take(client)
@@ -186,6 +196,7 @@ class AdmissionMiddleware:
             raise ApiError("rate_limited", message, retry_after=math.ceil(wait))
 
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
+        """Raise ApiError where a body is not JSON, has no length, or is too large."""
         content_type = headers.get(b"content-type", b"").split(b";")[0]
         if content_type.strip().lower() != b"application/json":
             raise ApiError("unsupported_media_type", "send the request as application/json")
@@ -199,33 +210,5 @@ class AdmissionMiddleware:
 
 
 def _is_open(path: str) -> bool:
+    """Return whether a path is answered without the key and without a bound on the rate."""
     return path in OPEN_PATHS or path.startswith("/ui/")
-
-
-class RateLimiter:
-    """One token bucket for each client; the clients that were silent longest are forgotten.
-
-    Args:
-        rate: requests a second.
-        max_clients: clients to remember.
-    """
-
-    def __init__(self, rate: float, max_clients: int = 10_000) -> None:
-        self.rate = rate
-        self.capacity = max(1.0, BURST_SECONDS * rate)
-        self.max_clients = max_clients
-        # Client → tokens and the time at which they were counted; the latest client last.
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, client: str) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
-        time = monotonic()
-        tokens, counted_at = self._buckets.pop(client, (self.capacity, time))
-        tokens = min(self.capacity, tokens + (time - counted_at) * self.rate)
-        is_admitted = tokens >= 1
-        if is_admitted:
-            tokens -= 1
-        self._buckets[client] = (tokens, time)
-        if len(self._buckets) > self.max_clients:
-            self._buckets.popitem(last=False)
-        return 0.0 if is_admitted else (1 - tokens) / self.rate

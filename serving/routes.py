@@ -135,9 +135,8 @@ def _add_metadata_routes(app: FastAPI) -> None:
         Without words, the most popular items.
         """
         bundle = _answers(request).first_bundle
-        summaries: list[ItemSummary] = []
-        for item_id in bundle.finder.find(words, limit):
-            summaries.append(ItemSummary(item_id=item_id, title=bundle.title(item_id)))
+        item_ids = bundle.keyword_search.find(words, limit)
+        summaries = [ItemSummary(item_id=item, title=bundle.title(item)) for item in item_ids]
         return ItemList(items=summaries)
 
     @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["metadata"])

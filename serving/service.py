@@ -11,7 +11,8 @@ from typing import Any
 import bentoml
 import torch
 
-from eager_llm.bundle.bundle import Bundle, fetch_bundle
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.store import fetch_bundle
 from eager_llm.features.feature_store import Features
 from serving.answers import Answers
 from serving.decoder import Decoder

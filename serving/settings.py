@@ -51,7 +51,8 @@ class ServiceSettings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, ge=1, description="size of a request, at most")
     describe: bool = Field(
         True,
-        description="whether the model writes and searches texts, with a second copy of its weights",
+        description="whether the model writes and searches texts; it takes a second copy of the"
+        " weights",
     )
     log_level: LogLevel = "INFO"
 

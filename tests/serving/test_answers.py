@@ -19,7 +19,8 @@ from eager_llm.core.errors import UserError
 from eager_llm.features.feature_store import FOLDER_VARIABLE, Features
 from serving.answers import Answers
 from serving.decoder import Decoder
-from serving.middleware import AdmissionMiddleware, RateLimiter, RequestIdMiddleware
+from serving.middleware import AdmissionMiddleware, RequestIdMiddleware
+from serving.rate_limiter import RateLimiter
 from serving.routes import new_app
 from serving.settings import VARIABLES, ServiceSettings
 from serving.store import Store
@@ -100,7 +101,7 @@ def test_a_decoder_that_raises_is_answered_for_and_works_again_when_it_does(bund
         before = fallbacks("decoder_failed")
         with monkeypatch.context() as patch:
             patch.setattr(bundle.recommender, "_decode", broken)
-            patch.setattr(bundle.plain, "_decode", broken)
+            patch.setattr(bundle.text_recommender, "_decode", broken)
             filters = [{"column": "price", "most": 40}]
             found = service.ask(items=ids[:3], k=3, filters=filters, exclude_history=True)
             assert (found["source"], found["reason"]) == ("fallback", "decoder_failed")
@@ -208,7 +209,7 @@ def test_buckets_fill_again_and_forget_old_clients():
     time.sleep(0.05)
     assert limiter.take("a") == 0
     assert limiter.take("b") == limiter.take("c") == 0
-    assert len(limiter._buckets) == 2
+    assert len(limiter) == 2
 
 
 def event(user, bundle, timestamp, number=0):

@@ -35,7 +35,7 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
         page.value("document.getElementById('find').focus()")
         page.type(title)
         page.wait("document.getElementById('find').getAttribute('aria-expanded') === 'true'")
-        page.wait(f"document.getElementById('found-0').textContent === {title!r}")
+        page.wait(f"document.getElementById('suggestion-0').textContent === {title!r}")
         page.press("Enter")
         page.wait(f"document.querySelectorAll('#history li').length === {count}")
     page.wait("document.querySelector('.badge')?.textContent === 'model'")
@@ -48,7 +48,15 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
     page.wait(
         f"JSON.stringify({TITLES}) === JSON.stringify({json.dumps([row['title'] for row in expected])})"
     )
-    # Why: the tokens of the first item with their probabilities, and its neighbours in the history.
+    scores = page.value(
+        "[...document.querySelectorAll('.column:first-child .score')].map(e => e.textContent)"
+    )
+    assert [float(text.removeprefix("score ")) for text in scores] == pytest.approx(
+        [row["score"] for row in expected], abs=0.006
+    )
+    # A score with an item prior is no probability, so the page shows no share in per cent.
+    assert "%" not in page.value("document.getElementById('columns').textContent")
+    # Why: the tokens of the first item with their factors, and its neighbours in the history.
     assert page.value("document.querySelector('details').open")
     tokens = page.value(
         "[...document.querySelector('.why').querySelectorAll('code')].map(e => e.textContent)"
@@ -58,7 +66,9 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
         page.value("document.querySelectorAll('.why')[0].querySelectorAll('.near li').length") == 2
     )
     assert page.value("document.querySelectorAll('.column').length") == 2
-    assert page.value("document.querySelectorAll('.also').length") == 0  # the two bundles are one
+    assert (
+        page.value("document.querySelectorAll('.comparison').length") == 0
+    )  # the two bundles are one
     folder = os.environ.get("EAGER_LLM_SCREENSHOTS", str(tmp_path))
     page.picture(f"{folder}/page.png")
 

@@ -237,15 +237,15 @@ def test_the_other_questions_are_answered_from_the_bundle(client, bundle):
     near = client.post("/similar", json={"item_id": ids[3], "k": 4, "source": "semantic"}).json()[
         "items"
     ]
-    expected = bundle.near.nearest(3, 4, "semantic")
+    expected = bundle.nearest_items.nearest(3, 4, "semantic")
     assert [row["item_id"] for row in near] == [ids[one.row] for one in expected]
     searched = client.post("/search", json={"words": "a trowel", "items": ids[:2], "k": 3}).json()
     request = Request(ids[:2], 3, words="a trowel")
     assert [row["item_id"] for row in searched["items"]] == [
-        i for i, _ in bundle.plain.answer([request])[0].items
+        i for i, _ in bundle.text_recommender.answer([request])[0].items
     ]
     text = client.post("/describe", json={"item_id": ids[3], "max_tokens": 5}).json()
-    assert (text["text"], text["source"]) == (bundle.writer.describe(3, 5), "model")
+    assert (text["text"], text["source"]) == (bundle.text_generator.describe(3, 5), "model")
     info = client.get("/info").json()
     assert (info["first"]["version"], info["second"], info["users"]) == (
         bundle.version,
