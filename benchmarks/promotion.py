@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from reporting import finish, show
 
-from eager_llm.bundle.bundle import MANIFEST, Bundle
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.layout import MANIFEST
 from eager_llm.core.files import read_json
 from eager_llm.data.splits import assign_splits, targets
 from eager_llm.data.tables import Tables

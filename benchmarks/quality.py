@@ -63,7 +63,7 @@ from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.evaluation.evaluate import evaluate_model, training_histories, weigh_on_validation
+from eager_llm.evaluation.evaluate import evaluate_model, training_histories, choose_prior_weight
 from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.index.build import build_index
 from eager_llm.item_prior.table import ItemPriorTable
@@ -254,7 +254,7 @@ def measure_model(
     chosen, tried = replace(neighbours, weight=weights[0]), {}
     if len(weights) > 1:  # else there is nothing to choose
         judges = drawn_users(case.examples, users, settings.seed)
-        chosen, tried = weigh_on_validation(recommender, neighbours, judges, weights)
+        chosen, tried = choose_prior_weight(recommender, neighbours, judges, weights)
     with_prior = row_with_prior(name)
     parts: dict[str, ItemPriorTable | None] = {with_prior: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone

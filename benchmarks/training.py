@@ -195,7 +195,7 @@ def train(
         started = clock()
         examples = next(batches)
         batch = collate(examples, book.tokenizer.pad_token_id).to(model.device)
-        learned = int(batch.learn.sum())
+        learned = int(batch.loss_mask.sum())
         optimizer.zero_grad()
         with quick_products(model.device.type, *batch.ids.shape):
             module(batch, Totals(learned, 1), curve.steps)[0].backward()
@@ -248,7 +248,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
                 loss = (
                     way(batch)
                     if name == "whole logits"
-                    else way(batch, Totals(int(batch.learn.sum()), 1), 0)[0]
+                    else way(batch, Totals(int(batch.loss_mask.sum()), 1), 0)[0]
                 )  # type: ignore[call-arg]
                 loss.backward()
             found.setdefault(name, []).append(tokens / (clock() - started))
@@ -268,7 +268,7 @@ def show_steps(case: Case, repeats: int) -> dict[str, float]:
 
 def whole_logits(model: Any, batch: Any) -> torch.Tensor:
     """Return the loss the obvious way: all logits of all learned tokens at once."""
-    learned = batch.learn[:, 1:]
+    learned = batch.loss_mask[:, 1:]
     hidden = hidden_states(model, batch.ids, use_cache=False).last_hidden_state[:, :-1][learned]
     return torch.nn.functional.cross_entropy(logits_of(model, hidden), batch.ids[:, 1:][learned])
 

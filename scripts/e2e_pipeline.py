@@ -37,7 +37,7 @@ from engine import (
 
 from components.images import USER
 from components.ingest_data.component import ingest_data
-from eager_llm.bundle.bundle import verify_bundle
+from eager_llm.bundle.verify import verify_bundle
 from eager_llm.settings import Settings
 from pipelines.graphs.placement import step_name
 from pipelines.graphs.recommender import recommender

@@ -33,7 +33,9 @@ PROMOTED, REFUSED = 0, 3
 def night(run: Path, arrivals: Path, number: int, options: list[str]) -> dict[str, Any]:
     """Run one night by the command that people use; return its status, seconds and summary."""
     before = (
-        {path.name for path in (run / "nights").iterdir()} if (run / "nights").is_dir() else set()
+        {path.name for path in (run / "refreshes").iterdir()}
+        if (run / "refreshes").is_dir()
+        else set()
     )
     command = [
         sys.executable,
@@ -50,12 +52,12 @@ def night(run: Path, arrivals: Path, number: int, options: list[str]) -> dict[st
     seconds = time.monotonic() - started
     if status not in (PROMOTED, REFUSED):
         raise SystemExit(f"night {number} ended with status {status}")
-    (made,) = {path.name for path in (run / "nights").iterdir()} - before
+    (made,) = {path.name for path in (run / "refreshes").iterdir()} - before
     return {
         "status": status,
         "seconds": round(seconds),
         "folder": made,
-        **read_json(run / "nights" / made / "summary.json"),
+        **read_json(run / "refreshes" / made / "summary.json"),
     }
 
 
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1000, help="customers of the made-up shop")
     asked = parser.parse_args()
     run = asked.run.resolve()
-    if run.exists() and not (run / "nights").is_dir():
+    if run.exists() and not (run / "refreshes").is_dir():
         raise SystemExit(f"{run}: is not a run of nights; name another folder")
     shutil.rmtree(run, ignore_errors=True)
     options = [
@@ -107,7 +109,7 @@ def main() -> None:
         ):
             paths = paths_of(run / "bundle") if done else {}
             done[name] = found = night(run, arrivals, number, [*options, *more])
-            now = paths_of(run / "nights" / found["folder"] / "bundle")
+            now = paths_of(run / "refreshes" / found["folder"] / "bundle")
             new = set(now) - set(paths) if paths else set()
             moved = [item for item in paths if now.get(item) != paths[item]]
             counts = (

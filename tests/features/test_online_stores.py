@@ -244,7 +244,7 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     assert bundle_source(bundle) == "shop (2025-01-01 to 2025-12-31)"
     assert done.online == {run / "features": done.online[run / "features"]}
     assert done.online[run / "features"] >= 1
-    assert run / "artifacts" / "tables" / "events.parquet" in done.looked
+    assert run / "artifacts" / "tables" / "events.parquet" in done.searched
     for file in run.rglob("*.parquet"):
         table = pd.read_parquet(file)
         assert "user_id" not in table or user not in set(table["user_id"])
@@ -262,7 +262,7 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     )
     assert fresh.histories(as_of)["history"].tolist() == [[]]
     again = erase([user], [tmp_path / "runs"], REPOSITORY)
-    assert sum(again.looked.values()) + sum(again.online.values()) == 0
+    assert sum(again.searched.values()) + sum(again.online.values()) == 0
     assert list(again.bundles) == [bundle]
     assert user not in (tmp_path / "runs" / "erasures.jsonl").read_text()
 
@@ -277,9 +277,9 @@ def test_erasing_goes_on_where_a_file_cannot_be_read_and_names_it(shop, tmp_path
     shop.items.to_parquet(tmp_path / "d" / "item_index.parquet")
     shop.events.to_parquet(tmp_path / "z.parquet")
     done = erase([user], [tmp_path], REPOSITORY)
-    assert set(done.held_out) == {tmp_path / "a.parquet", tmp_path / "b.html"}
+    assert set(done.unreadable) == {tmp_path / "a.parquet", tmp_path / "b.html"}
     assert done.other == [tmp_path / "c.csv.gz"]
-    assert done.looked == {tmp_path / "z.parquet": (shop.events["user_id"] == user).sum()}
+    assert done.searched == {tmp_path / "z.parquet": (shop.events["user_id"] == user).sum()}
     assert done.bundles == {tmp_path / "d": "at an unknown time"}
 
 

@@ -12,10 +12,17 @@ import pandas as pd
 import pytest
 from conftest import ROOT, run_command, seen_user, write_csv
 
-from eager_llm.bundle.bundle import verify_bundle
+from eager_llm.bundle.verify import verify_bundle
 from eager_llm.data.demo_shop import demo_shop
+from eager_llm.evaluation.methods import (
+    COOCCURRENCE,
+    MODEL,
+    MODEL_WITH_PRIOR,
+    POPULARITY,
+    PRIOR_ALONE,
+)
 
-METHODS = ["EAGER-LLM", "EAGER-LLM, model alone", "neighbours alone", "co-occurrence", "popularity"]
+METHODS = [MODEL_WITH_PRIOR, MODEL, PRIOR_ALONE, COOCCURRENCE, POPULARITY]
 
 
 def start(command):
@@ -197,7 +204,7 @@ def test_evaluate_repeats_the_runs_figures(run):
         "evaluate", "--bundle", run.folder / "bundle", "--examples", examples, "--part", "test"
     )
     assert done.returncode == 0, done.stderr
-    recall = json.loads((run.folder / "summary.json").read_text())["methods"]["EAGER-LLM"][
+    recall = json.loads((run.folder / "summary.json").read_text())["methods"][MODEL_WITH_PRIOR][
         "recall@10"
     ]
     assert f"{recall:.4f}" in done.stdout

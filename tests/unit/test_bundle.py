@@ -3,7 +3,9 @@ import shutil
 
 import pytest
 
-from eager_llm.bundle.bundle import Bundle, fetch_bundle, store_bundle, verify_bundle, version_name
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.store import fetch_bundle, store_bundle, version_name
+from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import sha256_file
 from eager_llm.index.item_index import ItemIndex
@@ -61,9 +63,9 @@ def test_a_missing_and_an_added_file_are_refused(bundle):
 def test_another_schema_version_is_refused(bundle):
     manifest = bundle / "manifest.json"
     manifest.write_text(
-        manifest.read_text().replace('"schema_version": 3', '"schema_version": 9', 1)
+        manifest.read_text().replace('"schema_version": 4', '"schema_version": 9', 1)
     )
-    assert "schema version 9; this release reads 3" in refused(bundle)
+    assert "schema version 9; this release reads 4 and 3" in refused(bundle)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):

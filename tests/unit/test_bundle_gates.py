@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eager_llm.bundle.bundle import verify_bundle
 from eager_llm.bundle.gates import lost_items, run_bundle_gates
+from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, write_json
 from eager_llm.core.project import project_home
 from eager_llm.decoding.trie import Trie
+from eager_llm.evaluation.methods import MODEL_WITH_PRIOR
 from eager_llm.features.feature_store import Features
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import AcceptanceSettings, Settings
@@ -76,7 +77,7 @@ def test_a_fallback_and_a_catalogue_that_do_not_cover_the_index_are_named(bundle
 
 def test_metrics_that_are_no_numbers_or_below_the_accepted_ones_are_named(run, bundle):
     metrics = read_json(bundle / "metrics.json")
-    metrics["test"]["EAGER-LLM"]["recall@10"] *= 0.8
+    metrics["test"][MODEL_WITH_PRIOR]["recall@10"] *= 0.8
     metrics["test"]["popularity"]["ndcg@5"] = float("nan")
     write_json(bundle / "metrics.json", metrics)
     accepted = str(run.folder / "bundle")
@@ -87,7 +88,7 @@ def test_metrics_that_are_no_numbers_or_below_the_accepted_ones_are_named(run, b
     assert "metrics-kept" not in failed(
         bundle, AcceptanceSettings(baseline=accepted, max_metric_drop=0.25)
     )
-    del metrics["test"]["EAGER-LLM"]
+    del metrics["test"][MODEL_WITH_PRIOR]
     write_json(bundle / "metrics.json", metrics)
     assert {"metrics-given", "metrics-kept"} <= set(
         failed(bundle, AcceptanceSettings(baseline=accepted))
@@ -134,7 +135,7 @@ def test_a_bundle_that_fails_is_not_packed_unless_a_person_says_so(run, bundle, 
     }
     tables = next(path for path in (run.folder / "artifacts").rglob("validated") if path.is_dir())
     metrics = read_json(outputs["table"])
-    metrics["test"]["EAGER-LLM"] = dict.fromkeys(metrics["test"]["EAGER-LLM"], 0.0)
+    metrics["test"][MODEL_WITH_PRIOR] = dict.fromkeys(metrics["test"][MODEL_WITH_PRIOR], 0.0)
     write_json(tmp_path / "metrics.json", metrics)
 
     def packed(**acceptance):
@@ -155,7 +156,7 @@ def test_a_bundle_that_fails_is_not_packed_unless_a_person_says_so(run, bundle, 
         packed()
     assert not (tmp_path / "packed").exists()
     packed(waived=["metrics-kept"])
-    assert verify_bundle(tmp_path / "packed")["gates_gone_on_without"] == ["metrics-kept"]
+    assert verify_bundle(tmp_path / "packed")["waived_gates"] == ["metrics-kept"]
     assert json.loads((tmp_path / "packed" / "manifest.json").read_text())["data"]["source"]
 
 

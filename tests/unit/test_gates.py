@@ -103,8 +103,8 @@ def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_p
     rows = pd.read_parquet(tmp_path / "refused.html-rows" / "known-items.parquet")
     assert rows["item_id"].tolist() == ["ghost"]
     validated(source, {"waived": ["known-items"]}, tmp_path, "waived")
-    assert Tables.load(tmp_path / "waived").metadata["gates_gone_on_without"] == ["known-items"]
-    assert "gates_gone_on_without" not in Tables.load(source).metadata
+    assert Tables.load(tmp_path / "waived").metadata["waived_gates"] == ["known-items"]
+    assert "waived_gates" not in Tables.load(source).metadata
     assert "FAILED, gone on without" in (tmp_path / "waived.html").read_text()
     with pytest.raises(UserError, match="no gate is called colour"):
         validated(source, {"waived": ["colour"]}, tmp_path, "other")

@@ -8,7 +8,7 @@ from decoding_reference import logits_by, plain_beam_search
 from peft import LoraConfig, get_peft_model
 
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.evaluation.language import MEASURES, STRENGTHS, LanguageProbe, adapter_curve, rouge_l
+from eager_llm.evaluation.language import MEASURES, STRENGTHS, LanguageProbe, sweep_adapter, rouge_l
 from eager_llm.evaluation.report import ReportData, render_report
 from eager_llm.prompts.builder import PromptBuilder, held_out_rows
 from eager_llm.settings import Settings
@@ -94,7 +94,7 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
     as_trained = probe.measure(adapted)
     assert as_trained[MEASURES[2]] != pytest.approx(backbone[MEASURES[2]], rel=1e-3)
     together = top(adapted)
-    rows = adapter_curve(adapted, probe, top, show=False)
+    rows = sweep_adapter(adapted, probe, top, show=False)
     assert [row["strength"] for row in rows] == list(STRENGTHS)
     for row, expected, quality in ((rows[0], backbone, alone), (rows[-1], as_trained, together)):
         assert row["ndcg@10"] == pytest.approx(quality, abs=1e-5)

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from eager_llm.backbone.loading import ADAPTER
-from eager_llm.bundle.bundle import Bundle, verify_bundle
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.layout import REFRESH_PLAN
+from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json
 from eager_llm.core.project import project_home
@@ -22,7 +24,6 @@ from eager_llm.steps.promote_bundle import promote
 from eager_llm.steps.refresh import (
     ANNEAL,
     BUILD,
-    NIGHT,
     Plan,
     _drift,
     _reasons,
@@ -32,7 +33,7 @@ from eager_llm.steps.refresh import (
     update_model,
 )
 from eager_llm.validation.drift import shift_since
-from pipelines.graphs.refresh import cut_for_a_refresh
+from pipelines.graphs.refresh import with_refresh_split
 
 QUICK = [
     "refresh.epochs=1", "refresh.test_share=0.4", "refresh.learning_rate=1e-4", "promotion.resamples=200",
@@ -68,7 +69,7 @@ class Night:
     def __init__(self, place, source, folder, *overrides):
         self.place, self.folder = place, folder
         base = read_json(place.bundle / "manifest.json")["settings"]
-        self.settings = cut_for_a_refresh(Settings.read(None, [*QUICK, *overrides], base))
+        self.settings = with_refresh_split(Settings.read(None, [*QUICK, *overrides], base))
         home = project_home() / "feature_repo", place.folder / "features"
         p = {name: folder / name for name in (
             "arrived", "tables", "gates.html", "examples", "histories.html", "index", "embeddings", "plan", "index.html",
@@ -190,8 +191,8 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
     assert verdict["outcome"] == "promoted"
     assert figures["promoted"] == 1.0
     assert Bundle.load(place.bundle).version == Bundle.load(night.paths["bundle"]).version != was
-    assert Bundle.load(place.before).version == was
-    assert read_json(place.tables / "facts.json")["new_items"] == 2
+    assert Bundle.load(place.previous).version == was
+    assert read_json(place.tables / "metadata.json")["new_items"] == 2
     assert set(verdict["table"]) == {"running bundle", "new bundle", "co-occurrence", "popularity"}
     assert verdict["new_items"]["targets"] > 0
     answers = Bundle.load(place.bundle).recommender.recommend([["fresh-0"], ["fresh-1"]], 300)
@@ -214,14 +215,14 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
     worse = Night(place, more, night.folder.parent / "worse", *broken)
     running = Bundle.load(place.bundle).version
     assert ItemIndex.load(worse.paths["index"]).continues(
-        ItemIndex.load(place.before / "item_index.parquet").checksum
+        ItemIndex.load(place.previous / "item_index.parquet").checksum
     )
     figures, verdict = worse.promote()
     assert (verdict["outcome"], figures["promoted"]) == ("refused", 0.0)
     assert any(reason.startswith("ndcg@10: ") for reason in verdict["reasons"])
     assert verdict["reasons"][0] in worse.paths["report.html"].read_text().replace("&#39;", "'")
     assert Bundle.load(place.bundle).version == running  # what was running still is
-    assert read_json(place.tables / "facts.json")["new_items"] == 0  # but the log goes on
+    assert read_json(place.tables / "metadata.json")["new_items"] == 0  # but the log goes on
     # Refused, the night can be made again, or waits for the next: its events are still new to what is running.
     again = Tables.load(place.tables)
     metadata = ingest_increment(
@@ -238,7 +239,7 @@ def test_it_is_promoted_its_new_items_are_answered_and_a_worse_one_is_refused(ni
         parts.tolist()
         == assign_splits(Tables.load(worse.paths["tables"]), worse.settings.data)["split"].tolist()
     )
-    assert place.take_back() == "running"
+    assert place.roll_back() == "running"
     assert Bundle.load(place.bundle).version == was
 
 
@@ -257,7 +258,7 @@ def test_drift_beyond_its_limit_builds_anew_unless_it_is_not_to(night):
     for rebuild, expected in (("always", ["refresh.rebuild = always"]), ("never", [])):
         settings = night.settings.replace(refresh=night.settings.refresh.replace(rebuild=rebuild))
         assert _reasons(drift, settings) == expected
-    assert read_json(night.paths["bundle"] / NIGHT)["action"] != BUILD
+    assert read_json(night.paths["bundle"] / REFRESH_PLAN)["action"] != BUILD
 
 
 def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, tmp_path):
@@ -268,7 +269,7 @@ def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, 
     built = Night(place, night.folder.parent / "arrivals", tmp_path / "night", *few)
     plan = standing(built.paths["bundle"])
     assert (plan.action, plan.reasons) == (BUILD, ["refresh.rebuild = always"])
-    assert plan.built_until == read_json(built.paths["tables"] / "facts.json")["last_event"]
+    assert plan.built_until == read_json(built.paths["tables"] / "metadata.json")["last_event"]
     index = ItemIndex.load(built.paths["index"])
     assert {"fresh-0", "fresh-1"} <= set(index.item_ids)
     assert plan.built_items == len(index.item_ids)
@@ -308,6 +309,6 @@ def test_the_shift_is_none_for_more_of_the_same_and_large_for_another_shop(tmp_p
 
 def test_a_log_without_a_clock_has_no_nights(tmp_path, settings):
     (tmp_path / "run" / "tables").mkdir(parents=True)
-    (tmp_path / "run" / "tables" / "facts.json").write_text("{}")
+    (tmp_path / "run" / "tables" / "metadata.json").write_text("{}")
     with pytest.raises(UserError, match="an order but no clock"):
         ingest_increment("anywhere", tmp_path / "run", settings, tmp_path / "out")

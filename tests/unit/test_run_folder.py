@@ -1,4 +1,4 @@
-"""What stands from night to night: a candidate is promoted or taken back, and the one before comes back."""
+"""What a run keeps from refresh to refresh: a candidate is promoted or rolled back, and the one before comes back."""
 
 import pytest
 
@@ -20,36 +20,41 @@ def test_a_candidate_is_promoted_and_the_one_before_comes_back(tmp_path):
     place = RunFolder(tmp_path / "run")
     assert place.running is None
     assert place.accepted is None
-    place.offer(bundle(tmp_path / "a", "a"))
+    place.add_candidate(bundle(tmp_path / "a", "a"))
     assert place.running is None
     place.promote()
     assert running(place) == "a"
-    place.offer(bundle(tmp_path / "b", "b"))
-    place.offer(bundle(tmp_path / "c", "c"))  # a later night's candidate takes its place
+    place.add_candidate(bundle(tmp_path / "b", "b"))
+    place.add_candidate(bundle(tmp_path / "c", "c"))  # a later refresh's candidate takes its place
     assert running(place) == "a"
     place.promote()
     assert running(place) == "c"
     assert not place.candidate.exists()
-    assert place.take_back() == "running"
+    assert place.roll_back() == "running"
     assert running(place) == "a"
     with pytest.raises(UserError, match="neither a candidate nor a bundle before"):
-        place.take_back()
+        place.roll_back()
 
 
-def test_taking_back_a_candidate_leaves_what_is_running(tmp_path):
+def test_rolling_back_a_candidate_leaves_what_is_running(tmp_path):
     place = RunFolder(tmp_path / "run")
-    place.offer(bundle(tmp_path / "a", "a"))
+    place.add_candidate(bundle(tmp_path / "a", "a"))
     place.promote()
-    place.offer(bundle(tmp_path / "b", "b"))
-    assert place.take_back() == "candidate"
+    place.add_candidate(bundle(tmp_path / "b", "b"))
+    assert place.roll_back() == "candidate"
     assert running(place) == "a"
     with pytest.raises(UserError, match="no candidate there"):
         place.promote()
 
 
-def test_nights_are_numbered_on(tmp_path):
+def test_refreshes_are_numbered_on(tmp_path):
     place = RunFolder(tmp_path)
     assert place.next_refresh().name == "0001"
     place.next_refresh().mkdir(parents=True)
-    (tmp_path / "nights" / "notes").mkdir()
+    (tmp_path / "refreshes" / "notes").mkdir()
     assert place.next_refresh().name == "0002"
+
+
+def test_refreshes_of_an_earlier_version_count(tmp_path):
+    (tmp_path / "nights" / "0007").mkdir(parents=True)
+    assert RunFolder(tmp_path).next_refresh() == tmp_path / "refreshes" / "0008"

@@ -91,8 +91,8 @@ def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(s
 
     def summed(example):
         batch = collate([example], 0)
-        hidden = hidden_states(model, batch.ids).last_hidden_state[:, :-1][batch.learn[:, 1:]]
-        return cross_entropy(model, hidden, batch.ids[:, 1:][batch.learn[:, 1:]], levels)
+        hidden = hidden_states(model, batch.ids).last_hidden_state[:, :-1][batch.loss_mask[:, 1:]]
+        return cross_entropy(model, hidden, batch.ids[:, 1:][batch.loss_mask[:, 1:]], levels)
 
     packed = book._packed(items, 0)
     prefixes = []

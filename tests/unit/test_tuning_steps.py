@@ -54,7 +54,7 @@ def test_language_is_measured_before_and_after_each_stage_and_along_the_dial(
     )
     assert [row["strength"] for row in metrics["adapter"]] == list(STRENGTHS)
     assert all(moment in page for moment in moments)
-    assert read_templates(tmp_path / "model" / "tasks.json") == read_templates(DEFAULT_FILE)
+    assert read_templates(tmp_path / "model" / "templates.json") == read_templates(DEFAULT_FILE)
 
 
 def test_with_every_part_switched_off_a_plain_model_is_left(shop, examples, settings, tmp_path):
@@ -76,7 +76,7 @@ def test_ones_own_phrasings_are_used_and_kept_with_the_model(shop, examples, set
     changes = {"tuning": {**FEW["tuning"], "template_file": str(mine)}, "annealing": {"epochs": 0}}
     places = {"checkpoints": tmp_path / "checkpoints", "out": tmp_path / "model"}
     tune(**paths, settings=with_changes(settings, changes), **places)
-    kept = read_templates(tmp_path / "model" / "tasks.json")
+    kept = read_templates(tmp_path / "model" / "templates.json")
     assert kept == read_templates(mine)
     assert kept["seqrec"][0].prompt.startswith("Bought so far")
     mine.write_text(mine.read_text().replace("$title", "$titel", 1))

@@ -57,12 +57,12 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_as_if_nothing_had_been
             if (
                 job.name == "stage-1"
                 and number == config["at"]
-                and job.team.rank == 1
+                and job.context.rank == 1
                 and not died.exists()
             ):
                 died.write_text("once")
                 os.kill(os.getpid(), signal.SIGKILL)
-            if died.exists() and job.team.leads and not died.with_suffix(".step").exists():
+            if died.exists() and job.context.is_main_process and not died.with_suffix(".step").exists():
                 died.with_suffix(".step").write_text(str(number))
             return backward(job, module, step, number)
 

@@ -19,7 +19,7 @@ from eager_llm.settings import BackboneSettings
 
 SMALL = "small-llama"
 TUNED_ON = "tuned_on.json"
-TASKS = "tasks.json"
+TEMPLATES = "templates.json"
 ADAPTER = "adapter"
 
 
@@ -153,7 +153,7 @@ def save_tuned(
         task: [asdict(phrasing) for phrasing in found]
         for task, found in read_templates(tasks).items()
     }
-    write_json(folder / TASKS, phrasings)
+    write_json(folder / TEMPLATES, phrasings)
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
     mark_tuned(folder, index, [index.item_ids[row] for row in sorted(held_out)])
@@ -166,7 +166,9 @@ def mark_tuned(folder: Path, index: ItemIndex, held_out: list[str]) -> None:
 
 def held_out_items(folder: Path) -> list[str]:
     """Return the items whose texts no task of a tuned model has used."""
-    return list(read_json(folder / TUNED_ON).get("held_out", []))
+    record = read_json(folder / TUNED_ON)
+    # Earlier versions call them "unread".
+    return list(record.get("held_out", record.get("unread", [])))
 
 
 def load_tuned(

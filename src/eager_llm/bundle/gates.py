@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.bundle.bundle import METRICS, TRIE, bundle_faults
+from eager_llm.bundle.layout import METRICS, TRIE, read_metrics
+from eager_llm.bundle.verify import bundle_faults
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import read_json
 from eager_llm.decoding.trie import Trie
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.prompts.builder import item_tokens
@@ -104,7 +104,7 @@ def _metrics(folder: Path, what: str) -> list[tuple[str, str, str, float]]:
     """Return part, method, metric and value of the recommendations that were measured."""
     if not (folder / METRICS).is_file():
         raise UserError(f"{what}: {folder} holds no {METRICS}; name a bundle")
-    table: dict[str, Any] = read_json(folder / METRICS)
+    table: dict[str, Any] = read_metrics(folder)
     return [
         (part, method, metric, math.nan if value is None else float(value))
         for part in SPLITS for method, row in table.get(part, {}).items() for metric, value in row.items()

@@ -127,7 +127,7 @@ def erase_command(
     from eager_llm.release.erasure import bundle_source, erase
 
     done = erase(users, folders, project_home() / "feature_repo")
-    for file, count in done.looked.items():
+    for file, count in done.searched.items():
         typer.echo(f"{count:>8} removed  {file}")
     for store, count in done.online.items():
         typer.echo(f"{count:>8} removed  online store of {store}")
@@ -135,7 +135,7 @@ def erase_command(
         typer.echo(f"{count:>8} removed  warehouse {table}")
     for bundle, packed in done.bundles.items():
         typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
-    total = sum(sum(found.values()) for found in (done.looked, done.online, done.warehouse))
+    total = sum(sum(found.values()) for found in (done.searched, done.online, done.warehouse))
     kinds = Counter(file.suffix or file.name for file in done.other)
     if kinds:
         typer.echo(
@@ -143,9 +143,9 @@ def erase_command(
             + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         )
     typer.echo(
-        f"looked at {len(done.looked)} files and {len(done.online)} online stores and {len(done.warehouse)} tables of a warehouse; removed {total}"
+        f"looked at {len(done.searched)} files and {len(done.online)} online stores and {len(done.warehouse)} tables of a warehouse; removed {total}"
     )
-    for file, reason in done.held_out.items():
+    for file, reason in done.unreadable.items():
         typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
-    if done.held_out:
+    if done.unreadable:
         raise typer.Exit(1)

@@ -118,7 +118,7 @@ def night(
     What arrived is validated and joins the log; new items get indices without moving the old ones; the adapter is
     annealed on what is fresh (or everything is built anew, where the measured drift says so); then both bundles are
     compared on the night's latest events, which neither has seen. A worse one is refused: what was running still
-    is. In a run without a bundle the night builds one. Reports: RUN/nights/NUMBER.
+    is. In a run without a bundle the night builds one. Reports: RUN/refreshes/NUMBER.
 
     Status: 0 promoted, 1 a step failed, 2 a mistake of yours, 3 refused.
 
@@ -220,7 +220,7 @@ def serve(
 
     Example: curl localhost:3000/recommend -H 'Content-Type: application/json' -d '{"user_id": "customer-0007"}'
     """
-    from eager_llm.bundle.bundle import verify_bundle
+    from eager_llm.bundle.verify import verify_bundle
     from eager_llm.features.feature_store import FOLDER_VARIABLE
 
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "true"}
@@ -260,6 +260,7 @@ def evaluate(
 
     from eager_llm.bundle.bundle import Bundle
     from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, table_text
+    from eager_llm.evaluation.methods import MODEL_WITH_PRIOR
 
     if not examples.is_file():
         raise UserError(f"{examples}: no such file; a run keeps its examples with its artifacts")
@@ -274,7 +275,7 @@ def evaluate(
     loaded = Bundle.load(bundle)
     seed = loaded.manifest["settings"]["seed"]
     item_ids = loaded.recommender.index.item_ids
-    table = {"EAGER-LLM": evaluate_model(loaded.recommender, asked, split)}
+    table = {MODEL_WITH_PRIOR: evaluate_model(loaded.recommender, asked, split)}
     neighbours = loaded.recommender.neighbours
     typer.echo(
         table_text({**table, **evaluate_baselines(asked, item_ids, split, seed, neighbours)}, split)
@@ -295,7 +296,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="the bundle's folder")]) 
 
     Example: eager-llm bundle verify runs/demo/bundle
     """
-    from eager_llm.bundle.bundle import verify_bundle
+    from eager_llm.bundle.verify import verify_bundle
 
     manifest = verify_bundle(bundle)
     total = sum(entry["bytes"] for entry in manifest["files"].values())

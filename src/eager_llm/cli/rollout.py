@@ -125,7 +125,7 @@ def rollback(
     if release:
         _roll(release, namespace, chart, timeout, values, dry_run, rollback_steps)
     if run and not dry_run:
-        what = RunFolder(run).take_back()
+        what = RunFolder(run).roll_back()
         typer.echo(
             f"{run}: the candidate is gone"
             if what == "candidate"
@@ -162,7 +162,7 @@ def _roll(
         now = _read_values(file)
         steps = plan(now, _unknown)
         for step in steps:
-            typer.echo(f"# {step.shown(settings)}")
+            typer.echo(f"# {step.command_line(settings)}")
         for name, text in sorted(render(settings, now, steps).items()):
             if text.strip() and not name.endswith("NOTES.txt"):
                 typer.echo(f"---\n# {name}\n{text.strip().removeprefix('---').strip()}")
@@ -172,9 +172,9 @@ def _roll(
             "--values goes with --dry-run: else the release's own values are read from the cluster"
         )
     helm = Helm(settings)
-    steps = plan(helm.values(), helm.earlier_version)
+    steps = plan(helm.values(), helm.previous_version)
     for step in steps:
-        typer.echo(step.shown(settings))
+        typer.echo(step.command_line(settings))
     helm.apply(steps)
 
 

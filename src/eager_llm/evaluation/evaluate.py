@@ -12,6 +12,7 @@ from eager_llm.evaluation.baselines import (
     popularity_fallback,
     rank_by_evidence,
 )
+from eager_llm.evaluation.methods import COOCCURRENCE, POPULARITY, PRIOR_ALONE
 from eager_llm.evaluation.metrics import CUTOFFS, ranking_metrics
 from eager_llm.item_prior.table import ItemPriorTable
 
@@ -45,7 +46,7 @@ def evaluate_model(
     return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
 
 
-def weigh_on_validation(
+def choose_prior_weight(
     recommender: Recommender,
     neighbours: ItemPriorTable,
     examples: pd.DataFrame,
@@ -78,13 +79,13 @@ def evaluate_baselines(
     table = {}
     popularity, k = Popularity(train, len(item_ids), seed), max(CUTOFFS)
     rankings = {
-        "co-occurrence": Cooccurrence(train, len(item_ids), seed).rank(histories, k),
-        "popularity": popularity.rank(histories, k),
+        COOCCURRENCE: Cooccurrence(train, len(item_ids), seed).rank(histories, k),
+        POPULARITY: popularity.rank(histories, k),
     }
     if neighbours is not None:
         fallback = popularity_fallback(popularity.order)
         rankings = {
-            "neighbours alone": rank_by_evidence(neighbours, fallback, histories, k),
+            PRIOR_ALONE: rank_by_evidence(neighbours, fallback, histories, k),
             **rankings,
         }
     for name, ranked in rankings.items():

@@ -1,4 +1,4 @@
-"""What is kept of language: items named from words, words written for items, and the perplexity of unseen texts."""
+"""What is kept of language: items named from words, words written for items, and the perplexity of held-out texts."""
 
 import math
 import re
@@ -17,7 +17,8 @@ from eager_llm.tuning.batches import collate
 from eager_llm.tuning.loss import cross_entropy
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MEASURES = ("item2index accuracy", "index2item overlap", "perplexity of unseen texts")
+HELD_OUT_PERPLEXITY = "perplexity of held-out texts"
+MEASURES = ("item2index accuracy", "index2item overlap", HELD_OUT_PERPLEXITY)
 Row = dict[str, float]
 
 
@@ -51,7 +52,7 @@ class LanguageProbe:
 
         item2index accuracy: share of titles for which greedy decoding over the index names that very item.
         index2item overlap: ROUGE-L F1 of the greedily written title against the real one, averaged.
-        perplexity of unseen texts: exp of the mean cross-entropy a token of titles of items whose texts no task used.
+        perplexity of held-out texts: exp of the mean cross-entropy a token of titles of items whose texts no task used.
         """
         row = {name: float(np.mean(values)) for name, values in self.answers(recommender).items()}
         if self.unseen:
@@ -90,7 +91,7 @@ class LanguageProbe:
         hidden = hidden_states(model, batch.ids, use_cache=False).last_hidden_state[:, :-1]
         rows = []
         for states, ids, learned, (_, answer) in zip(
-            hidden, batch.ids[:, 1:], batch.learn[:, 1:], questions, strict=True
+            hidden, batch.ids[:, 1:], batch.loss_mask[:, 1:], questions, strict=True
         ):
             text = self.book.tokenizer.decode(answer, skip_special_tokens=True)
             rows.append(
@@ -140,7 +141,7 @@ def rouge_l(said: str, real: str) -> float:
     return 2 * longest[-1] / (len(a) + len(b))
 
 
-def adapter_curve(
+def sweep_adapter(
     recommender: Recommender,
     probe: LanguageProbe,
     quality: Callable[[Recommender], float],

@@ -167,7 +167,7 @@ def _language(running: Bundle, new: Bundle, settings: PromotionSettings, seed: i
     ]
     held_out = [set(held_out_items(bundle.folder)) for bundle in (running, new)]
     asked = running.manifest["settings"]["tuning"]["language_items"]
-    probes = [LanguageProbe(bundle.plain.book, 0, seed) for bundle in (running, new)]
+    probes = [LanguageProbe(bundle.text_recommender.book, 0, seed) for bundle in (running, new)]
     rng = np.random.default_rng(seed)
     shuffled = [
         both[row] for row in rng.permutation(len(both)) if running.items.loc[both[row], "title"]

@@ -30,19 +30,19 @@ class Erased:
     """What was done.
 
     Attributes:
-        looked: every file that was opened, with the rows or places removed.
+        searched: every file that was opened, with the rows or places removed.
         online: for each feature store, the keys removed online.
         warehouse: for each table of the warehouse that names users, the rows removed.
         bundles: each bundle whose training data held a user, with when it was packed.
-        held_out: files that may hold a user and could not be looked into, with the reason.
+        unreadable: files that may hold a user and could not be looked into, with the reason.
         other: files of other forms, such as weights, that were not looked into.
     """
 
-    looked: dict[Path, int] = field(default_factory=dict)
+    searched: dict[Path, int] = field(default_factory=dict)
     online: dict[Path, int] = field(default_factory=dict)
     warehouse: dict[str, int] = field(default_factory=dict)
     bundles: dict[Path, str] = field(default_factory=dict)
-    held_out: dict[Path, str] = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict)
     other: list[Path] = field(default_factory=list)
 
 
@@ -92,19 +92,19 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
                 continue
             try:
                 if file.suffix == ".parquet" or _is_parquet(file):
-                    result.looked[file] = _from_parquet(connection, file, users)
+                    result.searched[file] = _from_parquet(connection, file, users)
                 elif file.suffix in TEXTS:
-                    result.looked[file] = _from_text(file, users)
+                    result.searched[file] = _from_text(file, users)
                 else:
                     result.other.append(file)
             except (OSError, ValueError, duckdb.Error) as error:
-                result.held_out[file] = str(error).splitlines()[0]
+                result.unreadable[file] = str(error).splitlines()[0]
     published = {file.parent for file in files if file.name in ("user_history.parquet", *STORES)}
     if not published and os.environ.get(ONLINE_VARIABLE, SQLITE) != SQLITE:
         published = {folders[0]}  # a store that all share, whichever folder it was published from
     for store in sorted(published):
         result.online[store] = Features(repository, store).erase(users)
-    touched = [file for file, count in result.looked.items() if count]
+    touched = [file for file, count in result.searched.items() if count]
     for bundle in bundles:
         # A run's tables and its bundle lie in one folder; a packed artifact lies beside the tables it came from.
         root = next(

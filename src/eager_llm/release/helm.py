@@ -43,7 +43,7 @@ class Step:
         ]
         return ["helm", "upgrade", settings.release, settings.chart, "--reuse-values", *sets, *ends]
 
-    def shown(self, settings: RolloutSettings) -> str:
+    def command_line(self, settings: RolloutSettings) -> str:
         """Return the command as a person types it."""
         return shlex.join(self.command(settings))
 
@@ -113,7 +113,7 @@ class Helm:
         with self._errors(), self._sdk.Config(namespace=self.settings.namespace) as config:
             return dict(config.get_values(self.settings.release, all_values=True))
 
-    def earlier_version(self, now: str) -> str:
+    def previous_version(self, now: str) -> str:
         """Return the bundle version that was stable before the one now.
 
         Raises:
@@ -136,7 +136,7 @@ class Helm:
         Raises:
             UserError: the cluster or Helm refuses, or the pods do not get ready in time.
         """
-        chart, settings = chart_place(self.settings.chart), self.settings
+        chart, settings = chart_path(self.settings.chart), self.settings
         with self._errors(), self._sdk.Config(namespace=settings.namespace) as config:
             for step in steps:
                 config.upgrade(
@@ -176,7 +176,7 @@ def render(settings: RolloutSettings, values: Values, steps: list[Step]) -> dict
     for step in steps:
         values = merged(values, step.values)
     try:
-        with sdk.Chart.load(chart_place(settings.chart)) as chart:
+        with sdk.Chart.load(chart_path(settings.chart)) as chart:
             chart.validate_schema(values)
             return dict(chart.render(values, name=settings.release, namespace=settings.namespace))
     except sdk.HelmError as error:
@@ -192,7 +192,7 @@ def merged(base: Values, more: Values) -> Values:
     return result
 
 
-def chart_place(chart: str) -> str:
+def chart_path(chart: str) -> str:
     """Return where a chart lies: a path that is not there from here is looked for beside the library's sources."""
     beside = Path(__file__).resolve().parents[3] / chart
     return (

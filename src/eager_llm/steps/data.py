@@ -14,10 +14,8 @@ from eager_llm.core.files import (
     copy_into,
     fetch_folder,
     in_store,
-    read_json,
     whole_file,
     whole_folder,
-    write_json,
 )
 from eager_llm.core.progress import say
 from eager_llm.data.demo_shop import demo_shop
@@ -26,7 +24,13 @@ from eager_llm.data.importing.importer import stage, stage_folder, stage_tables
 from eager_llm.data.importing.on_ray import import_workers
 from eager_llm.data.prepare import clean, save
 from eager_llm.data.splits import SPLITS, assign_splits, targets
-from eager_llm.data.tables import Tables, require_tables
+from eager_llm.data.tables import (
+    Tables,
+    metadata_file,
+    read_metadata,
+    require_tables,
+    write_metadata,
+)
 from eager_llm.features.feature_store import Features
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
@@ -107,7 +111,7 @@ def _require_replaceable(out: Path, source: str) -> None:
         raise UserError(f"{out}: the log lies there; name another folder for the tables")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a folder for the tables")
-    if out.is_dir() and any(out.iterdir()) and not (out / "facts.json").is_file():
+    if out.is_dir() and any(out.iterdir()) and not metadata_file(out).is_file():
         raise UserError(
             f"{out}: holds other files, which an import would replace; name a folder of its own"
         )
@@ -137,8 +141,8 @@ def validate(
     keep_profile(out, accepted_profile(out, settings.data.memory_gb))
     waived = [result.name for result in results if result.waived]
     if waived:
-        metadata = read_json(out / "facts.json")
-        write_json(out / "facts.json", {**metadata, "gates_gone_on_without": waived})
+        metadata = read_metadata(out)
+        write_metadata(out, {**metadata, "waived_gates": waived})
     return {"gates": len(results), "gates_passed": sum(result.passed for result in results)}
 
 

@@ -13,14 +13,15 @@ import pandas as pd
 
 from eager_llm.backbone.loading import (
     ADAPTER,
-    TASKS,
+    TEMPLATES,
     held_out_items,
     load_backbone,
     load_tuned,
     save_tuned,
 )
-from eager_llm.bundle.bundle import pack_bundle
 from eager_llm.bundle.gates import run_bundle_gates
+from eager_llm.bundle.layout import CURVES, LANGUAGE, WAIVED_GATES
+from eager_llm.bundle.pack import pack_bundle
 from eager_llm.core.compute import prepare_torch
 from eager_llm.core.files import content_digest, read_json, whole_file, whole_folder, write_json
 from eager_llm.core.progress import say
@@ -30,13 +31,14 @@ from eager_llm.decoding.recommender import Recommender
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import (
+    choose_prior_weight,
     evaluate_baselines,
     evaluate_model,
     table_text,
     training_histories,
-    weigh_on_validation,
 )
-from eager_llm.evaluation.language import MEASURES, LanguageProbe, adapter_curve
+from eager_llm.evaluation.language import MEASURES, LanguageProbe, sweep_adapter
+from eager_llm.evaluation.methods import MODEL, MODEL_WITH_PRIOR
 from eager_llm.evaluation.report import ReportData, render_report
 from eager_llm.features.feature_store import Features
 from eager_llm.index.build import build_index
@@ -57,9 +59,6 @@ from eager_llm.tuning.on_ray import on_workers
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.validation.gates import require
 
-MODEL_NAME = "EAGER-LLM"
-ALONE = f"{MODEL_NAME}, model alone"
-LANGUAGE = "language.json"
 SAMPLED_USERS = 3
 
 
@@ -162,12 +161,12 @@ def tune(
 
 
 def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
-    """Do one worker's part of `tune`; the team's leader writes.
+    """Do one worker's part of `tune`; the main process writes.
 
     Args:
         config: the settings and paths of `tune`, in plain values.
     """
-    settings, team = Settings.from_dict(config["settings"]), DistributedContext()
+    settings, context = Settings.from_dict(config["settings"]), DistributedContext()
     tables, examples, item_index, embeddings, checkpoints, out = (
         Path(config[name])
         for name in ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
@@ -196,16 +195,18 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
         held_out_rows(built, settings.tuning, settings.seed),
     )
     train = trajectories(asked, built, loaded.intentions)
-    if loaded.intentions is None and team.leads:
+    if loaded.intentions is None and context.is_main_process:
         say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
     recommender = Recommender(model, book, built, settings.decoding, settings.data.max_history)
     validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
     probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
-    language = {"before stage 1": probe.measure(recommender) if team.leads else {}}
+    language = {"before stage 1": probe.measure(recommender) if context.is_main_process else {}}
     # Before the hours of training: what it may refuse is refused at once.
-    neighbours = item_prior_of(asked, loaded.items, built, settings) if team.leads else None
+    neighbours = (
+        item_prior_of(asked, loaded.items, built, settings) if context.is_main_process else None
+    )
     curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
-    with whole_folder(out) if team.leads else nullcontext() as draft:
+    with whole_folder(out) if context.is_main_process else nullcontext() as draft:
         if draft:
             language["after stage 1"] = probe.measure(recommender.again())
             write_json(draft / LANGUAGE, language)
@@ -217,9 +218,9 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
             if draft:
                 adapted.save_pretrained(draft / ADAPTER)
         if draft:
-            write_json(draft / "curves.json", curves)
-    team.share(None)
-    if team.leads:
+            write_json(draft / CURVES, curves)
+    context.broadcast(None)
+    if context.is_main_process:
         # A finished job leaves nothing that a later one could mistake for its own.
         shutil.rmtree(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -244,7 +245,7 @@ def evaluate(
     tuned, tokenizer = load_tuned(model, built, device)
     held_out = {built.rows[item] for item in held_out_items(model) if item in built.rows}
     book = PromptBuilder(
-        tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TASKS, held_out
+        tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TEMPLATES, held_out
     )
     recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
     language, adapter_sweep = _language(recommender, _drawn(asked, settings), model, settings)
@@ -254,18 +255,18 @@ def evaluate(
     recommender = recommender.again()
     neighbours = ItemPriorTable.load(model / NEIGHBOURS, len(built.item_ids))
     judges = drawn_users(asked, settings.item_prior.validation_users, settings.seed)
-    neighbours, tried = weigh_on_validation(
+    neighbours, tried = choose_prior_weight(
         recommender, neighbours, judges, settings.item_prior.weights
     )
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
         recommender.weigh(None)
-        rows = {MODEL_NAME: evaluate_model(recommender, asked, part)}
-        rows[ALONE] = rows[MODEL_NAME]
+        alone = evaluate_model(recommender, asked, part)
+        rows = {MODEL_WITH_PRIOR: alone, MODEL: alone}
         if neighbours.weight:  # without it both are the same
             recommender.weigh(neighbours)
-            rows[MODEL_NAME] = evaluate_model(recommender, asked, part)
+            rows[MODEL_WITH_PRIOR] = evaluate_model(recommender, asked, part)
         result[part] = {
             **rows,
             **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours),
@@ -278,12 +279,12 @@ def evaluate(
     write_json(metrics, {**result, "prior": prior, "language": language, "adapter": adapter_sweep})
     say(table_text(result["test"]))
     data = ReportData(
-        title=f"{MODEL_NAME} on {loaded.metadata['source']}",
+        title=f"{MODEL} on {loaded.metadata['source']}",
         made_up=bool(loaded.metadata.get("made_up")),
         metadata=loaded.metadata,
         table=result["test"],
         validation=result["validation"],
-        curves=read_json(model / "curves.json"),
+        curves=read_json(model / CURVES),
         language=language,
         adapter_sweep=adapter_sweep,
         prior=prior,
@@ -319,7 +320,7 @@ def pack(
         results = run_bundle_gates(bundle, settings.acceptance, rows_of(report))
         require(results, report, "Bundle gates")
         waived = [result.name for result in results if result.waived]
-        return {"gates_gone_on_without": waived} if waived else {}
+        return {WAIVED_GATES: waived} if waived else {}
 
     loaded, found = Tables.load(tables), read_json(metrics)
     pack_bundle(
@@ -375,7 +376,7 @@ def _language(
     found = read_json(model / LANGUAGE)
     if not settings.annealing.epochs:
         return found, []
-    adapter_sweep = adapter_curve(recommender, probe, partial(_validation_ndcg, drawn=drawn))
+    adapter_sweep = sweep_adapter(recommender, probe, partial(_validation_ndcg, drawn=drawn))
     for moment, row in (
         ("after stage 2, adapter off", adapter_sweep[0]),
         ("after stage 2, adapter on", adapter_sweep[-1]),

@@ -3,10 +3,12 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from eager_llm.bundle.bundle import Bundle, store_bundle, version_name
+from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.store import store_bundle, version_name
 from eager_llm.core.compute import prepare_torch
-from eager_llm.core.files import read_json, whole_file, write_json
+from eager_llm.core.files import whole_file, write_json
 from eager_llm.core.progress import say
+from eager_llm.data.tables import read_metadata
 from eager_llm.release.compare import Comparison, compare
 from eager_llm.release.helm import Helm, Step, canary_steps
 from eager_llm.release.run_folder import RunFolder
@@ -58,7 +60,7 @@ def promote(
     write_json(verdict, {**decided.to_dict(), "checks": _rows(compared), **_tables(compared)})
     page = PromotionPage(
         verdict=decided,
-        metadata=read_json(tables / "facts.json"),
+        metadata=read_metadata(tables),
         plan=asdict(Plan.load(plan)),
         checks=compared.checks if compared else [],
         table=compared.table if compared else {},
@@ -104,7 +106,7 @@ def _follow(
         store_bundle(bundle, rollout.store)
     if helm is not None:
         helm.apply(steps)
-    place.offer(bundle)
+    place.add_candidate(bundle)
     if helm is None:
         place.promote()
 
@@ -120,7 +122,7 @@ def _commands(
             else []
         )
     follow = f"--run {run.name} --release {rollout.release} --namespace {rollout.namespace}"
-    done = ["# the canary:", *(step.shown(rollout) for step in steps)]
+    done = ["# the canary:", *(step.command_line(rollout) for step in steps)]
     then = [
         "# then one of:",
         f"eager-llm rollout promote {follow}",

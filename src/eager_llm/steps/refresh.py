@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.backbone.loading import ADAPTER, TASKS, held_out_items, load_tuned, mark_tuned
+from eager_llm.backbone.loading import ADAPTER, TEMPLATES, held_out_items, load_tuned, mark_tuned
+from eager_llm.bundle.layout import CURVES, LANGUAGE, REFRESH_PLAN, bundle_file, read_language
 from eager_llm.core.compute import prepare_torch
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import copy_into, read_json, whole_file, whole_folder, write_json
 from eager_llm.core.progress import say
 from eager_llm.data.splits import KNOWN_UNTIL
-from eager_llm.data.tables import Tables
+from eager_llm.data.tables import Tables, read_metadata, write_metadata
 from eager_llm.features.feature_store import Features
 from eager_llm.index.gates import run_index_gates
 from eager_llm.index.item_index import ItemIndex
@@ -25,7 +26,6 @@ from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest, read_examples, rows_of
 from eager_llm.steps.model import (
-    LANGUAGE,
     embed,
     index,
     item_prior_of,
@@ -38,7 +38,6 @@ from eager_llm.tuning.stages import stage_two
 from eager_llm.validation.drift import shift_since
 from eager_llm.validation.gates import require
 
-NIGHT = "night.json"
 BUILD, ANNEAL = "build", "anneal"
 
 
@@ -89,7 +88,7 @@ def ingest_increment(arrivals: str, run: Path, settings: Settings, out: Path) ->
     accepted, running = RunFolder(run).accepted, RunFolder(run).running
     if accepted is None:
         return ingest(arrivals, settings, out)
-    before = read_json(accepted / "facts.json")
+    before = read_metadata(accepted)
     if "last_event" not in before:
         raise UserError(
             f"{accepted}: the log has an order but no clock, so that nothing can be said to be new"
@@ -105,7 +104,7 @@ def ingest_increment(arrivals: str, run: Path, settings: Settings, out: Path) ->
         else before["last_event"]
     )
     metadata = {**metadata, **kept, **counts, KNOWN_UNTIL: known_until}
-    write_json(out / "facts.json", metadata)
+    write_metadata(out, metadata)
     say(
         f"arrived: {counts['new_events']} events, {counts['new_users']} users, {counts['new_items']} items"
     )
@@ -128,7 +127,7 @@ def update_index(
     """Give new items paths without moving the others, or build the index anew where the drift says so."""
     running, metadata, asked = (
         RunFolder(run).running,
-        read_json(tables / "facts.json"),
+        read_metadata(tables),
         read_examples(examples),
     )
     trained_until = str(asked.loc[asked["split"] == "train", "moment"].max().isoformat())
@@ -188,8 +187,8 @@ def update_index(
 
 def standing(bundle: Path) -> Plan:
     """Return the plan of a running bundle; one that no night has made was built on all of its log."""
-    if (bundle / NIGHT).is_file():
-        return Plan.load(bundle / NIGHT)
+    if bundle_file(bundle, REFRESH_PLAN).is_file():
+        return Plan.load(bundle_file(bundle, REFRESH_PLAN))
     data = read_json(bundle / "manifest.json")["data"]
     if "last_event" not in data:
         raise UserError(
@@ -241,7 +240,7 @@ def update_model(
     made = Plan.load(plan)
     if made.action == BUILD:
         figures = tune(tables, examples, item_index, embeddings, settings, checkpoints, out)
-        made.save(out / NIGHT)
+        made.save(out / REFRESH_PLAN)
         return figures
     running = RunFolder(run).running
     if running is None:
@@ -269,7 +268,7 @@ def _anneal(
         built,
         loaded.items,
         settings.tuning.text_tokens,
-        running / TASKS,
+        bundle_file(running, TEMPLATES),
         {built.rows[i] for i in held_out},
     )
     chosen = fresh_examples(
@@ -280,8 +279,8 @@ def _anneal(
     with whole_folder(out) as draft:
         for part in ("backbone", "tokenizer"):
             copy_into(running / part, draft / part)
-        for name in (TASKS, LANGUAGE):
-            shutil.copyfile(running / name, draft / name)
+        shutil.copyfile(bundle_file(running, TEMPLATES), draft / TEMPLATES)
+        write_json(draft / LANGUAGE, read_language(running))
         adapted, curve = stage_two(model, book, trajectories(chosen, built, None), settings, folder)
         if not np.isfinite(curve[-1]["loss"]):
             raise UserError(
@@ -291,8 +290,8 @@ def _anneal(
         adapted.save_pretrained(draft / ADAPTER)
         neighbours.save(draft / NEIGHBOURS)
         mark_tuned(draft, built, held_out)
-        write_json(draft / "curves.json", {"annealing": curve})
-        made.save(draft / NIGHT)
+        write_json(draft / CURVES, {"annealing": curve})
+        made.save(draft / REFRESH_PLAN)
     shutil.rmtree(folder)
     return {"trajectories": len(chosen), "loss": curve[-1]["loss"]}
 

@@ -14,12 +14,12 @@ class Batch:
 
     Attributes:
         ids: int64 [batch, length].
-        learn: bool [batch, length], the tokens whose prediction counts.
+        loss_mask: bool [batch, length], the tokens whose prediction counts.
         closing_row, closing_position, closing_item: int64 [answers].
     """
 
     ids: torch.Tensor
-    learn: torch.Tensor
+    loss_mask: torch.Tensor
     closing_row: torch.Tensor
     closing_position: torch.Tensor
     closing_item: torch.Tensor
@@ -52,13 +52,13 @@ def collate(examples: list[Example], padding: int) -> Batch:
     """Pad examples into one batch."""
     length = max(len(example.ids) for example in examples)
     ids = torch.full((len(examples), length), padding)
-    learn = torch.zeros(len(examples), length, dtype=torch.bool)
+    loss_mask = torch.zeros(len(examples), length, dtype=torch.bool)
     item_end_positions = []
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        learn[row, : len(example.ids)] = torch.tensor(example.learn)
+        loss_mask[row, : len(example.ids)] = torch.tensor(example.learn)
         item_end_positions += [
             (row, position, item) for position, item in example.item_end_positions
         ]
     answers = torch.tensor(item_end_positions, dtype=torch.long).reshape(-1, 3)
-    return Batch(ids, learn, answers[:, 0], answers[:, 1], answers[:, 2])
+    return Batch(ids, loss_mask, answers[:, 0], answers[:, 1], answers[:, 2])

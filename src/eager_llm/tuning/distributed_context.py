@@ -23,7 +23,7 @@ class DistributedContext:
         self.sharded = sharded and joined
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process speaks for all."""
         return self.rank == 0
 
@@ -35,7 +35,7 @@ class DistributedContext:
             return module
         return nn.parallel.DistributedDataParallel(module)
 
-    def at_work(self, model: Any) -> Any:
+    def training_copy(self, model: Any) -> Any:
         """Return the model that is trained: the model itself, or a copy to be spread, layer by layer, by `wrap`."""
         return copy.deepcopy(model) if self.sharded else model
 
@@ -80,7 +80,7 @@ class DistributedContext:
             options=options,
         )
 
-    def add(self, values: dict[str, float]) -> dict[str, float]:
+    def all_reduce(self, values: dict[str, float]) -> dict[str, float]:
         """Return the sums over all processes, which name the same values."""
         if self.size == 1:
             return values
@@ -90,15 +90,15 @@ class DistributedContext:
         torch.distributed.all_reduce(sums)
         return dict(zip(values, sums.tolist(), strict=True))
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the leader's value on every process; also waits for all."""
         if self.size == 1:
             return value
-        box = [value if self.leads else None]
+        box = [value if self.is_main_process else None]
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]

@@ -90,7 +90,7 @@ class TuningLoss(nn.Module):
         autocast = self.precision != torch.float32
         with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
             hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
-            learned = batch.learn[:, 1:]
+            learned = batch.loss_mask[:, 1:]
             total = cross_entropy(
                 self.model,
                 hidden[:, :-1][learned],

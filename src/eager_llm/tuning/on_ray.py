@@ -72,5 +72,5 @@ def _work(
     if torch.cuda.is_available():
         torch.cuda.set_device(get_device())
     found = function(config)
-    if DistributedContext().leads:
+    if DistributedContext().is_main_process:
         write_json(answer, found)

@@ -53,7 +53,7 @@ def stage_one(
             learning_rate=tuning.learning_rate,
             weight_decay=tuning.weight_decay,
             warmup_share=tuning.warmup_share,
-            validate=None if job.team.sharded else validate,
+            validate=None if job.context.sharded else validate,
             validate_every=tuning.validate_every,
         )
     )
@@ -99,14 +99,14 @@ def _job(
 ) -> TrainingJob:
     """Return what both stages have in common, with stage 2's schedule."""
     tuning, annealing = settings.tuning, settings.annealing
-    team = DistributedContext(tuning.sharded)
+    context = DistributedContext(tuning.sharded)
     levels = (
         Levels(book.item_tokens, model.get_input_embeddings().num_embeddings)
         if tuning.loss == "level"
         else None
     )
     loss = TuningLoss(
-        team.at_work(model),
+        context.training_copy(model),
         contrast,
         tuning.contrast_weight,
         levels,
@@ -120,7 +120,7 @@ def _job(
         module=loss.to(model.device),
         plan=plan,
         collate=partial(collate, padding=book.tokenizer.pad_token_id or 0),
-        steps_an_epoch=-(-len(plan(0)) // (tuning.accumulate * team.size)),
+        steps_an_epoch=-(-len(plan(0)) // (tuning.accumulate * context.size)),
         epochs=annealing.epochs,
         learning_rate=annealing.learning_rate,
         weight_decay=0.0,
@@ -130,7 +130,7 @@ def _job(
         fingerprint=_fingerprint(book, train, settings),
         accumulate=tuning.accumulate,
         events=Path(tuning.tensorboard) if tuning.tensorboard else None,
-        team=team,
+        context=context,
     )
 
 

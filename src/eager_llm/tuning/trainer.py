@@ -58,7 +58,7 @@ class TrainingJob:
     validate: Callable[[], float] | None = None
     validate_every: int = 1
     events: Path | None = None
-    team: DistributedContext = field(default_factory=DistributedContext)
+    context: DistributedContext = field(default_factory=DistributedContext)
 
 
 @dataclass
@@ -81,7 +81,7 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
     Raises:
         UserError: the checkpoint belongs to other settings or data.
     """
-    module = job.team.wrap(job.module)
+    module = job.context.wrap(job.module)
     trained = [p for p in job.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=job.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(job))
@@ -94,9 +94,11 @@ def fit(job: TrainingJob) -> list[dict[str, float]]:
         initial=min(state.step, total),
         desc=job.name,
         unit="step",
-        disable=not job.team.leads,
+        disable=not job.context.is_main_process,
     )
-    events = Events(job.events / job.name if job.events and job.team.leads else None, state.step)
+    events = Events(
+        job.events / job.name if job.events and job.context.is_main_process else None, state.step
+    )
     with bar, events:
         while state.epoch < job.epochs:
             _epoch(job, module, state, optimizer, schedule, file, bar, events)
@@ -114,7 +116,7 @@ def _epoch(
     bar: Any,
     events: Events,
 ) -> None:
-    batches, size = job.plan(state.epoch), job.accumulate * job.team.size
+    batches, size = job.plan(state.epoch), job.accumulate * job.context.size
     steps = [batches[start : start + size] for start in range(0, len(batches), size)]
     started, tokens = time.monotonic(), 0
     while state.step_in_epoch < len(steps):
@@ -148,7 +150,7 @@ def _epoch(
     state.curve.append(row)
     events.write(state.step, {f"epoch/{name}": value for name, value in row.items()})
     _save(file, job, optimizer, schedule, state)
-    for old in job.checkpoints.glob(f"{job.name}-best-*.pt") if job.team.leads else ():
+    for old in job.checkpoints.glob(f"{job.name}-best-*.pt") if job.context.is_main_process else ():
         if old != _best_file(job, state):
             old.unlink()
 
@@ -157,12 +159,12 @@ def _backward(
     job: TrainingJob, module: nn.Module, step: list[list[Example]], number: int
 ) -> dict[str, float]:
     """Leave the step's gradients, each process doing its share of the batches; returns the step's figures."""
-    team = job.team
+    context = job.context
     learned = sum(sum(example.learn[1:]) for batch in step for example in batch)
     answers = sum(len(example.item_end_positions) for batch in step for example in batch)
-    totals = Totals(max(1, learned), max(1, answers), team.size)
+    totals = Totals(max(1, learned), max(1, answers), context.size)
     device = next(job.module.parameters()).device
-    mine, rounds = step[team.rank :: team.size], -(-len(step) // team.size)
+    mine, rounds = step[context.rank :: context.size], -(-len(step) // context.size)
     figures: dict[str, float] = {}
     job.module.train()
     for turn in range(rounds):
@@ -174,7 +176,7 @@ def _backward(
             (loss * 0 if idle else loss).backward()
         for name, value in found.items():
             figures[name] = figures.get(name, 0.0) + (0.0 if idle else value)
-    return team.add(figures)
+    return context.all_reduce(figures)
 
 
 def _quiet(module: nn.Module, waits: bool) -> AbstractContextManager:
@@ -191,11 +193,13 @@ def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
     if job.validate is None or not (last or state.epoch % job.validate_every == 0):
         return
     job.module.eval()
-    row["validation"] = job.team.share(job.validate() if job.team.leads else None)
+    row["validation"] = job.context.broadcast(
+        job.validate() if job.context.is_main_process else None
+    )
     better = row["validation"] > state.best
     if better:
         state.best, state.best_epoch = row["validation"], state.epoch
-    if not job.team.leads:
+    if not job.context.is_main_process:
         return
     say(
         f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}"
@@ -211,8 +215,8 @@ def _best_file(job: TrainingJob, state: _State) -> Path:
 
 
 def _load_best(job: TrainingJob, state: _State, file: Path) -> None:
-    job.team.share(None)
-    if job.team.sharded:  # the last checkpoint holds whole weights
+    job.context.broadcast(None)
+    if job.context.sharded:  # the last checkpoint holds whole weights
         saved = torch.load(file, weights_only=True, map_location="cpu")["module"]
         job.keep.load_state_dict(
             {
@@ -239,9 +243,9 @@ def _cosine(job: TrainingJob) -> Callable[[int], float]:
 
 
 def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _State) -> None:
-    random = job.team.gather(_random_state())
-    weights, moments = job.team.states(job.module, optimizer)
-    if not job.team.leads:
+    random = job.context.all_gather(_random_state())
+    weights, moments = job.context.states(job.module, optimizer)
+    if not job.context.is_main_process:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as draft:
@@ -266,13 +270,13 @@ def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _Sta
         raise UserError(
             f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it"
         )
-    job.team.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
+    job.context.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
     schedule.load_state_dict(saved["schedule"])
-    torch.set_rng_state(saved["random"][job.team.rank]["cpu"])
+    torch.set_rng_state(saved["random"][job.context.rank]["cpu"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved["random"][job.team.rank]["cuda"])
+        torch.cuda.set_rng_state(saved["random"][job.context.rank]["cuda"])
     state = _State(**saved["state"])
-    if job.team.leads:
+    if job.context.is_main_process:
         say(f"{job.name}: going on from epoch {state.epoch + 1}, step {state.step} ({file})")
     return state
 
