@@ -2,107 +2,228 @@
 
 python benchmarks/serving.py [--quick] [--bundle DIR] [--features DIR]
 
-Open-loop load on loopback, every request with a history of its own and its answer checked against the
-decoder's. Client and service share the machine. A rate is held where the model answers every request
-and 99 % of the answers take at most 200 ms from the moment at which the request was due. Prints a
-table and, as the last line, one JSON object.
+Open-loop load on loopback, every request with a history of its own and its answer checked against
+the decoder's. Client and service share the machine. A rate is held where the model answers every
+request and 99 % of the answers take at most 200 ms from the time at which the request was due.
+Prints a table and, as the last line, one JSON object.
 """
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from reporting import finish, machine, show
-from serving_load import Measured, load, running
+from serving_load import LoadResult, ServiceProcess, running_service, send_load
 
 from eager_llm.bundle.bundle import Bundle
 
 LIMIT_MS = 200
 K = 10
-# Beside the services' own defaults, nothing is set: but that a service may not fall back in silence.
-OURS, PLAIN, BATCHED = (
-    "this service",
-    "plain BentoML, generate",
-    "plain BentoML, generate, its batching",
-)
+SCORE_TOLERANCE = 1e-3
+WARM_UP_RATE, WARM_UP_SECONDS = 20.0, 2
+# The search for the held rate ends where the gap is this share of the rate.
+RATE_PRECISION = 0.05
+OURS = "this service"
+PLAIN = "plain BentoML, generate"
+BATCHED = "plain BentoML, generate, its batching"
+# Service → its BentoML name, its import paths. All run with their own defaults.
 SERVICES = {
     OURS: ("serving.service:EagerLLM", ["src", "."]),
     PLAIN: ("serving_plain:Plain", ["src", "benchmarks"]),
     BATCHED: ("serving_plain:Batched", ["src", "benchmarks"]),
 }
+COLUMNS = [
+    "service",
+    "requests/s",
+    "sent",
+    "p50 ms",
+    "p99 ms",
+    "not answered by the model",
+    f"p99 <= {LIMIT_MS}",
+]
+Ranking = list[tuple[str, float]]
 
 
-def requests_of(
-    bundle: Bundle, features: Path, seed: int
-) -> list[tuple[list[str], list[tuple[str, float]]]]:
+@dataclass
+class ServiceRuns:
+    """The runs of one service.
+
+    Attributes:
+        held_rate: the highest rate that it held, requests a second.
+        runs: in the order of the search.
+        overload: at three times the held rate; None: not tried.
+        memory_grown_mb: from before the search until after it.
+    """
+
+    held_rate: float
+    runs: list[LoadResult] = field(default_factory=list)
+    overload: LoadResult | None = None
+    memory_grown_mb: float = 0.0
+
+    @property
+    def all_runs(self) -> list[LoadResult]:
+        """The runs of the search, and the overload."""
+        return self.runs if self.overload is None else [*self.runs, self.overload]
+
+
+def expected_answers(bundle: Bundle, features: Path, seed: int) -> list[tuple[list[str], Ranking]]:
     """Return every history of the published log, shuffled, with the decoder's own answer."""
-    histories = pd.read_parquet(features / "user_history.parquet")["items"]
-    known = bundle.recommender.index.rows
-    found = sorted({tuple(i for i in history if i in known) for history in histories} - {()})
-    order = np.random.default_rng(seed).permutation(len(found))
-    chosen = [list(found[n]) for n in order]
-    return list(zip(chosen, bundle.recommender.recommend(chosen, K), strict=True))
+    rows = bundle.recommender.index.rows
+    published = pd.read_parquet(features / "user_history.parquet")["items"]
+    unique: set[tuple[str, ...]] = set()
+    for history in published:
+        items = tuple(item for item in history if item in rows)
+        if items:
+            unique.add(items)
+    ordered = sorted(unique)
+    permutation = np.random.default_rng(seed).permutation(len(ordered))
+    histories = [list(ordered[n]) for n in permutation]
+    rankings = bundle.recommender.recommend(histories, K)
+    return list(zip(histories, rankings, strict=True))
 
 
-def bodies_of(known: list[Any], service: str) -> Iterator[tuple[Any, Any]]:
-    """Yield request bodies for ever, with what they are judged by."""
-    for history, expected in itertools.cycle(known):
+def request_bodies(
+    answers: list[tuple[list[str], Ranking]], service: str
+) -> Iterator[tuple[Any, Ranking]]:
+    """Yield request bodies without end, each with its expected answer."""
+    for history, ranking in itertools.cycle(answers):
         body = {"items": history, "k": K}
-        yield {"requests": [body]} if service == BATCHED else body, expected
+        if service == BATCHED:
+            yield {"requests": [body]}, ranking
+        else:
+            yield body, ranking
 
 
-def right(content: Any, expected: list[tuple[str, float]]) -> bool:
-    """Whether an answer is the decoder's own; items may change places where their scores differ by rounding."""
+def is_decoders_answer(content: Any, expected: Ranking) -> bool:
+    """Return whether an answer is the decoder's own.
+
+    Items may change places, also with one beyond the last, where their scores differ by rounding.
+    """
     items = content["items"]
-    if len(items) != len(expected) or len({row["item_id"] for row in items}) != len(items):
+    item_ids = {row["item_id"] for row in items}
+    if len(items) != len(expected) or len(item_ids) != len(items):
         return False
     scores = dict(expected)
-    for row, (item, score) in zip(items, expected, strict=True):
-        own = scores.get(
-            row["item_id"], row["score"] if abs(row["score"] - expected[-1][1]) < 1e-3 else np.inf
-        )
-        if abs(row["score"] - own) > 1e-3 or (
-            row["item_id"] != item and abs(row["score"] - score) > 1e-3
-        ):
+    last_score = expected[-1][1]
+    for row, (item_id, score) in zip(items, expected, strict=True):
+        own_score = scores.get(row["item_id"], last_score)
+        if abs(row["score"] - own_score) > SCORE_TOLERANCE:
+            return False
+        if row["item_id"] != item_id and abs(row["score"] - score) > SCORE_TOLERANCE:
             return False
     return True
 
 
-def any_items(content: Any, expected: Any) -> bool:
-    """Whether a rival answered so many items; its scores are taken over another vocabulary."""
+def has_all_items(content: Any, expected: Ranking) -> bool:
+    """Return whether a rival answered as many items; its scores are over another vocabulary."""
     answer = content[0] if isinstance(content, list) else content
     return len(answer["items"]) == len(expected)
 
 
-def held_rate(ask: Any, first: float, steps: int) -> tuple[float, list[Measured]]:
-    """Find the highest rate that is held: doubling, then halving the gap."""
-    runs, low, high, rate = [], 0.0, None, first
-    while len(runs) < steps:
-        measured = ask(rate)
-        runs.append(measured)
-        if measured.holds(LIMIT_MS):
-            low = max(low, rate)
-        else:
-            high = rate if high is None else min(high, rate)
-        rate = low * 2 if high is None else (low + high) / 2
-        if high is not None and high - low < 0.05 * high:
+def search_held_rate(
+    run: Callable[[float], LoadResult], first_rate: float, max_runs: int
+) -> ServiceRuns:
+    """Find the highest rate that is held: by doubling, then by halving the gap."""
+    result = ServiceRuns(held_rate=0.0)
+    failed_rate: float | None = None
+    rate = first_rate
+    while len(result.runs) < max_runs:
+        load_result = run(rate)
+        result.runs.append(load_result)
+        if load_result.holds(LIMIT_MS):
+            result.held_rate = max(result.held_rate, rate)
+        elif failed_rate is None or rate < failed_rate:
+            failed_rate = rate
+        if failed_rate is None:
+            rate = 2 * result.held_rate
+            continue
+        rate = (result.held_rate + failed_rate) / 2
+        if failed_rate - result.held_rate < RATE_PRECISION * failed_rate:
             break
-    return low, runs
+    return result
 
 
-def row_of(service: str, measured: Measured) -> list[Any]:
+def measure_service(
+    service: str,
+    answers: list[tuple[list[str], Ranking]],
+    environment: dict[str, str],
+    seconds: float,
+    max_runs: int,
+) -> ServiceRuns:
+    """Start a service and find its held rate; ours gets three times that rate besides.
+
+    Args:
+        seconds: of each run.
+    """
+    name, import_paths = SERVICES[service]
+    is_right = is_decoders_answer if service == OURS else has_all_items
+    bodies = request_bodies(answers, service)
+    seeds = itertools.count()
+    with running_service(name, import_paths, environment) as process:
+
+        def run(rate: float) -> LoadResult:
+            return send_load(process.address, rate, seconds, bodies, is_right, next(seeds))
+
+        send_load(process.address, WARM_UP_RATE, WARM_UP_SECONDS, bodies, is_right, next(seeds))
+        if service != OURS:
+            return search_held_rate(run, first_rate=5.0, max_runs=max_runs)
+        return _measure_ours(process, run, max_runs)
+
+
+def _measure_ours(
+    process: ServiceProcess, run: Callable[[float], LoadResult], max_runs: int
+) -> ServiceRuns:
+    memory_mb = process.memory_mb
+    result = search_held_rate(run, first_rate=40.0, max_runs=max_runs)
+    result.overload = run(3 * max(result.held_rate, 40.0))
+    result.memory_grown_mb = process.memory_mb - memory_mb
+    return result
+
+
+def table_row(service: str, result: LoadResult) -> list[Any]:
     """Return a row of the table."""
-    count = sum(measured.outcomes.values())
-    others = ", ".join(
-        f"{n} {outcome}" for outcome, n in sorted(measured.outcomes.items()) if outcome != "model"
-    )
-    quantiles = [measured.quantile(0.5), measured.quantile(0.99)]
-    held = "yes" if measured.holds(LIMIT_MS) else "no"
-    return [service, measured.rate, count, *quantiles, others or "none", held]
+    counts = sorted(result.outcomes.items())
+    others = [f"{count} {outcome}" for outcome, count in counts if outcome != "model"]
+    return [
+        service,
+        result.rate,
+        result.outcomes.total(),
+        result.quantile(0.5),
+        result.quantile(0.99),
+        ", ".join(others) or "none",
+        "yes" if result.holds(LIMIT_MS) else "no",
+    ]
+
+
+def ratio(rate: float, rival_rate: float) -> float | None:
+    """Return how many times a rival's rate a rate is; None where the rival held none."""
+    return rate / rival_rate if rival_rate else None
+
+
+def figures_of(results: dict[str, ServiceRuns]) -> dict[str, Any]:
+    """Return the figures of the benchmark."""
+    ours, plain, batched = results[OURS], results[PLAIN], results[BATCHED]
+    wrong = sum(run.outcomes["wrong"] for run in ours.all_runs)
+    lost = sum(run.outcomes["lost"] for run in ours.all_runs)
+    errors = sum(run.errors for run in ours.runs if run.rate <= ours.held_rate)
+    overload_outcomes = ours.overload.outcomes if ours.overload else {}
+    return {
+        "rate_ratio": ratio(ours.held_rate, plain.held_rate),
+        "rate_ratio_batched": ratio(ours.held_rate, batched.held_rate),
+        "rate_at_p99_200ms": ours.held_rate,
+        "rival_rate_at_p99_200ms": plain.held_rate,
+        "batched_rival_rate_at_p99_200ms": batched.held_rate,
+        "errors_below_saturation": errors,
+        "wrong_answers": wrong,
+        "lost_answers": lost,
+        "memory_grown_mb": ours.memory_grown_mb,
+        "outcomes_at_three_times_the_rate": dict(overload_outcomes),
+    }
 
 
 def main() -> None:
@@ -114,55 +235,21 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("runs/demo/bundle"))
     parser.add_argument("--features", type=Path, default=Path("runs/demo/features"))
     arguments = parser.parse_args()
-    seconds, steps = (3, 6) if arguments.quick else (10, 10)
+    seconds, max_runs = (3, 6) if arguments.quick else (10, 10)
     bundle = Bundle.load(arguments.bundle)
-    known = requests_of(bundle, arguments.features, seed=0)
+    answers = expected_answers(bundle, arguments.features, seed=0)
     environment = {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())}
-    print(f"{machine()}; {len(bundle.recommender.index.item_ids)} items, {len(known)} histories")
-    rows, rates, ours, beyond, grown = [], {}, [], None, 0.0
-    for service, (name, path) in SERVICES.items():
-        judge, bodies = right if service == OURS else any_items, bodies_of(known, service)
-        with running(name, path, environment) as started:
-            seeds = itertools.count()
-
-            def ask(rate: float, seconds: float = seconds) -> Measured:
-                return load(started.address, rate, seconds, bodies, judge, next(seeds))  # noqa: B023
-
-            ask(20.0, 2)
-            memory = started.memory_mb
-            rates[service], runs = held_rate(ask, 40.0 if service == OURS else 5.0, steps)
-            if service == OURS:
-                ours = runs
-                beyond = ask(3 * max(rates[service], 40.0))
-                runs = [*runs, beyond]
-                grown = started.memory_mb - memory
-        rows += [row_of(service, measured) for measured in sorted(runs, key=lambda one: one.rate)]
-    columns = [
-        "service",
-        "requests/s",
-        "sent",
-        "p50 ms",
-        "p99 ms",
-        "not answered by the model",
-        f"p99 <= {LIMIT_MS}",
-    ]
-    show("Open-loop load", columns, rows)
-    below = [one for one in ours if one.rate <= rates[OURS]]
-    every = [*ours, beyond]
-    finish(
-        {
-            "rate_ratio": rates[OURS] / rates[PLAIN] if rates[PLAIN] else None,
-            "rate_ratio_batched": rates[OURS] / rates[BATCHED] if rates[BATCHED] else None,
-            "rate_at_p99_200ms": rates[OURS],
-            "rival_rate_at_p99_200ms": rates[PLAIN],
-            "batched_rival_rate_at_p99_200ms": rates[BATCHED],
-            "errors_below_saturation": sum(one.errors for one in below),
-            "wrong_answers": sum(one.outcomes["wrong"] for one in every),
-            "lost_answers": sum(one.outcomes["lost"] for one in every),
-            "memory_grown_mb": grown,
-            "outcomes_at_three_times_the_rate": dict(beyond.outcomes),
-        }
-    )
+    item_count = len(bundle.recommender.index.item_ids)
+    print(f"{machine()}; {item_count} items, {len(answers)} histories")
+    results: dict[str, ServiceRuns] = {}
+    rows: list[list[Any]] = []
+    for service in SERVICES:
+        result = measure_service(service, answers, environment, seconds, max_runs)
+        results[service] = result
+        runs = sorted(result.all_runs, key=lambda run: run.rate)
+        rows += [table_row(service, run) for run in runs]
+    show("Open-loop load", COLUMNS, rows)
+    finish(figures_of(results))
 
 
 if __name__ == "__main__":

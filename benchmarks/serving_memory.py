@@ -1,10 +1,11 @@
-"""What the service holds in memory over an hour's load.
+"""How much memory the service holds over an hour's load.
 
 python benchmarks/serving_memory.py [--quick] [--bundle DIR] [--minutes 60] [--rate 30]
 
-Open-loop load on loopback with made-up histories, hardly one of them twice, so that every cache fills to
-its bound. The memory of all the service's processes together is read after every spell of the load.
-Prints a table and, as the last line, one JSON object with the slope of a line through the second half.
+Open-loop load on loopback with made-up histories, hardly one of them twice, so that every cache
+fills to its bound. The memory of all the service's processes together is read after every interval
+of the load. Prints a table and, as the last line, one JSON object with the slope of a line through
+the second half.
 """
 
 import argparse
@@ -15,18 +16,44 @@ from typing import Any
 
 import numpy as np
 from reporting import finish, machine, show
-from serving_load import load, running
+from serving_load import ServiceProcess, running_service, send_load
 
 from eager_llm.bundle.bundle import Bundle
 
-SPELLS = 20
+INTERVALS = 20
+MAX_HISTORY = 20
 
 
-def bodies(ids: list[str], seed: int) -> Iterator[tuple[Any, Any]]:
-    """Yield requests with histories drawn by lot, for ever."""
+def random_bodies(item_ids: list[str], seed: int) -> Iterator[tuple[Any, Any]]:
+    """Yield requests with random histories, without end."""
     rng = np.random.default_rng(seed)
     while True:
-        yield {"items": rng.choice(ids, size=rng.integers(1, 21)).tolist(), "k": 10}, None
+        length = rng.integers(1, MAX_HISTORY + 1)
+        history = rng.choice(item_ids, size=length)
+        yield {"items": history.tolist(), "k": 10}, None
+
+
+def measure_memory(
+    service: ServiceProcess, bodies: Iterator[tuple[Any, Any]], rate: float, minutes: float
+) -> tuple[list[float], Counter[str]]:
+    """Return the service's memory after every interval, in MB, and the outcomes of all requests."""
+    memory_mb: list[float] = []
+    outcomes: Counter[str] = Counter()
+    seconds = 60 * minutes / INTERVALS
+    for interval in range(INTERVALS):
+        result = send_load(
+            service.address,
+            rate,
+            seconds,
+            bodies,
+            is_right=lambda *_: True,
+            seed=interval,
+        )
+        outcomes += result.outcomes
+        memory_mb.append(service.memory_mb)
+        passed = minutes * (interval + 1) / INTERVALS
+        print(f"after {passed:g} minutes: {memory_mb[-1]:,.0f} MB", flush=True)
+    return memory_mb, outcomes
 
 
 def main() -> None:
@@ -40,47 +67,27 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     arguments = parser.parse_args()
     minutes = 2 if arguments.quick else arguments.minutes
-    asked = bodies(Bundle.load(arguments.bundle).recommender.index.item_ids, seed=0)
-    held, outcomes = [], Counter[str]()
+    item_ids = Bundle.load(arguments.bundle).recommender.index.item_ids
+    bodies = random_bodies(item_ids, seed=0)
+    environment = {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())}
     print(machine())
-    with running(
-        "serving.service:EagerLLM",
-        ["src", "."],
-        {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())},
-    ) as service:
-        at_start = service.memory_mb
-        for spell in range(SPELLS):
-            found = load(
-                service.address,
-                arguments.rate,
-                60 * minutes / SPELLS,
-                asked,
-                lambda *_: True,
-                spell,
-            )
-            outcomes += found.outcomes
-            held.append(service.memory_mb)
-            print(
-                f"after {minutes * (spell + 1) / SPELLS:g} minutes: {held[-1]:,.0f} MB", flush=True
-            )
-    moments = minutes * np.arange(1, SPELLS + 1) / SPELLS
-    half = SPELLS // 2
-    slope = float(np.polyfit(moments[half:] / 60, held[half:], 1)[0])
-    show(
-        "Memory of the service",
-        ["minutes", "MB"],
-        [[0.0, at_start], *zip(moments.tolist(), held, strict=True)],
-    )
+    with running_service("serving.service:EagerLLM", ["src", "."], environment) as service:
+        start_mb = service.memory_mb
+        memory_mb, outcomes = measure_memory(service, bodies, arguments.rate, minutes)
+    times = minutes * np.arange(1, INTERVALS + 1) / INTERVALS
+    half = INTERVALS // 2
+    hours = times[half:] / 60
+    slope = float(np.polyfit(hours, memory_mb[half:], 1)[0])
+    rows = [[0.0, start_mb], *zip(times.tolist(), memory_mb, strict=True)]
+    show("Memory of the service", ["minutes", "MB"], rows)
     finish(
         {
             "minutes": minutes,
-            "requests": sum(outcomes.values()),
-            "not_answered_by_the_model": sum(
-                count for outcome, count in outcomes.items() if outcome != "model"
-            ),
-            "mb_at_start": at_start,
-            "mb_half_way": held[half - 1],
-            "mb_at_end": held[-1],
+            "requests": outcomes.total(),
+            "not_answered_by_the_model": outcomes.total() - outcomes["model"],
+            "mb_at_start": start_mb,
+            "mb_half_way": memory_mb[half - 1],
+            "mb_at_end": memory_mb[-1],
             "mb_an_hour_in_second_half": slope,
         }
     )

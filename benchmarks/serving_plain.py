@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import bentoml
+import numpy as np
 from decoding_rivals import prepare_prefix_function
 from pydantic import BaseModel
 
@@ -16,7 +17,7 @@ from eager_llm.bundle.bundle import Bundle
 LATENCY_MS = 200  # BentoML gives up on a batch that would take longer
 
 
-class Asked(BaseModel):
+class HistoryRequest(BaseModel):
     """A history, oldest first."""
 
     items: list[str]
@@ -27,34 +28,35 @@ class Decoding:
     """Decodes prompts with transformers, from the same weights."""
 
     def __init__(self) -> None:
-        bundle = Bundle.load(Path(os.environ["EAGER_LLM_BUNDLE"]))
-        self.recommender, self.title = bundle.recommender, bundle.title
-        book, index = self.recommender.book, self.recommender.index
+        self.bundle = Bundle.load(Path(os.environ["EAGER_LLM_BUNDLE"]))
+        recommender = self.bundle.recommender
+        self.recommender = recommender
         self.decode = prepare_prefix_function(
-            self.recommender.model, book.item_tokens, self.recommender.trie
+            recommender.model, recommender.book.item_tokens, recommender.trie
         )
-        self.answer([Asked(items=index.item_ids[:3])])
+        warm_up = HistoryRequest(items=recommender.index.item_ids[:3])
+        self.answer([warm_up])
 
-    def answer(self, requests: list[Asked]) -> list[dict]:
+    def answer(self, requests: list[HistoryRequest]) -> list[dict]:
         """Return the items of each request with their titles and scores."""
-        index, read = self.recommender.index, self.recommender.max_history
-        prompts = [
-            self.recommender.book.prompt([index.rows[i] for i in one.items][-read:])
-            for one in requests
-        ]
-        found = self.decode(prompts)
+        prompts = [self._prompt(request) for request in requests]
+        decoded = self.decode(prompts)
         answers = []
-        for one, rows, scores in zip(requests, found.items, found.scores, strict=True):
-            ids = [index.item_ids[row] for row in rows[: one.k]]
-            pairs = zip(ids, scores, strict=False)
-            answers.append(
-                {
-                    "items": [
-                        {"item_id": i, "title": self.title(i), "score": float(s)} for i, s in pairs
-                    ]
-                }
-            )
+        for request, rows, scores in zip(requests, decoded.items, decoded.scores, strict=True):
+            answers.append(self._answer(rows[: request.k], scores))
         return answers
+
+    def _prompt(self, request: HistoryRequest) -> list[int]:
+        rows = [self.recommender.index.rows[item] for item in request.items]
+        return self.recommender.book.prompt(rows[-self.recommender.max_history :])
+
+    def _answer(self, rows: np.ndarray, scores: np.ndarray) -> dict:
+        items = []
+        for row, score in zip(rows, scores, strict=False):
+            item_id = self.recommender.index.item_ids[row]
+            title = self.bundle.title(item_id)
+            items.append({"item_id": item_id, "title": title, "score": float(score)})
+        return {"items": items}
 
 
 @bentoml.service(
@@ -66,10 +68,11 @@ class Plain:
     def __init__(self) -> None:
         self.decoding = Decoding()
 
-    @bentoml.api(route="/recommend", input_spec=Asked)
+    @bentoml.api(route="/recommend", input_spec=HistoryRequest)
     def recommend(self, **fields: object) -> dict:
         """Recommend for a history."""
-        return self.decoding.answer([Asked(**fields)])[0]
+        request = HistoryRequest(**fields)
+        return self.decoding.answer([request])[0]
 
 
 @bentoml.service(
@@ -82,6 +85,6 @@ class Batched:
         self.decoding = Decoding()
 
     @bentoml.api(route="/recommend", batchable=True, max_batch_size=64, max_latency_ms=LATENCY_MS)
-    def recommend(self, requests: list[Asked]) -> list[dict]:
+    def recommend(self, requests: list[HistoryRequest]) -> list[dict]:
         """Recommend for histories."""
         return self.decoding.answer(requests)

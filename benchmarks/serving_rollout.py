@@ -1,11 +1,11 @@
-"""Users go on asking while the service is restarted behind a proxy, as a rollout of the chart restarts it.
+"""Users send requests while the service is restarted behind a proxy, as a rollout restarts it.
 
 python benchmarks/serving_rollout.py [--quick] [--bundle DIR] [--users 100] [--minutes 10]
 
-The order is a Deployment's with no pod to spare: a new service gets ready, traffic moves to it, the old
-one is told to end after a pause (the preStop hook's) and answers what it has begun. Every user keeps a
-connection to the proxy and asks one question after another. Prints a table and, as the last line, one
-JSON object; ends with status 1 where any request failed.
+The order is a Deployment's with no pod to spare: a new service gets ready, traffic moves to it, the
+old one is told to end after a pause (the preStop hook's) and answers what it has begun. Every user
+keeps a connection to the proxy and sends one request after another. Prints a table and, as the last
+line, one JSON object; ends with status 1 where any request failed.
 """
 
 import argparse
@@ -21,100 +21,122 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 from reporting import finish, machine, show
-from serving_load import Running, running
+from serving_load import ServiceProcess, running_service
 
 from eager_llm.bundle.bundle import Bundle
 
 PAUSE_SECONDS = 3.0  # between taking a service out of the proxy and telling it to end
-THINKING_SECONDS = 2.0  # of a user between two questions, on average
+THINKING_SECONDS = 2.0  # of a user between two requests, on average
+BODIES = 2000
+MAX_HISTORY = 14
 
 
 class Proxy:
     """Passes requests on to the one service that is ready, over connections that it keeps."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.address, self._session = "", session
+        self.address = ""
+        self._session = session
 
     async def pass_on(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Ask the service and return its answer; a connection that breaks is a 502, and is not tried again."""
+        """Return the service's answer; a broken connection is a 502, and is not tried again."""
+        url = self.address + request.path
         try:
-            async with self._session.post(
-                self.address + request.path, json=await request.json()
-            ) as answer:
+            async with self._session.post(url, json=await request.json()) as response:
                 return web.Response(
-                    body=await answer.read(), status=answer.status, content_type="application/json"
+                    body=await response.read(),
+                    status=response.status,
+                    content_type="application/json",
                 )
         except aiohttp.ClientError as error:
             return web.json_response({"proxy": repr(error)}, status=502)
 
 
-async def user(
-    address: str, bodies: list[Any], until: float, seed: int, outcomes: Counter[str]
+async def send_requests(
+    address: str, bodies: list[Any], end: float, seed: int, outcomes: Counter[str]
 ) -> None:
-    """Ask one question after another until the time is over."""
+    """Send one request after another until the end, as one user, and count their outcomes."""
     rng = np.random.default_rng(seed)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-        while time.monotonic() < until:
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while time.monotonic() < end:
             await asyncio.sleep(rng.exponential(THINKING_SECONDS))
+            body = bodies[rng.integers(len(bodies))]
             try:
-                async with session.post(
-                    f"{address}/recommend", json=bodies[rng.integers(len(bodies))]
-                ) as answer:
-                    content = await answer.json()
-                    outcomes[content["source"] if answer.status == 200 else str(answer.status)] += 1
+                async with session.post(f"{address}/recommend", json=body) as response:
+                    content = await response.json()
             except (aiohttp.ClientError, TimeoutError) as error:
                 outcomes[type(error).__name__] += 1
+                continue
+            outcome = str(response.status)
+            if response.status == 200:
+                outcome = content["source"]
+            outcomes[outcome] += 1
 
 
-async def roll(
-    proxy: Proxy, environment: dict[str, str], until: asyncio.Event, began: asyncio.Event
+def _start(environment: dict[str, str]) -> tuple[contextlib.ExitStack, ServiceProcess]:
+    """Start a service; closing the stack ends it."""
+    stack = contextlib.ExitStack()
+    context = running_service("serving.service:EagerLLM", ["src", "."], environment)
+    return stack, stack.enter_context(context)
+
+
+async def restart_repeatedly(
+    proxy: Proxy, environment: dict[str, str], stop: asyncio.Event, is_ready: asyncio.Event
 ) -> int:
-    """Replace the service over and over; return how often."""
-
-    def start() -> tuple[contextlib.ExitStack, Running]:
-        stack = contextlib.ExitStack()
-        return stack, stack.enter_context(
-            running("serving.service:EagerLLM", ["src", "."], environment)
-        )
-
-    old, service = await asyncio.to_thread(start)
-    proxy.address, restarts = service.address, 0
-    began.set()
+    """Replace the service again and again; return how often."""
+    old_service, process = await asyncio.to_thread(_start, environment)
+    proxy.address = process.address
+    restarts = 0
+    is_ready.set()
     try:
-        while not until.is_set():
-            new, service = await asyncio.to_thread(start)
-            proxy.address = service.address
+        while not stop.is_set():
+            new_service, process = await asyncio.to_thread(_start, environment)
+            proxy.address = process.address
             await asyncio.sleep(PAUSE_SECONDS)
-            await asyncio.to_thread(old.close)
-            old, restarts = new, restarts + 1
+            await asyncio.to_thread(old_service.close)
+            old_service = new_service
+            restarts += 1
     finally:
-        await asyncio.to_thread(old.close)
+        await asyncio.to_thread(old_service.close)
     return restarts
 
 
-async def scene(
+async def measure_rollout(
     bodies: list[Any], environment: dict[str, str], users: int, seconds: float
 ) -> tuple[Counter[str], int]:
-    """Return what became of the users' questions, and how often the service was replaced."""
+    """Return the outcomes of the users' requests, and how often the service was replaced."""
     outcomes: Counter[str] = Counter()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
         proxy = Proxy(session)
         runner = web.ServerRunner(web.Server(proxy.pass_on))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        began, until = asyncio.Event(), asyncio.Event()
-        rolling = asyncio.create_task(roll(proxy, environment, until, began))
-        await asyncio.wait(
-            {rolling, asyncio.create_task(began.wait())}, return_when=asyncio.FIRST_COMPLETED
-        )
+        is_ready, stop = asyncio.Event(), asyncio.Event()
+        restarting = asyncio.create_task(restart_repeatedly(proxy, environment, stop, is_ready))
+        # A service that does not start ends the task: the wait must not outlast it.
+        ready = asyncio.create_task(is_ready.wait())
+        await asyncio.wait({restarting, ready}, return_when=asyncio.FIRST_COMPLETED)
         end = time.monotonic() + seconds
-        await asyncio.gather(*(user(address, bodies, end, n, outcomes) for n in range(users)))
-        until.set()
-        restarts = await rolling
+        senders = [send_requests(address, bodies, end, seed, outcomes) for seed in range(users)]
+        await asyncio.gather(*senders)
+        stop.set()
+        restarts = await restarting
         await runner.cleanup()
     return outcomes, restarts
+
+
+def random_bodies(item_ids: list[str]) -> list[Any]:
+    """Return requests with random histories."""
+    rng = np.random.default_rng(0)
+    bodies = []
+    for _ in range(BODIES):
+        history = rng.choice(item_ids, size=rng.integers(1, MAX_HISTORY + 1))
+        bodies.append({"items": history.tolist(), "k": 10})
+    return bodies
 
 
 def main() -> None:
@@ -127,29 +149,21 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=10)
     arguments = parser.parse_args()
-    ids = Bundle.load(arguments.bundle).recommender.index.item_ids
-    rng = np.random.default_rng(0)
-    bodies = [
-        {"items": rng.choice(ids, size=rng.integers(1, 15)).tolist(), "k": 10} for _ in range(2000)
-    ]
+    bodies = random_bodies(Bundle.load(arguments.bundle).recommender.index.item_ids)
     minutes = 1 if arguments.quick else arguments.minutes
     environment = {"EAGER_LLM_BUNDLE": str(arguments.bundle.resolve())}
-    outcomes, restarts = asyncio.run(scene(bodies, environment, arguments.users, 60 * minutes))
+    rollout = measure_rollout(bodies, environment, arguments.users, 60 * minutes)
+    outcomes, restarts = asyncio.run(rollout)
     print(machine())
-    show(
-        f"{arguments.users} users for {minutes:g} minutes, {restarts} restarts",
-        ["outcome", "requests"],
-        sorted(outcomes.items()),
-    )
-    failed = sum(
-        count for outcome, count in outcomes.items() if outcome not in ("model", "fallback")
-    )
+    title = f"{arguments.users} users for {minutes:g} minutes, {restarts} restarts"
+    show(title, ["outcome", "requests"], sorted(outcomes.items()))
+    failed = outcomes.total() - outcomes["model"] - outcomes["fallback"]
     finish(
         {
             "users": arguments.users,
             "minutes": minutes,
             "restarts": restarts,
-            "requests": sum(outcomes.values()),
+            "requests": outcomes.total(),
             "failed": failed,
             "fallbacks": outcomes["fallback"],
         }
