@@ -128,13 +128,13 @@ class Decoder:
             if isinstance(job, Request):
                 beams = job.beams or recommender.settings.beams
                 BEAMS.observe(max(beams, job.k))
-        prefixes = recommender.prefixes
-        if prefixes is None:
-            return
-        hits, misses = prefixes.hits, prefixes.misses
-        HITS.inc(hits - self._cache_hits)
-        MISSES.inc(misses - self._cache_misses)
-        self._cache_hits, self._cache_misses = hits, misses
+        cache = recommender.prefix_cache
+        if cache is not None:
+            # The cache counts from its start, a counter of Prometheus takes the difference.
+            HITS.inc(cache.hits - self._cache_hits)
+            MISSES.inc(cache.misses - self._cache_misses)
+            self._cache_hits = cache.hits
+            self._cache_misses = cache.misses
 
 
 def _answers(recommender: Recommender, requests: dict[int, Request]) -> dict[int, Any]:

@@ -93,7 +93,7 @@ class _ResponseSender:
             await self._start(message)
 
     def _is_bare_error(self, message: Message) -> bool:
-        """Return whether a response is an error as plain text; those of the probes stay as they are."""
+        """Return whether a response is an error as plain text; the probes keep theirs."""
         headers = dict(message["headers"])
         content_type = headers.get(b"content-type", b"")
         is_text = content_type.startswith(b"text/plain")
@@ -140,7 +140,10 @@ def _endpoint(path: str) -> str:
 
 
 class AdmissionMiddleware:
-    """Refuses requests without the key, too many of a client, and bodies that are not JSON or too large."""
+    """Refuses requests without the key, too many of one client, and bodies that it does not take.
+
+    A body must be JSON, with its length, and within the bound of the settings.
+    """
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self.app = app
