@@ -27,7 +27,7 @@ OMITTED = ("taskName", "levelname_bracketed", "component", "trace_msg", "service
 class UtcJsonFormatter(JsonFormatter):
     """Writes a record and its `extra` as JSON; the time is UTC in ISO 8601, by the millisecond."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03d+00:00"
 
