@@ -21,7 +21,7 @@ from eager_llm.bundle.layout import MANIFEST
 from eager_llm.core.files import read_json
 from eager_llm.data.splits import assign_splits, targets
 from eager_llm.data.tables import Tables
-from eager_llm.evaluation.metrics import gains, target_places
+from eager_llm.evaluation.metrics import gains, target_ranks
 from eager_llm.evaluation.paired import paired_difference
 from eager_llm.release.compare import ranking
 from eager_llm.settings import PromotionSettings, Settings
@@ -42,7 +42,7 @@ def measured(run: Path, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     ]
     before, now = (Bundle.load(run / name) for name in ("before", "bundle"))
     found = [
-        gains(target_places(ranking(bundle, histories), asked["item_id"].tolist()), metric)
+        gains(target_ranks(ranking(bundle, histories), asked["item_id"].tolist()), metric)
         for bundle in (before, now)
     ]
     known = asked["item_id"].isin(before.recommender.index.rows).to_numpy()

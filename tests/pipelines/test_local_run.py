@@ -56,7 +56,7 @@ def test_a_run_leaves_a_summary_a_report_and_a_bundle(run):
 
 
 def test_a_run_prints_the_table_and_five_titles_for_a_user(run):
-    tail = run.output[run.output.rindex("test part") :]
+    tail = run.output[run.output.rindex("test split") :]
     assert [line.split("  ")[0] for line in tail.splitlines()[1:6]] == METHODS
     assert all(f"  {place}. " in tail for place in range(1, 6))
     assert str(run.folder / "bundle") in tail

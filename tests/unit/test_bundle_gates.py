@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eager_llm.bundle.gates import lost_items, run_bundle_gates
+from eager_llm.bundle.gates import run_bundle_gates
+from eager_llm.bundle.trie_check import lost_items
 from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, write_json

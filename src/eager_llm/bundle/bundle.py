@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from eager_llm.backbone.loading import ADAPTER, TEMPLATES, load_tuned
+from eager_llm.backbone.tuned_model import ADAPTER, TEMPLATES, load_tuned
 from eager_llm.bundle.keyword_search import KeywordSearch
 from eager_llm.bundle.layout import (
     CATALOGUE,
@@ -94,7 +94,7 @@ class Bundle:
         model, _ = load_tuned(self.folder, tuned.index, device, adapter=False)
         return Recommender(
             optimize_for_inference(model, tuned.settings.precision),
-            tuned.book,
+            tuned.prompt_builder,
             tuned.index,
             tuned.settings,
             tuned.max_history,
@@ -104,7 +104,7 @@ class Bundle:
     @cached_property
     def text_generator(self) -> TextGenerator:
         """Writes what an item is, with the adapter off."""
-        return TextGenerator(self.text_recommender.model, self.text_recommender.book)
+        return TextGenerator(self.text_recommender.model, self.text_recommender.prompt_builder)
 
     @cached_property
     def nearest_items(self) -> NearestItems:

@@ -7,49 +7,53 @@ import numpy as np
 import pandas as pd
 
 _WORD = re.compile(r"\w+")
+SEARCHED_COLUMNS = ("item_id", "title", "brand", "categories")
 
 
 class KeywordSearch:
-    """Finds items whose title, brand and categories hold the words that are asked for.
+    """Finds items by the words of their id, title, brand and categories.
 
     Args:
-        items: the catalogue, in the order in which equally good items shall come.
+        items: the catalogue; equally good items come in its order.
     """
 
     def __init__(self, items: pd.DataFrame) -> None:
         self.item_ids: list[str] = items["item_id"].tolist()
-        columns = [
-            items[name].fillna("").astype(str)
-            for name in ("item_id", "title", "brand", "categories")
-        ]
+        columns = [items[name].fillna("").astype(str) for name in SEARCHED_COLUMNS]
         self._texts = [" ".join(row) for row in zip(*columns, strict=True)]
 
-    def find(self, words: str, k: int) -> list[str]:
-        """Return up to k items by how many of the words they hold; the last word may be a beginning."""
-        asked = list(dict.fromkeys(_words(words)))
-        if not asked:
+    def find(self, query: str, k: int) -> list[str]:
+        """Return up to k item ids, those with the most words of the query first.
+
+        The last word may be the beginning of a word. A query without words returns the first items.
+        """
+        words = list(dict.fromkeys(_words(query)))
+        if not words:
             return self.item_ids[:k]
-        held = np.zeros(len(self.item_ids), dtype=np.int32)
-        for number, word in enumerate(asked):
-            rows = [self._holding.get(word)]
-            if number == len(asked) - 1:
-                rows = [found for known, found in self._holding.items() if known.startswith(word)]
-            there = np.zeros(len(held), dtype=bool)
-            for found in rows:
-                if found is not None:
-                    there[found] = True
-            held += there
-        best = np.argsort(-held, kind="stable")[:k]
-        return [self.item_ids[row] for row in best if held[row]]
+        matches = np.zeros(len(self.item_ids), dtype=np.int32)
+        for word in words[:-1]:
+            if word in self._rows_by_word:
+                matches[self._rows_by_word[word]] += 1
+        matches += self._begins_with(words[-1])
+        best = np.argsort(-matches, kind="stable")[:k]
+        return [self.item_ids[row] for row in best if matches[row]]
+
+    def _begins_with(self, prefix: str) -> np.ndarray:
+        """Return which items hold a word with this beginning, bool [items]."""
+        matches = np.zeros(len(self.item_ids), dtype=bool)
+        for word, rows in self._rows_by_word.items():
+            if word.startswith(prefix):
+                matches[rows] = True
+        return matches
 
     @cached_property
-    def _holding(self) -> dict[str, np.ndarray]:
-        """The rows of the items that hold each word."""
+    def _rows_by_word(self) -> dict[str, np.ndarray]:
+        """The rows of the items that hold each word, int32, in rising order."""
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(self._texts):
             for word in set(_words(text)):
                 rows.setdefault(word, []).append(row)
-        return {word: np.array(found, dtype=np.int32) for word, found in rows.items()}
+        return {word: np.array(numbers, dtype=np.int32) for word, numbers in rows.items()}
 
 
 def _words(text: str) -> list[str]:

@@ -7,7 +7,7 @@ are read under their current names. Its bytes stay as they were packed.
 from pathlib import Path
 from typing import Any
 
-from eager_llm.backbone.loading import TEMPLATES
+from eager_llm.backbone.tuned_model import TEMPLATES
 from eager_llm.core.files import read_json
 from eager_llm.evaluation.language import HELD_OUT_PERPLEXITY
 from eager_llm.evaluation.methods import MODEL, MODEL_WITH_PRIOR, PRIOR_ALONE

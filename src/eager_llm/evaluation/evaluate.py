@@ -1,4 +1,4 @@
-"""The model and its baselines on one split of one split, side by side."""
+"""The model and its baselines on one split of the examples, side by side."""
 
 from dataclasses import replace
 
@@ -10,12 +10,13 @@ from eager_llm.evaluation.baselines import (
     Cooccurrence,
     Popularity,
     popularity_fallback,
-    rank_by_evidence,
+    rank_by_prior,
 )
 from eager_llm.evaluation.methods import COOCCURRENCE, POPULARITY, PRIOR_ALONE
-from eager_llm.evaluation.metrics import CUTOFFS, ranking_metrics
+from eager_llm.evaluation.metrics import CUTOFFS, METRICS, ranking_metrics
 from eager_llm.item_prior.table import ItemPriorTable
 
+# Method -> metric -> value.
 Table = dict[str, dict[str, float]]
 
 
@@ -23,41 +24,62 @@ def training_histories(examples: pd.DataFrame) -> list[list[str]]:
     """Return each user's training split, oldest first, from the training trajectories.
 
     A user's trajectories follow one another and share one item; they are joined at it.
+
+    Args:
+        examples: with the columns `user_id`, `item_id`, `moment`, `history` and `split`.
     """
-    train = examples[examples["split"] == "train"].sort_values(["user_id", "moment"], kind="stable")
+    train = examples[examples["split"] == "train"]
+    train = train.sort_values(["user_id", "moment"], kind="stable")
+    columns = (train["user_id"], train["item_id"], train["history"])
     histories: dict[str, list[str]] = {}
-    for user, item, history in zip(
-        train["user_id"], train["item_id"], train["history"], strict=True
-    ):
-        window = [*history, item]
+    for user, item, history in zip(*columns, strict=True):
+        trajectory = [*history, item]
         if user in histories:
-            histories[user] += window[1:]
+            histories[user] += trajectory[1:]
         else:
-            histories[user] = list(window)
+            histories[user] = trajectory
     return list(histories.values())
 
 
 def evaluate_model(
     recommender: Recommender, examples: pd.DataFrame, split: str, show: bool = True
 ) -> dict[str, float]:
-    """Return the model's metrics on one split of the examples."""
-    asked = examples[examples["split"] == split]
-    ranked = recommender.recommend(asked["history"].map(list).tolist(), max(CUTOFFS), show)
-    return ranking_metrics([[item for item, _ in row] for row in ranked], asked["item_id"].tolist())
+    """Return the model's metrics on one split of the examples.
+
+    Args:
+        show: whether to show the progress.
+    """
+    rows = examples[examples["split"] == split]
+    histories = rows["history"].map(list).tolist()
+    answers = recommender.recommend(histories, max(CUTOFFS), show)
+    rankings = [_item_ids(answer) for answer in answers]
+    return ranking_metrics(rankings, rows["item_id"].tolist())
+
+
+def _item_ids(answer: list[tuple[str, float]]) -> list[str]:
+    return [item for item, _ in answer]
 
 
 def choose_prior_weight(
     recommender: Recommender,
-    neighbours: ItemPriorTable,
+    prior: ItemPriorTable,
     examples: pd.DataFrame,
     weights: list[float],
 ) -> tuple[ItemPriorTable, dict[float, float]]:
-    """Return the evidence with the weight beside the model that is best on validation, and NDCG@10 there for each."""
-    tried = {}
+    """Choose the weight of the item prior beside the model that is best on validation.
+
+    The recommender keeps the prior that was tried last.
+
+    Returns:
+        The prior with the best weight, and the NDCG@10 of each weight.
+    """
+    ndcg: dict[float, float] = {}
     for weight in weights:
-        recommender.weigh(replace(neighbours, weight=weight))
-        tried[weight] = evaluate_model(recommender, examples, "validation", show=False)["ndcg@10"]
-    return replace(neighbours, weight=max(tried, key=tried.__getitem__)), tried
+        recommender.set_item_prior(replace(prior, weight=weight))
+        metrics = evaluate_model(recommender, examples, "validation", show=False)
+        ndcg[weight] = metrics["ndcg@10"]
+    best = max(ndcg, key=ndcg.__getitem__)
+    return replace(prior, weight=best), ndcg
 
 
 def evaluate_baselines(
@@ -65,40 +87,43 @@ def evaluate_baselines(
     item_ids: list[str],
     split: str,
     seed: int,
-    neighbours: ItemPriorTable | None = None,
+    prior: ItemPriorTable | None = None,
 ) -> Table:
-    """Return the metrics of what needs no model, counted on the training part.
+    """Return the metrics of the methods that need no model, fitted on the training split.
 
     Args:
-        neighbours: the evidence that is weighed beside a model, to be measured alone; None: left out.
+        item_ids: the items in the order of the item index.
+        prior: the item prior, to be measured alone; None leaves it out.
     """
-    rows = {item: row for row, item in enumerate(item_ids)}
-    train = [[rows[item] for item in history] for history in training_histories(examples)]
-    asked = examples[examples["split"] == split]
-    histories = [[rows[item] for item in history] for history in asked["history"]]
-    table = {}
-    popularity, k = Popularity(train, len(item_ids), seed), max(CUTOFFS)
-    rankings = {
-        COOCCURRENCE: Cooccurrence(train, len(item_ids), seed).rank(histories, k),
-        POPULARITY: popularity.rank(histories, k),
-    }
-    if neighbours is not None:
+    item_rows = {item: row for row, item in enumerate(item_ids)}
+    train = [_rows_of(history, item_rows) for history in training_histories(examples)]
+    queries = examples[examples["split"] == split]
+    histories = [_rows_of(history, item_rows) for history in queries["history"]]
+    k = max(CUTOFFS)
+    popularity = Popularity(train, len(item_ids), seed)
+    rankings: dict[str, np.ndarray] = {}
+    if prior is not None:
         fallback = popularity_fallback(popularity.order)
-        rankings = {
-            PRIOR_ALONE: rank_by_evidence(neighbours, fallback, histories, k),
-            **rankings,
-        }
-    for name, ranked in rankings.items():
-        ids = np.asarray(item_ids, dtype=object)[ranked].tolist()
-        table[name] = ranking_metrics(ids, asked["item_id"].tolist())
+        rankings[PRIOR_ALONE] = rank_by_prior(prior, fallback, histories, k)
+    rankings[COOCCURRENCE] = Cooccurrence(train, len(item_ids), seed).rank(histories, k)
+    rankings[POPULARITY] = popularity.rank(histories, k)
+    names = np.asarray(item_ids, dtype=object)
+    targets = queries["item_id"].tolist()
+    table: Table = {}
+    for method, ranking in rankings.items():
+        table[method] = ranking_metrics(names[ranking].tolist(), targets)
     return table
+
+
+def _rows_of(history: list[str], item_rows: dict[str, int]) -> list[int]:
+    return [item_rows[item] for item in history]
 
 
 def table_text(table: Table, split: str = "test") -> str:
     """Return the table of one split as aligned text, a row a method."""
-    columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    lines = [f"{split + ' part':<24}" + "".join(f"{name:>11}" for name in columns)]
-    lines += [
-        f"{name:<24}" + "".join(f"{row[c]:>11.4f}" for c in columns) for name, row in table.items()
-    ]
+    heads = "".join(f"{name:>11}" for name in METRICS)
+    lines = [f"{split + ' split':<24}{heads}"]
+    for method, row in table.items():
+        cells = "".join(f"{row[name]:>11.4f}" for name in METRICS)
+        lines.append(f"{method:<24}{cells}")
     return "\n".join(lines)

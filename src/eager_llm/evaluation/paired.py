@@ -1,4 +1,7 @@
-"""What chance leaves of a difference: the paired bootstrap."""
+"""What chance leaves of a difference: the paired bootstrap.
+
+Shapes: C cases, U units (a unit, such as a user, has one case or more), R resamples.
+"""
 
 from dataclasses import dataclass
 
@@ -13,8 +16,8 @@ class Difference:
 
     Attributes:
         first, second: the means.
-        low, high: one-sided bounds of `first - second`, each with the confidence that was asked for.
-        units: how many were drawn from.
+        low, high: one-sided bounds of `first - second`, each with the requested confidence.
+        units: number of units that were resampled.
     """
 
     first: float
@@ -38,26 +41,41 @@ def paired_difference(
     confidence: float,
     seed: int,
 ) -> Difference:
-    """Compare two ways on the same cases by the percentile bootstrap (Efron & Tibshirani 1993), paired.
+    """Compare two methods on the same cases by the paired percentile bootstrap.
 
-    What is drawn, with replacement, is units: the cases of one unit, such as a user, are not independent. Each
-    mean is a ratio of sums, so that a unit counts by its size.
+    Efron & Tibshirani, An Introduction to the Bootstrap (1993). Units are drawn with replacement,
+    not cases: the cases of one unit are not independent. Each mean is a ratio of sums, so that a
+    unit counts by its size.
 
     Args:
-        first, second: float [cases], what each case adds to the sum.
-        sizes: float [cases], what each case adds to the divisor; 1 for a plain mean.
-        units: [cases], the unit of each case.
+        first, second: float [C], what each case adds to the sum.
+        sizes: float [C], what each case adds to the divisor; 1 for a plain mean.
+        units: [C], the unit of each case.
+        resamples: R.
         confidence: of each bound by itself.
     """
-    _, place = np.unique(units, return_inverse=True)
-    gained, size = np.bincount(place, first - second), np.bincount(place, sizes)
-    rng, count = np.random.default_rng(seed), len(size)
-    found = []
-    for start in range(0, resamples, max(1, BLOCK // count)):
-        rows = rng.integers(0, count, (min(max(1, BLOCK // count), resamples - start), count))
-        found.append(gained[rows].sum(1) / size[rows].sum(1))
-    low, high = np.quantile(np.concatenate(found), [1 - confidence, confidence])
+    _, unit_numbers = np.unique(units, return_inverse=True)
+    unit_sums = np.bincount(unit_numbers, first - second)
+    unit_sizes = np.bincount(unit_numbers, sizes)
+    differences = _resampled(unit_sums, unit_sizes, resamples, seed)
+    low, high = np.quantile(differences, [1 - confidence, confidence])
     total = float(sizes.sum())
     return Difference(
-        float(first.sum()) / total, float(second.sum()) / total, float(low), float(high), count
+        first=float(first.sum()) / total,
+        second=float(second.sum()) / total,
+        low=float(low),
+        high=float(high),
+        units=len(unit_sizes),
     )
+
+
+def _resampled(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return the ratio of sums in each resample, float [R]; `sums` and `sizes` are [U]."""
+    rng = np.random.default_rng(seed)
+    count = len(sizes)
+    block = max(1, BLOCK // count)
+    ratios: list[np.ndarray] = []
+    for start in range(0, resamples, block):
+        rows = rng.integers(0, count, (min(block, resamples - start), count))
+        ratios.append(sums[rows].sum(1) / sizes[rows].sum(1))
+    return np.concatenate(ratios)

@@ -1,107 +1,115 @@
-"""The processes that tune together: this one alone, or the workers of a Ray Train job."""
+"""The processes that train together: this one alone, or the workers of a Ray Train job."""
 
 import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
+
+States = tuple[dict[str, Any], dict[str, Any]]
 
 
 class DistributedContext:
-    """This process among those that tune together; alone where torch.distributed has not been started.
+    """This process among those that train together.
+
+    It is alone where torch.distributed has not been started.
 
     Attributes:
-        rank: 0 leads: it validates, writes and speaks.
-        size: processes.
-        sharded: whether the weights are spread over the processes (FSDP) rather than repeated (DDP).
+        rank: of this process. Process 0 is the main process: it validates, writes and prints.
+        size: number of processes.
+        sharded: whether the weights are sharded over the processes (FSDP), not replicated (DDP).
     """
 
     def __init__(self, sharded: bool = False) -> None:
-        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if joined else 0
-        self.size = torch.distributed.get_world_size() if joined else 1
-        self.sharded = sharded and joined
+        self.rank = 0
+        self.size = 1
+        started = distributed.is_available() and distributed.is_initialized()
+        if started:
+            self.rank = distributed.get_rank()
+            self.size = distributed.get_world_size()
+        self.sharded = sharded and started
 
     @property
     def is_main_process(self) -> bool:
         """Whether this process speaks for all."""
         return self.rank == 0
 
+    def training_copy(self, model: Any) -> Any:
+        """Return the model to train: itself, or a copy where `wrap` is going to shard it."""
+        return copy.deepcopy(model) if self.sharded else model
+
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module whose backward pass averages the gradients over the team."""
+        """Return the module whose backward pass averages the gradients over all processes."""
         if self.sharded:
-            return self._spread(module)
+            return self._shard(module)
         if self.size == 1:
             return module
         return nn.parallel.DistributedDataParallel(module)
 
-    def training_copy(self, model: Any) -> Any:
-        """Return the model that is trained: the model itself, or a copy to be spread, layer by layer, by `wrap`."""
-        return copy.deepcopy(model) if self.sharded else model
-
-    def _spread(self, module: nn.Module) -> nn.Module:
+    def _shard(self, module: nn.Module) -> nn.Module:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (self.size,))
-        for part in list(module.modules()):
-            if isinstance(part, nn.ModuleList):  # the layers of the backbone
-                for layer in part:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        mesh = init_device_mesh(device, (self.size,))
+        for child in list(module.modules()):
+            if isinstance(child, nn.ModuleList):  # the layers of the backbone
+                for layer in child:
                     fully_shard(layer, mesh=mesh)
         fully_shard(module, mesh=mesh)
         return module
 
-    def states(self, module: nn.Module, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the whole states of a module and its optimizer; all processes ask, only the leader is told."""
+    def states(self, module: nn.Module, optimizer: Any) -> States:
+        """Return the unsharded states of a module and its optimizer.
+
+        Every process calls it; where the weights are sharded, the main process alone gets them.
+        """
         if not self.sharded:
             return module.state_dict(), optimizer.state_dict()
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
-        return get_state_dict(
-            module, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-        )
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_state_dict(module, optimizer, options=options)
 
-    def restore(
-        self, module: nn.Module, optimizer: Any, states: tuple[dict[str, Any], dict[str, Any]]
-    ) -> None:
-        """Give a module and its optimizer the whole states."""
+    def restore(self, module: nn.Module, optimizer: Any, states: States) -> None:
+        """Load the unsharded states into a module and its optimizer."""
+        module_state, optimizer_state = states
         if not self.sharded:
-            module.load_state_dict(states[0])
-            optimizer.load_state_dict(states[1])
+            module.load_state_dict(module_state)
+            optimizer.load_state_dict(optimizer_state)
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-        options = StateDictOptions(full_state_dict=True)
         set_state_dict(
             module,
             optimizer,
-            model_state_dict=states[0],
-            optim_state_dict=states[1],
-            options=options,
+            model_state_dict=module_state,
+            optim_state_dict=optimizer_state,
+            options=StateDictOptions(full_state_dict=True),
         )
 
     def all_reduce(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the sums over all processes, which name the same values."""
+        """Return the sums over all processes, each of which names the same values."""
         if self.size == 1:
             return values
         sums = torch.tensor(list(values.values()), dtype=torch.float64)
-        if torch.distributed.get_backend() == "nccl":
+        if distributed.get_backend() == "nccl":
             sums = sums.cuda()
-        torch.distributed.all_reduce(sums)
+        distributed.all_reduce(sums)
         return dict(zip(values, sums.tolist(), strict=True))
 
     def broadcast(self, value: Any) -> Any:
-        """Return the leader's value on every process; also waits for all."""
+        """Return the main process's value on every process; also waits for all of them."""
         if self.size == 1:
             return value
         box = [value if self.is_main_process else None]
-        torch.distributed.broadcast_object_list(box, src=0)
+        distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values

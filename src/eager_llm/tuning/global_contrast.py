@@ -1,4 +1,7 @@
-"""Global contrast decompression (GCT): the model's view of an item against the item's own embeddings."""
+"""Global contrast (GCT): the model's view of an item against the item's own embeddings.
+
+Shapes: E item ends, H hidden width, N sampled negatives, D dimensions of a source's embedding.
+"""
 
 import numpy as np
 import torch
@@ -9,12 +12,12 @@ from torch.nn import functional
 class GlobalContrast(nn.Module):
     """Decompression guidance projectors with an InfoNCE loss (EAGER-LLM, section 3.4).
 
-    The projectors exist in training only; nothing of them is saved with the model.
+    The projectors exist in training only; none of them is saved with the model.
 
     Args:
         width: hidden width of the backbone.
-        embeddings: source -> frozen float32 [items, dim].
-        negatives: sampled negative items, shared by the batch.
+        embeddings: source -> frozen float32 [items, D].
+        negatives: number of sampled negative items, shared by the batch.
         temperature: of the softmax.
     """
 
@@ -22,7 +25,8 @@ class GlobalContrast(nn.Module):
         self, width: int, embeddings: dict[str, np.ndarray], negatives: int, temperature: float
     ) -> None:
         super().__init__()
-        self.negatives, self.temperature = negatives, temperature
+        self.negatives = negatives
+        self.temperature = temperature
         self.items = len(next(iter(embeddings.values())))
         self.projectors = nn.ModuleDict()
         for source, embedding in embeddings.items():
@@ -34,44 +38,49 @@ class GlobalContrast(nn.Module):
             self.register_buffer(f"frozen_{source}", frozen, persistent=False)
 
     def forward(
-        self, hidden: torch.Tensor, rows: torch.Tensor, generator: torch.Generator
+        self, hidden: torch.Tensor, items: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return the loss summed over the sources, averaged over the answers.
+        """Return the loss summed over the sources and averaged over the item ends, a scalar.
 
         Args:
-            hidden: [answers, width], last hidden states at the closing tokens.
-            rows: int64 [answers], the item that each answer names.
+            hidden: [E, H], last hidden states at the item ends.
+            items: int64 [E], the row of each item.
             generator: draws the negatives.
         """
-        drawn = torch.randperm(self.items, generator=generator)[: self.negatives].to(rows.device)
+        order = torch.randperm(self.items, generator=generator)
+        negatives = order[: self.negatives].to(items.device)
+        is_own = negatives[None] == items[:, None]
         direction = functional.normalize(hidden.float(), dim=-1)
         loss = hidden.new_zeros(())
         for source, projector in self.projectors.items():
             frozen = getattr(self, f"frozen_{source}")
-            guided = functional.normalize(projector(direction), dim=-1)
+            projected = functional.normalize(projector(direction), dim=-1)
             loss = loss + info_nce(
-                guided, frozen[rows], frozen[drawn], drawn[None] == rows[:, None], self.temperature
+                projected, frozen[items], frozen[negatives], is_own, self.temperature
             )
         return loss
 
 
 def info_nce(
-    guided: torch.Tensor,
-    own: torch.Tensor,
-    others: torch.Tensor,
-    same: torch.Tensor,
+    projected: torch.Tensor,
+    positives: torch.Tensor,
+    negatives: torch.Tensor,
+    is_own: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Return -log(exp(g.e/t) / (exp(g.e/t) + sum over negatives)), averaged over the answers.
+    """Return the InfoNCE loss averaged over the item ends, a scalar (van den Oord et al. 2018).
+
+    The loss of one item end is -log(exp(g.e/t) / (exp(g.e/t) + sum over its negatives)).
 
     Args:
-        guided: [answers, dim], length 1.
-        own: [answers, dim], the items' own embeddings, length 1.
-        others: [negatives, dim], length 1.
-        same: bool [answers, negatives], where a drawn negative is the answer itself: left out.
+        projected: [E, D], g, of length 1.
+        positives: [E, D], e, the items' own embeddings, of length 1.
+        negatives: [N, D], of length 1.
+        is_own: bool [E, N], where a negative is the item itself, which is left out.
+        temperature: t.
     """
-    positive = (guided * own).sum(-1) / temperature
-    negative = (guided @ (others.T / temperature)).masked_fill(same, -torch.inf)
-    return functional.softplus(
-        negative.logsumexp(1) - positive
-    ).mean()  # the same, without a copy of all negatives
+    positive = (projected * positives).sum(-1) / temperature
+    logits = projected @ (negatives.T / temperature)
+    logits = logits.masked_fill(is_own, -torch.inf)
+    # softplus(b - a) = -log(exp(a) / (exp(a) + exp(b))), without a copy of all negatives.
+    return functional.softplus(logits.logsumexp(1) - positive).mean()

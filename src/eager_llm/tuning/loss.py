@@ -1,4 +1,8 @@
-"""The loss of both stages: cross-entropy at the learned tokens, a few logits at a time, and the contrast."""
+"""The loss of both stages: cross-entropy, a few logits at a time, and the global contrast.
+
+Shapes: B examples of a batch, T tokens of the longest one, N tokens whose prediction counts,
+H hidden width.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,59 +12,73 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eager_llm.backbone.loading import hidden_states, logits_of, unwrap
+from eager_llm.backbone.hidden_states import hidden_states, unwrap
+from eager_llm.backbone.logits import logits_of
 from eager_llm.tuning.batches import Batch
 from eager_llm.tuning.global_contrast import GlobalContrast
+
+# Seeds of the contrast's negatives lie so far apart that no two jobs share a step's draw.
+SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a step's losses are divided by, over all its batches on all workers.
+    """What a step's losses are divided by, over all its batches on all processes.
 
     Attributes:
-        learned: tokens whose prediction counts.
-        answers: items named by answers, for the contrast.
-        scale: what the result is multiplied by: the workers, where their gradients are averaged.
+        target_tokens: tokens whose prediction counts.
+        item_ends: items that answers name, for the contrast.
+        scale: factor of the result: the number of processes, where their gradients are averaged.
     """
 
-    learned: int
-    answers: int
+    target_tokens: int
+    item_ends: int
     scale: float = 1.0
 
 
 class Levels(nn.Module):
-    """Which tokens stand at each level of the index, for a softmax over the level.
+    """The tokens of each level of the index, for a softmax over the level.
 
     Args:
         item_tokens: int64 [items, levels].
-        vocabulary: tokens of the model.
+        vocabulary: number of tokens of the model.
+
+    Attributes:
+        count: number of levels.
+        level_of: int64 [vocabulary], the level of each token; -1 for a token of no level.
+        position_of: int64 [vocabulary], the position of a token in its level's softmax.
     """
 
     level_of: torch.Tensor
-    place_of: torch.Tensor
+    position_of: torch.Tensor
 
     def __init__(self, item_tokens: np.ndarray, vocabulary: int) -> None:
         super().__init__()
         level_of = torch.full((vocabulary,), -1)
-        place_of = torch.arange(vocabulary)
+        position_of = torch.arange(vocabulary)
         self.count = item_tokens.shape[1]
         for level in range(self.count):
-            rows = torch.from_numpy(np.unique(item_tokens[:, level]))
-            level_of[rows] = level
-            place_of[rows] = torch.arange(len(rows))
-            self.register_buffer(f"rows_{level}", rows, persistent=False)
+            tokens = torch.from_numpy(np.unique(item_tokens[:, level]))
+            level_of[tokens] = level
+            position_of[tokens] = torch.arange(len(tokens))
+            self.register_buffer(f"tokens_{level}", tokens, persistent=False)
         self.register_buffer("level_of", level_of, persistent=False)
-        self.register_buffer("place_of", place_of, persistent=False)
+        self.register_buffer("position_of", position_of, persistent=False)
+
+    def tokens(self, level: int) -> torch.Tensor:
+        """Return the tokens of a level in the order of its softmax, int64 [tokens of the level]."""
+        return self.get_buffer(f"tokens_{level}")
 
 
 class TuningLoss(nn.Module):
-    """The model with what only training needs around it.
+    """The model with everything that only training needs around it.
 
     Args:
-        contrast: None leaves it out.
-        levels: takes an item token's probability over its level; None: over the vocabulary.
-        chunk: tokens whose logits are in memory at a time.
-        seed: of the contrast's negatives; a step's batches share theirs.
+        contrast: the global contrast; None leaves it out.
+        contrast_weight: factor of the contrast in the loss.
+        levels: an item token's probability is taken over its level; None: over the vocabulary.
+        chunk: number of tokens whose logits are in memory at a time.
+        seed: of the contrast's negatives; the batches of a step share theirs.
         precision: dtype to compute in.
     """
 
@@ -75,43 +93,52 @@ class TuningLoss(nn.Module):
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.model, self.contrast, self.levels = model, contrast, levels
-        self.contrast_weight, self.chunk, self.seed, self.precision = (
-            contrast_weight,
-            chunk,
-            seed,
-            precision,
-        )
+        self.model = model
+        self.contrast = contrast
+        self.levels = levels
+        self.contrast_weight = contrast_weight
+        self.chunk = chunk
+        self.seed = seed
+        self.precision = precision
 
     def forward(
         self, batch: Batch, totals: Totals, step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return a batch's share of the step's loss, and the figures that go into the curve."""
+        """Return a batch's share of the step's loss, a scalar, and the figures of the curve."""
         autocast = self.precision != torch.float32
         with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
             hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
-            learned = batch.loss_mask[:, 1:]
-            total = cross_entropy(
-                self.model,
-                hidden[:, :-1][learned],
-                batch.ids[:, 1:][learned],
-                self.levels,
-                self.chunk,
-            )
-            loss = total / totals.learned
+            loss = self._cross_entropy(hidden, batch) / totals.target_tokens
             figures = {"cross_entropy": float(loss.detach())}
-            if self.contrast is not None and not len(batch.closing_item):
-                # Every process of a team has a gradient for every weight.
-                loss = loss + 0.0 * sum(weight.sum() for weight in self.contrast.parameters())
-                figures["contrast"] = 0.0
-            elif self.contrast is not None:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-                closing = hidden[batch.closing_row, batch.closing_position]
-                share = len(batch.closing_item) / totals.answers
-                pull = share * self.contrast(closing, batch.closing_item, generator)
-                figures["contrast"] = float(pull.detach())
-                loss = loss + self.contrast_weight * pull
+            if self.contrast is not None:
+                contrast = self._contrast(self.contrast, hidden, batch, totals, step)
+                figures["contrast"] = float(contrast.detach())
+                loss = loss + self.contrast_weight * contrast
         return totals.scale * loss, {"loss": float(loss.detach()), **figures}
+
+    def _cross_entropy(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the summed cross-entropy of the batch; the state before a token predicts it."""
+        is_target = batch.loss_mask[:, 1:]
+        states = hidden[:, :-1][is_target]
+        targets = batch.ids[:, 1:][is_target]
+        return cross_entropy(self.model, states, targets, self.levels, self.chunk)
+
+    def _contrast(
+        self,
+        contrast: GlobalContrast,
+        hidden: torch.Tensor,
+        batch: Batch,
+        totals: Totals,
+        step: int,
+    ) -> torch.Tensor:
+        """Return the batch's share of the step's contrast."""
+        if not len(batch.item_end_items):
+            # With several processes each one needs a gradient for every weight.
+            return 0.0 * sum(weight.sum() for weight in contrast.parameters())
+        generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
+        states = hidden[batch.item_end_rows, batch.item_end_positions]
+        share = len(batch.item_end_items) / totals.item_ends
+        return share * contrast(states, batch.item_end_items, generator)
 
 
 def cross_entropy(
@@ -121,44 +148,49 @@ def cross_entropy(
     levels: Levels | None = None,
     chunk: int = 1024,
 ) -> torch.Tensor:
-    """Return the summed cross-entropy of tokens, with logits of at most `chunk` tokens at a time in memory.
+    """Return the summed cross-entropy of tokens, a scalar.
 
     Args:
-        hidden: [tokens, width], the states that predict.
-        targets: int64 [tokens].
-        levels: the softmax of an index token is over its level alone; other tokens', over the vocabulary.
+        hidden: [N, H], the states that predict.
+        targets: int64 [N].
+        levels: the softmax of an index token is over its level alone, that of any other token over
+            the vocabulary; None: every softmax is over the vocabulary.
+        chunk: number of tokens whose logits are in memory at a time, at most.
     """
     if levels is None:
         return _summed(model, hidden, targets, None, chunk)
-    level, total = levels.level_of[targets], hidden.new_zeros((), dtype=torch.float32)
-    for number in range(-1, levels.count):
-        here = level == number
-        rows = None if number < 0 else getattr(levels, f"rows_{number}")
-        total = total + _summed(model, hidden[here], levels.place_of[targets[here]] if rows is not None else targets[here],
-                                rows, chunk)  # fmt: skip
+    target_levels = levels.level_of[targets]
+    of_no_level = target_levels == -1
+    total = hidden.new_zeros((), dtype=torch.float32)
+    total = total + _summed(model, hidden[of_no_level], targets[of_no_level], None, chunk)
+    for level in range(levels.count):
+        of_level = target_levels == level
+        positions = levels.position_of[targets[of_level]]
+        total = total + _summed(model, hidden[of_level], positions, levels.tokens(level), chunk)
     return total
 
 
 def _summed(
-    model: Any, hidden: torch.Tensor, targets: torch.Tensor, rows: Any, chunk: int
+    model: Any,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    tokens: torch.Tensor | None,
+    chunk: int,
 ) -> torch.Tensor:
-    if not torch.is_grad_enabled():
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        zero = hidden.new_zeros((), dtype=torch.float32)
-        return sum(
-            (
-                functional.cross_entropy(logits_of(model, h, rows), t, reduction="sum")
-                for h, t in parts
-            ),
-            zero,
-        )
-    head = unwrap(model).get_output_embeddings()
-    weights = [weight for weight in head.parameters() if weight.requires_grad]
-    return _ChunkedCrossEntropy.apply(hidden, targets, model, rows, chunk, *weights)
+    """Return the summed cross-entropy with a softmax over some tokens; None: the vocabulary."""
+    if torch.is_grad_enabled():
+        head = unwrap(model).get_output_embeddings()
+        weights = [weight for weight in head.parameters() if weight.requires_grad]
+        return _ChunkedCrossEntropy.apply(hidden, targets, model, tokens, chunk, *weights)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for states, labels in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        logits = logits_of(model, states, tokens)
+        total = total + functional.cross_entropy(logits, labels, reduction="sum")
+    return total
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Gradients are made chunk by chunk on the way forward, while the chunk's logits are there."""
+    """Makes the gradients chunk by chunk on the way forward, while the chunk's logits are there."""
 
     @staticmethod
     def forward(
@@ -166,30 +198,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden: torch.Tensor,
         targets: torch.Tensor,
         model: Any,
-        rows: Any,
+        tokens: torch.Tensor | None,
         chunk: int,
         *weights: torch.Tensor,
     ) -> torch.Tensor:
+        """Sum the loss, and keep the gradients of the states and of the output layer."""
         total = torch.zeros((), device=hidden.device)
-        gradient = torch.zeros_like(hidden)
-        gradients = [torch.zeros_like(weight) for weight in weights]
+        hidden_gradient = torch.zeros_like(hidden)
+        weight_gradients = [torch.zeros_like(weight) for weight in weights]
         for start in range(0, len(hidden), chunk):
+            rows = slice(start, start + chunk)
             with torch.enable_grad():
-                part = hidden[start : start + chunk].detach().requires_grad_()
-                logits = logits_of(model, part, rows)
-                loss = functional.cross_entropy(
-                    logits, targets[start : start + chunk], reduction="sum"
-                )
-                found = torch.autograd.grad(loss, [part, *weights], allow_unused=True)
+                states = hidden[rows].detach().requires_grad_()
+                logits = logits_of(model, states, tokens)
+                loss = functional.cross_entropy(logits, targets[rows], reduction="sum")
+                gradients = torch.autograd.grad(loss, [states, *weights], allow_unused=True)
             total += loss.detach()
-            gradient[start : start + chunk] = found[0]
-            for sum_, more in zip(gradients, found[1:], strict=True):
-                if more is not None:
-                    sum_ += more
-        ctx.save_for_backward(gradient, *gradients)
+            hidden_gradient[rows] = gradients[0]
+            for weight_gradient, addend in zip(weight_gradients, gradients[1:], strict=True):
+                if addend is not None:
+                    weight_gradient += addend
+        ctx.save_for_backward(hidden_gradient, *weight_gradients)
         return total
 
     @staticmethod
     def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradient, *gradients = ctx.saved_tensors
-        return gradient * outer, None, None, None, None, *(found * outer for found in gradients)
+        """Scale the gradients that `forward` has kept."""
+        hidden_gradient, *weight_gradients = ctx.saved_tensors
+        scaled = [gradient * outer for gradient in weight_gradients]
+        return hidden_gradient * outer, None, None, None, None, *scaled

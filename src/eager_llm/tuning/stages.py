@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,31 +12,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from eager_llm.prompts.builder import Example, PromptBuilder, Trajectory, thinned
+from eager_llm.prompts.builder import Example, PromptBuilder
 from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.distributed_context import DistributedContext
+from eager_llm.tuning.examples import draw_epoch
 from eager_llm.tuning.global_contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss
 from eager_llm.tuning.trainer import TrainingJob, fit
+from eager_llm.tuning.trajectories import Trajectory, drop_items
 
-NO_TEXT_TASKS = dict.fromkeys(
-    ("item2index", "index2item", "fusionseqrec", "itemsearch", "preferenceobtain"), 0.0
-)
+STAGE_ONE = "stage-1"
+STAGE_TWO = "stage-2"
+TEXT_TASKS = ("item2index", "index2item", "fusionseqrec", "itemsearch", "preferenceobtain")
+NO_TEXT_TASKS = dict.fromkeys(TEXT_TASKS, 0.0)
 SEQREC_ONLY = TaskSettings(seqrec=1.0, **NO_TEXT_TASKS)
+# Settings that leave the weights as they are.
+NOT_IN_FINGERPRINT = ("tensorboard", "template_file", "restarts")
+
 Curve = list[dict[str, float]]
 
 
 def stage_one(
     model: Any,
-    book: PromptBuilder,
+    prompt_builder: PromptBuilder,
     train: list[Trajectory],
     embeddings: dict[str, np.ndarray],
     settings: Settings,
     checkpoints: Path,
     validate: Callable[[], float] | None = None,
 ) -> Curve:
-    """Tune the whole backbone in place, with global contrast; returns the curve."""
+    """Tune the whole backbone in place, with global contrast; returns the curve.
+
+    Args:
+        embeddings: source -> float32 [items, dimensions], for the contrast.
+        checkpoints: folder to resume from.
+        validate: see `TrainingJob`; not used where the weights are sharded.
+    """
     tuning = settings.tuning
     torch.manual_seed(settings.seed)
     contrast = None
@@ -44,37 +57,49 @@ def stage_one(
         contrast = GlobalContrast(
             width, embeddings, tuning.contrast_negatives, tuning.contrast_temperature
         )
-    shares = tuning.tasks if tuning.text_tasks else tuning.tasks.replace(**NO_TEXT_TASKS)
-    job = _job("stage-1", model, contrast, book, train, shares, settings, checkpoints)
-    return fit(
-        replace(
-            job,
-            epochs=tuning.epochs,
-            learning_rate=tuning.learning_rate,
-            weight_decay=tuning.weight_decay,
-            warmup_share=tuning.warmup_share,
-            validate=None if job.context.sharded else validate,
-            validate_every=tuning.validate_every,
-        )
+    shares = tuning.tasks
+    if not tuning.text_tasks:
+        shares = shares.replace(**NO_TEXT_TASKS)
+    job = _job(STAGE_ONE, model, contrast, prompt_builder, train, shares, settings, checkpoints)
+    job = replace(
+        job,
+        epochs=tuning.epochs,
+        learning_rate=tuning.learning_rate,
+        weight_decay=tuning.weight_decay,
+        warmup_share=tuning.warmup_share,
+        validate=None if job.context.sharded else validate,
+        validate_every=tuning.validate_every,
     )
+    return fit(job)
 
 
 def stage_two(
-    model: Any, book: PromptBuilder, train: list[Trajectory], settings: Settings, checkpoints: Path
+    model: Any,
+    prompt_builder: PromptBuilder,
+    train: list[Trajectory],
+    settings: Settings,
+    checkpoints: Path,
 ) -> tuple[Any, Curve]:
     """Tune the annealing adapter alone; returns the PEFT model and the curve.
 
     Args:
-        model: a PEFT model, whose adapter is tuned further, or a plain one, which gets one.
+        model: a PEFT model, whose adapter is tuned further, or a causal LM, which gets one.
+        checkpoints: folder to resume from.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
+
+    torch.manual_seed(settings.seed)
+    adapted = model if isinstance(model, PeftModel) else _with_adapter(model, settings)
+    job = _job(STAGE_TWO, adapted, None, prompt_builder, train, SEQREC_ONLY, settings, checkpoints)
+    curve = fit(job)
+    return adapted.eval(), curve
+
+
+def _with_adapter(model: Any, settings: Settings) -> Any:
+    from peft import LoraConfig, get_peft_model
 
     annealing = settings.annealing
-    torch.manual_seed(settings.seed)
-    if isinstance(model, PeftModel):
-        curve = fit(_job("stage-2", model, None, book, train, SEQREC_ONLY, settings, checkpoints))
-        return model.eval(), curve
-    # "all-linear" leaves the output layer out: tied to the input embeddings, it must stay as it is.
+    # "all-linear" leaves the output layer out: tied to the input embeddings, it must not change.
     config = LoraConfig(
         r=annealing.rank,
         lora_alpha=annealing.alpha,
@@ -82,91 +107,104 @@ def stage_two(
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, config)
-    curve = fit(_job("stage-2", adapted, None, book, train, SEQREC_ONLY, settings, checkpoints))
-    return adapted.eval(), curve
+    return get_peft_model(model, config)
 
 
 def _job(
     name: str,
     model: Any,
     contrast: GlobalContrast | None,
-    book: PromptBuilder,
+    prompt_builder: PromptBuilder,
     train: list[Trajectory],
     shares: TaskSettings,
     settings: Settings,
     checkpoints: Path,
 ) -> TrainingJob:
     """Return what both stages have in common, with stage 2's schedule."""
-    tuning, annealing = settings.tuning, settings.annealing
+    tuning = settings.tuning
     context = DistributedContext(tuning.sharded)
-    levels = (
-        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings)
-        if tuning.loss == "level"
-        else None
-    )
     loss = TuningLoss(
         context.training_copy(model),
         contrast,
         tuning.contrast_weight,
-        levels,
+        _levels(model, prompt_builder, settings),
         tuning.loss_tokens,
         settings.seed,
         _precision(settings),
     )
-    plan = partial(_plan, book, train, shares, settings, int(name[-1]))
+    plan = _EpochPlan(prompt_builder, train, shares, settings, stage=int(name[-1]))
+    batches_per_step = tuning.accumulate * context.size
     return TrainingJob(
         name=name,
         module=loss.to(model.device),
-        plan=plan,
-        collate=partial(collate, padding=book.tokenizer.pad_token_id or 0),
-        steps_an_epoch=-(-len(plan(0)) // (tuning.accumulate * context.size)),
-        epochs=annealing.epochs,
-        learning_rate=annealing.learning_rate,
+        plan_epoch=plan,
+        collate=partial(collate, padding=prompt_builder.tokenizer.pad_token_id or 0),
+        steps_per_epoch=math.ceil(len(plan(0)) / batches_per_step),
+        epochs=settings.annealing.epochs,
+        learning_rate=settings.annealing.learning_rate,
         weight_decay=0.0,
         warmup_share=0.0,
         checkpoints=checkpoints,
-        keep=model,
-        fingerprint=_fingerprint(book, train, settings),
+        model=model,
+        fingerprint=_fingerprint(prompt_builder, train, settings),
         accumulate=tuning.accumulate,
         events=Path(tuning.tensorboard) if tuning.tensorboard else None,
         context=context,
     )
 
 
-def _plan(
-    book: PromptBuilder,
-    train: list[Trajectory],
-    shares: TaskSettings,
-    settings: Settings,
-    stage: int,
-    epoch: int,
-) -> list[list[Example]]:
-    """Draw an epoch from the seed, the stage and its number alone, so that a resumed job agrees."""
-    rng = np.random.default_rng((settings.seed, stage, epoch))
-    if settings.tuning.item_dropout:
-        train = [thinned(trajectory, settings.tuning.item_dropout, rng) for trajectory in train]
-    examples = book.epoch(train, shares, rng)
-    batches = plan_batches(examples, settings.tuning.batch_tokens, rng)
-    return [[examples[number] for number in batch] for batch in batches]
+def _levels(model: Any, prompt_builder: PromptBuilder, settings: Settings) -> Levels | None:
+    """Return the levels where the loss is over a level; None where it is over the vocabulary."""
+    if settings.tuning.loss != "level":
+        return None
+    return Levels(prompt_builder.item_tokens, model.get_input_embeddings().num_embeddings)
+
+
+@dataclass(frozen=True)
+class _EpochPlan:
+    """Draws the batches of an epoch; see `TrainingJob.plan_epoch`."""
+
+    prompt_builder: PromptBuilder
+    train: list[Trajectory]
+    shares: TaskSettings
+    settings: Settings
+    stage: int
+
+    def __call__(self, epoch: int) -> list[list[Example]]:
+        """Draw from the seed, the stage and the epoch alone, so that a resumed job agrees."""
+        tuning = self.settings.tuning
+        rng = np.random.default_rng((self.settings.seed, self.stage, epoch))
+        train = self.train
+        if tuning.item_dropout:
+            train = [drop_items(trajectory, tuning.item_dropout, rng) for trajectory in train]
+        examples = draw_epoch(self.prompt_builder, train, self.shares, rng)
+        batches = plan_batches(examples, tuning.batch_tokens, rng)
+        return [_select(examples, numbers) for numbers in batches]
+
+
+def _select(examples: list[Example], numbers: list[int]) -> list[Example]:
+    return [examples[number] for number in numbers]
 
 
 def _precision(settings: Settings) -> torch.dtype:
-    asked = settings.tuning.precision
-    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if asked == "bfloat16" or (asked == "auto" and able) else torch.float32
+    precision = settings.tuning.precision
+    if precision == "auto":
+        supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if supported else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _fingerprint(book: PromptBuilder, train: list[Trajectory], settings: Settings) -> str:
-    """Return a digest of what decides the weights, so that no checkpoint of another job is gone on from."""
-    metadata = settings.to_dict()
-    metadata["tuning"] = {
-        name: value
-        for name, value in metadata["tuning"].items()
-        if name not in ("tensorboard", "template_file", "restarts")
-    }
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    digest.update(book.file.read_bytes())
-    digest.update(np.ascontiguousarray(book.item_tokens).data)
-    digest.update(repr([(one.items, one.intention, one.preference) for one in train]).encode())
+def _fingerprint(prompt_builder: PromptBuilder, train: list[Trajectory], settings: Settings) -> str:
+    """Return a digest of everything that decides the weights.
+
+    A checkpoint with another fingerprint belongs to another job, and is refused.
+    """
+    values = settings.to_dict()
+    for name in NOT_IN_FINGERPRINT:
+        del values["tuning"][name]
+    trajectories = [(path.items, path.intention, path.preference) for path in train]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    digest.update(prompt_builder.template_file.read_bytes())
+    digest.update(np.ascontiguousarray(prompt_builder.item_tokens).data)
+    digest.update(repr(trajectories).encode())
     return digest.hexdigest()

@@ -7,12 +7,12 @@ from typing import Any
 from eager_llm.core.errors import UserError
 
 
-class Events:
+class EventWriter:
     """Writes figures by step.
 
     Args:
-        folder: where to; None writes nothing.
-        step: the first step to come: what a killed job wrote from there on is left out.
+        folder: of the event files; None writes nothing.
+        step: the next step; events of a killed job from this step on are dropped.
 
     Raises:
         UserError: the tensorboard package is missing.
@@ -31,12 +31,13 @@ class Events:
         self._writer = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Write figures of a step."""
-        if self._writer is not None:
-            for name, value in figures.items():
-                self._writer.add_scalar(name, value, step)
+        """Write the figures of a step."""
+        if self._writer is None:
+            return
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
 
-    def __enter__(self) -> "Events":
+    def __enter__(self) -> "EventWriter":
         return self
 
     def __exit__(

@@ -1,8 +1,8 @@
-"""The training loop: resumable to the bit, the best validated epoch kept, alone or in a team."""
+"""The training loop: resumed to the bit, ended with the best validated epoch, on any processes."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,14 @@ from eager_llm.prompts.builder import Example
 from eager_llm.tuning.batches import Batch
 from eager_llm.tuning.distributed_context import DistributedContext
 from eager_llm.tuning.loss import Totals
-from eager_llm.tuning.tensorboard import Events
+from eager_llm.tuning.tensorboard import EventWriter
 
 CHECKPOINT_STEPS = 200
+MAX_GRADIENT_NORM = 1.0
+
+Figures = dict[str, float]
+# The batches of one step, on all processes.
+Step = list[list[Example]]
 
 
 @dataclass
@@ -30,29 +35,33 @@ class TrainingJob:
 
     Attributes:
         name: shown in the progress, and the name of the checkpoint.
-        module: everything with weights that training needs; (batch, totals, step) -> the batch's share of
-            the step's loss, with figures to log.
-        plan: epoch -> the epoch's batches; the same for the same epoch, always.
+        module: everything with weights that training needs; (batch, totals, step) -> the batch's
+            share of the step's loss, with figures to log.
+        plan_epoch: epoch -> the epoch's batches; always the same ones for the same epoch.
         collate: turns examples into a batch.
-        steps_an_epoch: an estimate is enough; it shapes the learning rate.
-        keep: what is left with the best weights: the model that validation judges.
+        steps_per_epoch: an estimate is enough; it shapes the learning rate.
+        warmup_share: share of all steps in which the learning rate rises.
+        checkpoints: folder of the checkpoints.
+        model: the model that is validated; `fit` leaves it with the best weights.
         fingerprint: of the settings and data; a checkpoint of others is refused.
-        accumulate: batches a step, on each process.
-        validate: () -> a figure that grows with quality, or None to keep the last epoch.
+        accumulate: batches of a step, on each process.
+        validate: () -> a figure that grows with quality; None keeps the last epoch.
+        validate_every: epochs from one validation to the next.
         events: folder of TensorBoard's files, or None.
+        context: the processes that train together.
     """
 
     name: str
     module: nn.Module
-    plan: Callable[[int], list[list[Example]]]
+    plan_epoch: Callable[[int], list[list[Example]]]
     collate: Callable[[list[Example]], Batch]
-    steps_an_epoch: int
+    steps_per_epoch: int
     epochs: int
     learning_rate: float
     weight_decay: float
     warmup_share: float
     checkpoints: Path
-    keep: nn.Module
+    model: nn.Module
     fingerprint: str = ""
     accumulate: int = 1
     validate: Callable[[], float] | None = None
@@ -60,229 +69,308 @@ class TrainingJob:
     events: Path | None = None
     context: DistributedContext = field(default_factory=DistributedContext)
 
+    @property
+    def checkpoint(self) -> Path:
+        """The file that the job resumes from."""
+        return self.checkpoints / f"{self.name}.pt"
+
+    def weights(self) -> Iterator[nn.Parameter]:
+        """Yield the weights that are trained."""
+        for parameter in self.module.parameters():
+            if parameter.requires_grad:
+                yield parameter
+
 
 @dataclass
 class _State:
+    """How far a job has come; saved with every checkpoint."""
+
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
     best: float = -math.inf
     best_epoch: int = -1
-    sums: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
+    sums: Figures = field(default_factory=dict)
+    curve: list[Figures] = field(default_factory=list)
 
 
-def fit(job: TrainingJob) -> list[dict[str, float]]:
-    """Train, or go on from the last checkpoint, and leave `job.keep` with the best weights.
+@dataclass
+class _Run:
+    """A job with everything that changes while it trains."""
+
+    job: TrainingJob
+    module: nn.Module  # wrapped for all processes
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    state: _State = field(default_factory=_State)
+
+
+def fit(job: TrainingJob) -> list[Figures]:
+    """Train, or resume from the last checkpoint, and leave `job.model` with the best weights.
 
     Returns:
-        The curve: a row an epoch with its losses, tokens a second and validation figure.
+        The curve: for each epoch its losses, tokens a second and validation figure.
 
     Raises:
         UserError: the checkpoint belongs to other settings or data.
     """
     module = job.context.wrap(job.module)
-    trained = [p for p in job.module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=job.weight_decay)
+    optimizer = torch.optim.AdamW(
+        list(job.weights()), lr=job.learning_rate, weight_decay=job.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(job))
-    file = job.checkpoints / f"{job.name}.pt"
-    state = _resume(file, job, optimizer, schedule)
+    run = _Run(job, module, optimizer, schedule)
+    _resume(run)
+    state = run.state
+    is_main_process = job.context.is_main_process
+    event_folder = None
+    if job.events is not None and is_main_process:
+        event_folder = job.events / job.name
     # A resumed bar starts where the job stopped.
-    total = job.epochs * job.steps_an_epoch
+    total = job.epochs * job.steps_per_epoch
     bar = progress(
         total=total,
         initial=min(state.step, total),
         desc=job.name,
         unit="step",
-        disable=not job.context.is_main_process,
+        disable=not is_main_process,
     )
-    events = Events(
-        job.events / job.name if job.events and job.context.is_main_process else None, state.step
-    )
-    with bar, events:
+    with bar, EventWriter(event_folder, state.step) as events:
         while state.epoch < job.epochs:
-            _epoch(job, module, state, optimizer, schedule, file, bar, events)
-    _load_best(job, state, file)
+            _epoch(run, bar, events)
+    _load_best(run)
     return state.curve
 
 
-def _epoch(
-    job: TrainingJob,
-    module: nn.Module,
-    state: _State,
-    optimizer: Any,
-    schedule: Any,
-    file: Path,
-    bar: Any,
-    events: Events,
-) -> None:
-    batches, size = job.plan(state.epoch), job.accumulate * job.context.size
-    steps = [batches[start : start + size] for start in range(0, len(batches), size)]
-    started, tokens = time.monotonic(), 0
+def _epoch(run: _Run, bar: Any, events: EventWriter) -> None:
+    """Train the rest of an epoch, validate it, and save it."""
+    job, state = run.job, run.state
+    steps = _steps(job, state.epoch)
+    started = time.monotonic()
+    tokens = 0
     while state.step_in_epoch < len(steps):
         step = steps[state.step_in_epoch]
-        optimizer.zero_grad()
-        figures = _backward(job, module, step, state.step)
-        nn.utils.clip_grad_norm_((p for p in job.module.parameters() if p.requires_grad), 1.0)
-        events.write(state.step, {**figures, "learning_rate": schedule.get_last_lr()[0]})
-        optimizer.step()
-        schedule.step()
-        state.step += 1
-        state.step_in_epoch += 1
-        tokens += sum(len(example.ids) for batch in step for example in batch)
-        for name, value in figures.items():
-            state.sums[name] = state.sums.get(name, 0.0) + value
+        figures = _train_step(run, step, events)
+        tokens += _count_tokens(step)
         bar.update(1)
-        pace = tokens / max(time.monotonic() - started, 1e-9)
-        text = (
-            f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f} {pace:,.0f} tokens/s"
-        )
-        bar.set_postfix_str(text, refresh=False)
+        pace = _pace(tokens, started)
+        text = f"epoch {state.epoch + 1}/{job.epochs} loss {figures['loss']:.3f}"
+        bar.set_postfix_str(f"{text} {pace:,.0f} tokens/s", refresh=False)
         if state.step_in_epoch % CHECKPOINT_STEPS == 0 and state.step_in_epoch < len(steps):
-            _save(file, job, optimizer, schedule, state)
-    row = {
-        "epoch": state.epoch + 1,
-        **{name: value / len(steps) for name, value in state.sums.items()},
-    }
-    row["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
-    state.epoch, state.step_in_epoch, state.sums = state.epoch + 1, 0, {}
-    _validate(job, state, row)
+            _save(run)
+    row = {"epoch": state.epoch + 1}
+    for name, value in state.sums.items():
+        row[name] = value / len(steps)
+    row["tokens_per_second"] = _pace(tokens, started)
+    state.epoch += 1
+    state.step_in_epoch = 0
+    state.sums = {}
+    _validate(run, row)
     state.curve.append(row)
     events.write(state.step, {f"epoch/{name}": value for name, value in row.items()})
-    _save(file, job, optimizer, schedule, state)
-    for old in job.checkpoints.glob(f"{job.name}-best-*.pt") if job.context.is_main_process else ():
-        if old != _best_file(job, state):
-            old.unlink()
+    _save(run)
+    _remove_outdated(run)
 
 
-def _backward(
-    job: TrainingJob, module: nn.Module, step: list[list[Example]], number: int
-) -> dict[str, float]:
-    """Leave the step's gradients, each process doing its share of the batches; returns the step's figures."""
+def _steps(job: TrainingJob, epoch: int) -> list[Step]:
+    """Return the epoch's batches, grouped into the steps of all processes."""
+    batches = job.plan_epoch(epoch)
+    size = job.accumulate * job.context.size
+    return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+
+def _count_tokens(step: Step) -> int:
+    return sum(len(example.ids) for batch in step for example in batch)
+
+
+def _pace(tokens: int, started: float) -> float:
+    """Return the tokens a second since a moment of the monotonic clock."""
+    return tokens / max(time.monotonic() - started, 1e-9)
+
+
+def _train_step(run: _Run, step: Step, events: EventWriter) -> Figures:
+    """Make one step of the optimizer; returns its figures."""
+    state = run.state
+    run.optimizer.zero_grad()
+    figures = _backward(run.job, run.module, step, state.step)
+    nn.utils.clip_grad_norm_(run.job.weights(), MAX_GRADIENT_NORM)
+    learning_rate = run.schedule.get_last_lr()[0]
+    events.write(state.step, {**figures, "learning_rate": learning_rate})
+    run.optimizer.step()
+    run.schedule.step()
+    state.step += 1
+    state.step_in_epoch += 1
+    _add(state.sums, figures)
+    return figures
+
+
+def _backward(job: TrainingJob, module: nn.Module, step: Step, number: int) -> Figures:
+    """Leave the step's gradients, each process for its batches; returns the step's figures."""
     context = job.context
-    learned = sum(sum(example.learn[1:]) for batch in step for example in batch)
-    answers = sum(len(example.item_end_positions) for batch in step for example in batch)
-    totals = Totals(max(1, learned), max(1, answers), context.size)
+    totals = _totals(step, context.size)
     device = next(job.module.parameters()).device
-    mine, rounds = step[context.rank :: context.size], -(-len(step) // context.size)
-    figures: dict[str, float] = {}
+    batches = step[context.rank :: context.size]
+    rounds = math.ceil(len(step) / context.size)
+    sums: Figures = {}
     job.module.train()
     for turn in range(rounds):
-        # All take part in every exchange of gradients: whoever has no batch left adds nothing to it.
-        idle = turn >= len(mine)
-        batch = job.collate(step[0] if idle else mine[turn]).to(device)
-        with _quiet(module, turn + 1 < rounds), quick_products(device.type, *batch.ids.shape):
-            loss, found = module(batch, totals, number)
-            (loss * 0 if idle else loss).backward()
-        for name, value in found.items():
-            figures[name] = figures.get(name, 0.0) + (0.0 if idle else value)
-    return context.all_reduce(figures)
+        # All take part in every exchange of gradients: a process without a batch adds nothing.
+        idle = turn >= len(batches)
+        examples = step[0] if idle else batches[turn]
+        batch = job.collate(examples).to(device)
+        waits = turn + 1 < rounds
+        with _no_sync(module, waits), quick_products(device.type, *batch.ids.shape):
+            loss, figures = module(batch, totals, number)
+            if idle:
+                loss = loss * 0
+                figures = dict.fromkeys(figures, 0.0)
+            loss.backward()
+        _add(sums, figures)
+    return context.all_reduce(sums)
 
 
-def _quiet(module: nn.Module, waits: bool) -> AbstractContextManager:
-    """Keep the gradients here until the step's last batch."""
-    return (
-        module.no_sync()
-        if waits and isinstance(module, nn.parallel.DistributedDataParallel)
-        else nullcontext()
-    )
+def _totals(step: Step, processes: int) -> Totals:
+    """Return what the losses of a step's batches are divided by."""
+    target_tokens = 0
+    item_ends = 0
+    for batch in step:
+        for example in batch:
+            target_tokens += sum(example.loss_mask[1:])  # nothing predicts the first token
+            item_ends += len(example.item_end_positions)
+    return Totals(max(1, target_tokens), max(1, item_ends), processes)
 
 
-def _validate(job: TrainingJob, state: _State, row: dict[str, float]) -> None:
+def _no_sync(module: nn.Module, waits: bool) -> AbstractContextManager[None]:
+    """Keep the gradients on this process until the step's last batch."""
+    if waits and isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
+
+
+def _add(sums: Figures, figures: Figures) -> None:
+    for name, value in figures.items():
+        sums[name] = sums.get(name, 0.0) + value
+
+
+def _validate(run: _Run, row: Figures) -> None:
+    """Validate where it is due; the best epoch so far is saved."""
+    job, state = run.job, run.state
     last = state.epoch == job.epochs
-    if job.validate is None or not (last or state.epoch % job.validate_every == 0):
+    due = last or state.epoch % job.validate_every == 0
+    if job.validate is None or not due:
         return
+    is_main_process = job.context.is_main_process
     job.module.eval()
-    row["validation"] = job.context.broadcast(
-        job.validate() if job.context.is_main_process else None
-    )
+    row["validation"] = job.context.broadcast(job.validate() if is_main_process else None)
     better = row["validation"] > state.best
     if better:
-        state.best, state.best_epoch = row["validation"], state.epoch
-    if not job.context.is_main_process:
+        state.best = row["validation"]
+        state.best_epoch = state.epoch
+    if not is_main_process:
         return
     say(
-        f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, validation NDCG@10 {row['validation']:.4f}"
+        f"{job.name}: epoch {state.epoch}: loss {row['loss']:.4f}, "
+        f"validation NDCG@10 {row['validation']:.4f}"
     )
     if better:
         job.checkpoints.mkdir(parents=True, exist_ok=True)
-        with whole_file(_best_file(job, state)) as draft:
-            torch.save(job.keep.state_dict(), draft)
+        with whole_file(_best_file(run)) as draft:
+            torch.save(job.model.state_dict(), draft)
 
 
-def _best_file(job: TrainingJob, state: _State) -> Path:
-    return job.checkpoints / f"{job.name}-best-{state.best_epoch}.pt"
+def _best_file(run: _Run) -> Path:
+    return run.job.checkpoints / f"{run.job.name}-best-{run.state.best_epoch}.pt"
 
 
-def _load_best(job: TrainingJob, state: _State, file: Path) -> None:
+def _remove_outdated(run: _Run) -> None:
+    """Remove the weights of every epoch that is no longer the best."""
+    job = run.job
+    if not job.context.is_main_process:
+        return
+    for file in job.checkpoints.glob(f"{job.name}-best-*.pt"):
+        if file != _best_file(run):
+            file.unlink()
+
+
+def _load_best(run: _Run) -> None:
+    job = run.job
     job.context.broadcast(None)
     if job.context.sharded:  # the last checkpoint holds whole weights
-        saved = torch.load(file, weights_only=True, map_location="cpu")["module"]
-        job.keep.load_state_dict(
-            {
-                name.removeprefix("model."): v
-                for name, v in saved.items()
-                if name.startswith("model.")
-            }
-        )
-    elif state.best_epoch >= 0:
-        job.keep.load_state_dict(torch.load(_best_file(job, state), weights_only=True))
+        checkpoint = torch.load(job.checkpoint, weights_only=True, map_location="cpu")
+        weights: dict[str, torch.Tensor] = {}
+        for name, weight in checkpoint["module"].items():
+            if name.startswith("model."):
+                weights[name.removeprefix("model.")] = weight
+        job.model.load_state_dict(weights)
+    elif run.state.best_epoch >= 0:
+        job.model.load_state_dict(torch.load(_best_file(run), weights_only=True))
 
 
 def _cosine(job: TrainingJob) -> Callable[[int], float]:
-    """A linear rise over the warm-up, then half a cosine down to zero."""
-    total = max(1, job.epochs * job.steps_an_epoch)
-    warmup = max(1, int(total * job.warmup_share)) if job.warmup_share else 0
+    """Return the factor of the learning rate: a linear rise, then half a cosine down to zero."""
+    total = max(1, job.epochs * job.steps_per_epoch)
+    warmup = 0
+    if job.warmup_share:
+        warmup = max(1, int(total * job.warmup_share))
 
     def factor(step: int) -> float:
+        """Return the factor of one step."""
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+        share = min(1.0, (step - warmup) / max(1, total - warmup))
+        return 0.5 * (1 + math.cos(math.pi * share))
 
     return factor
 
 
-def _save(file: Path, job: TrainingJob, optimizer: Any, schedule: Any, state: _State) -> None:
-    random = job.context.all_gather(_random_state())
-    weights, moments = job.context.states(job.module, optimizer)
+def _save(run: _Run) -> None:
+    job = run.job
+    random_states = job.context.all_gather(_random_state())
+    weights, moments = job.context.states(job.module, run.optimizer)
     if not job.context.is_main_process:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as draft:
-        torch.save(
-            {
-                "fingerprint": job.fingerprint,
-                "module": weights,
-                "optimizer": moments,
-                "schedule": schedule.state_dict(),
-                "random": random,
-                "state": vars(state),
-            },
-            draft,
-        )
+    job.checkpoints.mkdir(parents=True, exist_ok=True)
+    checkpoint = {
+        "fingerprint": job.fingerprint,
+        "module": weights,
+        "optimizer": moments,
+        "schedule": run.schedule.state_dict(),
+        "random": random_states,
+        "state": vars(run.state),
+    }
+    with whole_file(job.checkpoint) as draft:
+        torch.save(checkpoint, draft)
 
 
-def _resume(file: Path, job: TrainingJob, optimizer: Any, schedule: Any) -> _State:
-    if not file.is_file():
-        return _State()
-    saved = torch.load(file, weights_only=True, map_location="cpu")
-    if saved["fingerprint"] != job.fingerprint:
+def _resume(run: _Run) -> None:
+    """Continue from the job's checkpoint, if there is one."""
+    job = run.job
+    if not job.checkpoint.is_file():
+        return
+    checkpoint = torch.load(job.checkpoint, weights_only=True, map_location="cpu")
+    if checkpoint["fingerprint"] != job.fingerprint:
         raise UserError(
-            f"{file}: the checkpoint belongs to other settings or data; name another folder or remove it"
+            f"{job.checkpoint}: the checkpoint belongs to other settings or data; "
+            "name another folder or remove it"
         )
-    job.context.restore(job.module, optimizer, (saved["module"], saved["optimizer"]))
-    schedule.load_state_dict(saved["schedule"])
-    torch.set_rng_state(saved["random"][job.context.rank]["cpu"])
+    states = (checkpoint["module"], checkpoint["optimizer"])
+    job.context.restore(job.module, run.optimizer, states)
+    run.schedule.load_state_dict(checkpoint["schedule"])
+    random_state = checkpoint["random"][job.context.rank]
+    torch.set_rng_state(random_state["cpu"])
     if torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved["random"][job.context.rank]["cuda"])
-    state = _State(**saved["state"])
+        torch.cuda.set_rng_state(random_state["cuda"])
+    run.state = _State(**checkpoint["state"])
     if job.context.is_main_process:
-        say(f"{job.name}: going on from epoch {state.epoch + 1}, step {state.step} ({file})")
-    return state
+        say(
+            f"{job.name}: going on from epoch {run.state.epoch + 1}, "
+            f"step {run.state.step} ({job.checkpoint})"
+        )
 
 
 def _random_state() -> dict[str, torch.Tensor]:
-    """Return what this process draws from: dropout's source on its device too."""
-    return {"cpu": torch.get_rng_state()} | (
-        {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    )
+    """Return the state that this process draws from; dropout draws on its device, too."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
