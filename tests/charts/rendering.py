@@ -22,8 +22,9 @@ _REGISTRY = referencing.Registry().with_resources(
     (f"{name}.json", referencing.jsonschema.DRAFT202012.create_resource(schema))
     for name, schema in CRDS.items()
 )
-# Image volumes came with 1.31.
-OLDEST = {"gpu-production": (1, 31)}
+# Image volumes are on by default from 1.35.
+OLDEST = {"gpu-production": (1, 35)}
+USUAL_VERSION = "1.35"
 
 
 def versions() -> list[str]:
@@ -62,7 +63,7 @@ def values(example: Path, *assignments: str) -> dict[str, Any]:
     return result
 
 
-def render(chart: Path, given: dict[str, Any], version: str = "1.31") -> dict[str, str]:
+def render(chart: Path, given: dict[str, Any], version: str = USUAL_VERSION) -> dict[str, str]:
     """Return each template's text, as `helm template --kube-version` does.
 
     The SDK's public `render` has no such option; its native call does.

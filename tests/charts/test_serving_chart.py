@@ -7,7 +7,7 @@ import helm_python
 import pytest
 import yaml
 from conftest import ROOT
-from rendering import CHARTS, objects, render, values
+from rendering import CHARTS, USUAL_VERSION, objects, render, values
 
 from components.images import IMAGES, REGISTRY, TAG
 
@@ -41,7 +41,7 @@ def one(found, kind, suffix=""):
     return match
 
 
-def rendered(example, *assignments, version="1.31"):
+def rendered(example, *assignments, version=USUAL_VERSION):
     return objects(render(SERVING, values(example, *assignments), version))
 
 
@@ -127,6 +127,11 @@ def test_an_image_volume_needs_its_kubernetes():
         match=r"this cluster is v1\.30\.0; image volumes came with Kubernetes 1\.31",
     ):
         rendered(GPU, version="1.30")
+    with pytest.raises(
+        helm_python.HelmError, match=r"Before Kubernetes 1\.35 image volumes are off"
+    ):
+        rendered(GPU, version="1.34")
+    assert rendered(GPU, "bundle.image.featureGateEnabled=true", version="1.34")
     pod = one(rendered(GPU), "Deployment")["spec"]["template"]["spec"]
     (volume,) = [v for v in pod["volumes"] if v["name"] == "bundle"]
     assert volume["image"]["reference"] == "registry.example.com/recommender/bundle:2026-01-31"
@@ -241,10 +246,12 @@ def test_every_selector_meets_pods_of_its_own_only():
     assert len(watched) == 1, "each pod is scraped once"
 
 
-def test_autoscaling_leaves_the_number_of_pods_alone():
-    found = rendered(PRODUCTION)
-    assert "replicas" not in one(found, "Deployment")["spec"]
+def test_under_autoscaling_a_release_never_starts_below_its_floor():
+    found = rendered(PRODUCTION, "replicas=1")
+    assert one(found, "Deployment")["spec"]["replicas"] == 3
     assert one(found, "HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
+    without = rendered(PRODUCTION, "replicas=2", "autoscaling.enabled=false")
+    assert one(without, "Deployment")["spec"]["replicas"] == 2
     queue = one(rendered(GPU), "HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"]
     assert queue["metric"]["name"] in METRICS
 
@@ -312,3 +319,42 @@ def test_the_metrics_are_the_services():
         r'(Histogram|Counter|Gauge)\(\s*"(eager_llm_\w+)"', SERVICE.read_text(encoding="utf-8")
     )
     assert {name + "_total" * (kind == "Counter"): kind.lower() for kind, name in found} == METRICS
+
+
+def claims_of(pod):
+    volumes = [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]
+    return [volume["claimName"] for volume in volumes if volume]
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        ("bundle.pvc.claimName=other",),
+        ("onlineStore.type=redis", "redis.enabled=true"),
+        ("onlineStore.type=redis", "redis.enabled=true", "secondBundle.version=older"),
+    ],
+    ids=lambda assignments: ",".join(assignments) or "as it is",
+)
+def test_a_claim_is_one_volume_however_often_it_is_mounted(assignments):
+    pod = one(rendered(LAPTOP, *assignments), "Deployment")["spec"]["template"]["spec"]
+    claims = claims_of(pod)
+    assert len(claims) == len(set(claims)), "a kubelet never mounts one claim as two volumes"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    for mount in pod["containers"][0]["volumeMounts"]:
+        claim = volumes[mount["name"]].get("persistentVolumeClaim", {})
+        writes = not mount.get("readOnly", False)
+        assert not (writes and claim.get("readOnly", False)), f"{mount['mountPath']} is written to"
+
+
+def test_the_charts_own_redis_answers_other_pods():
+    own = ("onlineStore.type=redis", "redis.enabled=true")
+    redis = one(rendered(LAPTOP, *own), "StatefulSet", "-redis")
+    (container_,) = redis["spec"]["template"]["spec"]["containers"]
+    arguments = container_["args"]
+    assert arguments[arguments.index("--protected-mode") + 1] == "no"
+    assert container_["readinessProbe"]["timeoutSeconds"] >= 5
+    secured = rendered(LAPTOP, *own, "onlineStore.passwordSecret.name=redis")
+    (container_,) = one(secured, "StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"]
+    assert "--protected-mode" not in container_["args"]
+    assert "--requirepass" in container_["args"]

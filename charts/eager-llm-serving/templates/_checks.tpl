@@ -9,8 +9,11 @@
 {{- fail "bundle.uri: name where the bundles lie, such as s3://bucket/bundles" }}{{ end }}
 {{- if eq $bundle.source "image" }}
 {{- if not $bundle.image.repository }}{{ fail "bundle.image.repository: name the OCI artifact that holds the bundle" }}{{ end }}
-{{- if semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version }}
-{{- fail (printf "bundle.source=image: this cluster is %s; image volumes came with Kubernetes 1.31. Choose bundle.source=pvc or uri" .Capabilities.KubeVersion.Version) }}{{ end }}
+{{- $cluster := .Capabilities.KubeVersion.Version }}
+{{- if semverCompare "<1.31.0-0" $cluster }}
+{{- fail (printf "bundle.source=image: this cluster is %s; image volumes came with Kubernetes 1.31. Choose bundle.source=pvc or uri" $cluster) }}{{ end }}
+{{- if and (semverCompare "<1.35.0-0" $cluster) (not $bundle.image.featureGateEnabled) }}
+{{- fail (printf "bundle.source=image: this cluster is %s. Before Kubernetes 1.35 image volumes are off by default, and the API server drops them without a word. If the feature gate ImageVolume is on there, set bundle.image.featureGateEnabled=true; else choose bundle.source=pvc or uri" $cluster) }}{{ end }}
 {{- end }}
 {{- if and $v.canary.enabled (not $v.canary.bundle.version) }}
 {{- fail "canary.bundle.version: name the version that a share of the requests is to try" }}{{ end }}

@@ -27,3 +27,23 @@
 {{- round (divf (mul (include "eager.replicas" . | int) $weight) (sub 100 $weight)) 0 | int | max 1 }}
 {{- else }}{{ int .Values.canary.replicas }}{{ end }}
 {{- end }}
+
+{{/*
+The pods of the stable track. Under autoscaling: as many as there are now, within the bounds. Without the
+field, Kubernetes would set a live Deployment to one pod as soon as autoscaling is switched on.
+*/}}
+{{- define "eager.stableReplicas" -}}
+{{- $scaling := .Values.autoscaling }}
+{{- if $scaling.enabled }}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "eager.fullname" .) | default dict }}
+{{- $current := dig "spec" "replicas" 0 $live | int }}
+{{- min (max $current (int $scaling.minReplicas)) (int $scaling.maxReplicas) }}
+{{- else }}
+{{- .Values.replicas }}
+{{- end }}
+{{- end }}
+
+{{/* Whether the bundle and the features lie on one claim, which a pod then mounts as one volume: "true" or nothing. */}}
+{{- define "eager.oneClaim" -}}
+{{- if and (eq .bundle.source "pvc") (eq .bundle.pvc.claimName (default "" .features.claimName)) }}true{{ end }}
+{{- end }}

@@ -77,23 +77,24 @@ spec:
             - {name: bundle, mountPath: {{ printf "/bundles/%s" .version }}, readOnly: true}
             {{- end }}
             {{- if $v.features.claimName }}
-            - {name: features, mountPath: /features, readOnly: {{ eq $v.onlineStore.type "redis" }}}
+            - {name: {{ eq (include "eager.oneClaim" $v) "true" | ternary "bundle" "features" }}, mountPath: /features, readOnly: {{ eq $v.onlineStore.type "redis" }}}
             {{- end }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: {{ $v.tmp.sizeLimit }}}
         {{- if eq $v.bundle.source "pvc" }}
         - name: bundle
-          persistentVolumeClaim: {claimName: {{ $v.bundle.pvc.claimName }}, readOnly: true}
+          # A pod cannot mount one claim as two volumes: if the features lie here, too, they share this one.
+          persistentVolumeClaim: {claimName: {{ $v.bundle.pvc.claimName }}, readOnly: {{ or (not (include "eager.oneClaim" $v)) (eq $v.onlineStore.type "redis") }}}
         {{- else if eq $v.bundle.source "image" }}
         - name: bundle
           image:
             reference: {{ printf "%s:%s" $v.bundle.image.repository .version | quote }}
             pullPolicy: {{ $v.bundle.image.pullPolicy }}
         {{- end }}
-        {{- with $v.features.claimName }}
+        {{- if and $v.features.claimName (not (include "eager.oneClaim" $v)) }}
         - name: features
-          persistentVolumeClaim: {claimName: {{ . }}, readOnly: {{ eq $v.onlineStore.type "redis" }}}
+          persistentVolumeClaim: {claimName: {{ $v.features.claimName }}, readOnly: {{ eq $v.onlineStore.type "redis" }}}
         {{- end }}
 {{- end }}
 
