@@ -3,8 +3,9 @@ import pytest
 
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.data.demo_shop import demo_shop
-from eager_llm.data.importing.importer import import_path, stage, stage_folder
+from eager_llm.data.importing.importer import import_path, stage
 from eager_llm.data.prepare import clean, prepare, save
+from eager_llm.data.staging import stage_folder
 from eager_llm.settings import DataSettings
 
 EVENTS = "user_id,item_id,timestamp\n" + "\n".join(

@@ -17,7 +17,7 @@ from eager_llm.cluster.local_ray import ray_running
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json
 from eager_llm.data.demo_shop import demo_shop
-from eager_llm.data.importing.on_ray import Workers, on_ray
+from eager_llm.data.importing.on_ray import Workers, run_on_ray
 from eager_llm.settings import Settings
 from eager_llm.steps import data as steps
 
@@ -155,11 +155,11 @@ def test_a_lost_worker_is_replaced_until_it_is_lost_over_and_over(tmp_path, on_t
         raise KeyError(answer)
 
     (tmp_path / "mark-1").touch()
-    assert on_ray("counting", die_once, [(tmp_path / f"mark-{n}", n) for n in range(2)]) == [0, 1]
+    assert run_on_ray("counting", die_once, [(tmp_path / f"mark-{n}", n) for n in range(2)]) == [0, 1]
     with pytest.raises(
         UserError,
         match="counting: a Ray worker was lost 4 times at task 1 of 1, and nothing was written",
     ):
-        on_ray("counting", die, [(0,)])
+        run_on_ray("counting", die, [(0,)])
     with pytest.raises(KeyError, match="seven"):
-        on_ray("counting", misbehave, [("seven",)])
+        run_on_ray("counting", misbehave, [("seven",)])

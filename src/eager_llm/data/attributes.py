@@ -1,11 +1,11 @@
-"""What a shop keeps of an item beyond its text, such as price and stock: columns that can be filtered by.
+"""What a shop keeps of an item beyond its text, such as price and stock: columns to filter by.
 
-Which there are is known when all files are read, so an item carries them as a JSON object until then.
+Which columns there are is clear only after all files are read. Until then an item carries its
+attributes as the text of one JSON object.
 """
 
 import json
-from collections.abc import Mapping as Pairs
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 import duckdb
 
@@ -13,74 +13,100 @@ from eager_llm.core.duckdb_engine import literal, name
 from eager_llm.data.tables import ITEM_COLUMNS
 from eager_llm.data.text_cleaning import clean_text
 
-if TYPE_CHECKING:
-    from eager_llm.data.importing.formats import SourceTable
-
-EVERY = ("*",)
+# In place of names: every column that is not a field of ours.
+ALL_COLUMNS = ("*",)
 
 
-def at(key: str) -> str:
+def json_path(key: str) -> str:
     """Return SQL for the JSON path of a key."""
     return literal('$."' + key + '"')
 
 
-def packed(columns: Pairs[str, str]) -> str:
-    """Return SQL that makes the object of `columns` (name → DuckDB type), NULL where there are none."""
-    cells = []
+def attributes_object(columns: Mapping[str, str]) -> str:
+    """Return SQL that makes one JSON object of columns; NULL where there are none.
+
+    Args:
+        columns: name → DuckDB type.
+    """
+    if not columns:
+        return "CAST(NULL AS VARCHAR)"
+    pairs = []
     for column, kind in columns.items():
-        value = name(column)
-        if kind in ("DOUBLE", "FLOAT"):
-            value = f"CASE WHEN isfinite({value}) THEN {value} END"
-        elif kind.startswith(("TIMESTAMP", "DATE", "TIME")):
-            value = f"CAST({value} AS VARCHAR)"
-        cells.append(f"{literal(column)}, {value}")
-    return f"CAST(json_object({', '.join(cells)}) AS VARCHAR)" if cells else "CAST(NULL AS VARCHAR)"
+        pairs.append(f"{literal(column)}, {_json_value(column, kind)}")
+    return f"CAST(json_object({', '.join(pairs)}) AS VARCHAR)"
 
 
-def kept_attributes(text: str | None, part: "SourceTable", markup: bool) -> str | None:
-    """Return the object without our fields, without what is empty, and with plain values only."""
+def _json_value(column: str, kind: str) -> str:
+    """Return SQL for a column as JSON can hold it: no infinity, times as text."""
+    value = name(column)
+    if kind in ("DOUBLE", "FLOAT"):
+        return f"CASE WHEN isfinite({value}) THEN {value} END"
+    if kind.startswith(("TIMESTAMP", "DATE", "TIME")):
+        return f"CAST({value} AS VARCHAR)"
+    return value
+
+
+def clean_attributes(text: str | None, field_names: Collection[str], markup: bool) -> str | None:
+    """Return an item's object with texts, numbers and truth values only; None where none is left.
+
+    Args:
+        text: the object as JSON, or None.
+        field_names: lower-case names of columns that fill our fields, and so are no attributes.
+        markup: take HTML out of texts.
+    """
     if text is None:
         return None
-    ours = {name.lower() for names in part.columns.values() for name in names} | set(ITEM_COLUMNS)
-    kept = {}
-    for key, value in json.loads(text).items():
-        key = key.split(":")[0].strip().replace('"', "'")  # RecBole's columns carry their type
+    attributes: dict[str, str | int | float] = {}
+    for column, value in json.loads(text).items():
+        # RecBole's columns carry their type: price:float.
+        key = column.split(":")[0].strip().replace('"', "'")
+        if not key or key.lower() in field_names:
+            continue
         if isinstance(value, (str, list)):
             value = clean_text(value, markup)
-        if key and key.lower() not in ours and isinstance(value, (str, int, float)) and value != "":
-            kept[key] = value
-    return json.dumps(kept, ensure_ascii=False) if kept else None
+        if isinstance(value, (str, int, float)) and value != "":
+            attributes[key] = value
+    if not attributes:
+        return None
+    return json.dumps(attributes, ensure_ascii=False)
 
 
-def spread(connection: duckdb.DuckDBPyConnection, table: str) -> str:
-    """Return SQL for the columns of `table`'s items, the attributes each as a column of its type.
+def item_columns(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Return SQL for the columns of the items in `table`, each attribute as a column of its type.
 
-    A column is numbers, or truth values, where all that is filled reads so; cells with leading
-    zeros, such as article numbers, stay text, and text that is missing is empty.
+    A column is numbers, or truth values, where all that is filled reads so. Cells with leading
+    zeros, such as article numbers, stay text. Missing text is empty. Names that differ only in
+    their case are one column.
     """
-    keys = connection.execute(
+    rows = connection.execute(
         f"SELECT DISTINCT unnest(json_keys(attributes)) FROM {table} WHERE attributes IS NOT NULL"
     ).fetchall()
     spellings: dict[str, list[str]] = {}
-    for key in sorted(row[0] for row in keys):
+    for (key,) in sorted(rows):
         spellings.setdefault(key.lower(), []).append(key)
     columns = list(ITEM_COLUMNS)
-    for names in spellings.values():
-        found = ", ".join(f"json_extract_string(attributes, {at(key)})" for key in names)
-        columns.append(f"{_typed(connection, table, f'coalesce({found})')} AS {name(names[0])}")
+    for keys in spellings.values():
+        values = [f"json_extract_string(attributes, {json_path(key)})" for key in keys]
+        cell = _typed(connection, table, f"coalesce({', '.join(values)})")
+        columns.append(f"{cell} AS {name(keys[0])}")
     return ", ".join(columns)
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, table: str, value: str) -> str:
+    """Return SQL for a text expression in the type that all its values read as."""
     row = connection.execute(
-        f"SELECT count(v) = count(*), bool_and(lower(v) IN ('true', 'false')), "
-        f"coalesce(bool_and(isfinite(try_cast(v AS DOUBLE)) AND NOT regexp_matches(v, '^[+-]?0[0-9]')), false) "
-        f"AND count(v) = count(try_cast(v AS DOUBLE)), bool_and(regexp_matches(v, '^[+-]?[0-9]{{1,18}}$')) "
+        "SELECT count(v) = count(*), bool_and(lower(v) IN ('true', 'false')), "
+        "coalesce(bool_and(isfinite(try_cast(v AS DOUBLE)) "
+        "AND NOT regexp_matches(v, '^[+-]?0[0-9]')), false) "
+        "AND count(v) = count(try_cast(v AS DOUBLE)), "
+        "bool_and(regexp_matches(v, '^[+-]?[0-9]{1,18}$')) "
         f"FROM (SELECT {value} AS v FROM {table})"
     ).fetchone()
-    full, truth, number, whole = row or (False, False, False, False)
-    if truth and full:
+    complete, all_truth, all_numbers, all_whole = row or (False, False, False, False)
+    if all_truth and complete:
         return f"(lower({value}) = 'true')"
-    if number:
-        return f"CAST({value} AS {'BIGINT' if whole and full else 'DOUBLE'})"
-    return f"coalesce({value}, '')"
+    if not all_numbers:
+        return f"coalesce({value}, '')"
+    if all_whole and complete:
+        return f"CAST({value} AS BIGINT)"
+    return f"CAST({value} AS DOUBLE)"

@@ -20,10 +20,11 @@ from eager_llm.core.files import (
 from eager_llm.core.progress import say
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.data.importing.column_mapping import ColumnMapping
-from eager_llm.data.importing.importer import stage, stage_folder, stage_tables
+from eager_llm.data.importing.importer import stage
 from eager_llm.data.importing.on_ray import import_workers
 from eager_llm.data.prepare import clean, save
 from eager_llm.data.splits import SPLITS, assign_splits, targets
+from eager_llm.data.staging import stage_folder, stage_tables
 from eager_llm.data.tables import (
     Tables,
     metadata_file,
@@ -62,20 +63,22 @@ def ingest(
         engine(settings.data.memory_gb, out.parent) as connection,
         import_workers(settings.data, out) as workers,
     ):
+        read_events = workers.read if workers else None
+        clean_events = workers.clean if workers else None
         if source == DEMO:
             shop = demo_shop(settings.seed)
             stage_tables(connection, shop)
             origin = shop.metadata
         else:
             with _at_hand(source, workers.folder if workers else out.parent) as place:
-                origin = stage(connection, place, settings.data, mapping, workers)
+                origin = stage(connection, place, settings.data, mapping, read_events)
             if in_store(source):
                 origin["source"] = source
         if append:
             stage_folder(connection, out)
         metadata = {
             **origin,
-            **clean(connection, settings.data, not origin.get("ordinal_time"), workers),
+            **clean(connection, settings.data, not origin.get("ordinal_time"), clean_events),
         }
         if not metadata["events"]:
             raise UserError(

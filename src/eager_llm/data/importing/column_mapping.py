@@ -1,4 +1,4 @@
-"""How somebody's log maps onto the tables: columns, files, dialect, times; from flags or a small YAML file."""
+"""How somebody's log maps onto the tables: columns, files, dialect, times; by flags or a YAML file."""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,29 +11,44 @@ from eager_llm.data.tables import EVENT_COLUMNS, INTENTION_COLUMNS, ITEM_COLUMNS
 
 MAPPING_FILE = "import.yaml"
 EVENT_FIELDS = (*EVENT_COLUMNS, "event_type", "weight")
+# For each table our fields, all that a source may fill.
 FIELDS = {"events": EVENT_FIELDS, "items": ITEM_COLUMNS, "intentions": INTENTION_COLUMNS}
-FORMS = ("lc-rec", "recbole", "movielens", "amazon-2018", "amazon-2023", "tables", "topic", "sql")
+FORMATS = (
+    "lc-rec",
+    "recbole",
+    "movielens",
+    "amazon-2018",
+    "amazon-2023",
+    "tables",
+    "topic",
+    "sql",
+)
+TIME_UNITS = ("s", "ms", "us", "ns")
+TABLE_KEYS = ("columns", "files", "queries")
+LONGEST_DELIMITER = 4
+# What `format` was called in earlier versions.
+EARLIER_FORMAT = "form"
 
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """What a person says of a log; all of it may be left out where the form is known.
+    """What a person says of a log; all of it may be left out where the format is recognised.
 
     Attributes:
-        form: one of `FORMS`; empty: found out from the files.
+        format: one of `FORMATS`; empty: recognised by the files.
         columns: for each table (`events`, `items`, `intentions`) our field to their column, or in
             JSON a path with dots (`payload.user.id`).
         files: for each table a file name or pattern in the folder.
-        queries: for each table a SQL query (form `sql`).
-        url: of the database (form `sql`), or `env:NAME` for a variable that holds it.
-        delimiter: of delimited text; empty: found out from the header.
+        queries: for each table a SQL query (format `sql`).
+        url: of the database (format `sql`), or `env:NAME` for a variable that holds it.
+        delimiter: of delimited text; empty: told by the header.
         encoding: of delimited text, such as utf-8 or latin-1.
-        time_format: strptime's form of the times; empty: ISO dates, or a number since 1970.
+        time_format: strptime's format of the times; empty: ISO dates, or a number since 1970.
         time_unit: of numbers: s, ms, us or ns; empty: by their size.
         item_aliases: a CSV of `item_id, same_as` beside the log: items that are one.
     """
 
-    form: str = ""
+    format: str = ""
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     queries: dict[str, str] = field(default_factory=dict)
@@ -46,7 +61,11 @@ class ColumnMapping:
 
     @classmethod
     def read(cls, file: Path) -> "ColumnMapping":
-        """Read a YAML file. Raises UserError naming the file and every mistake."""
+        """Read a YAML file.
+
+        Raises:
+            UserError: the file is missing or not YAML, or has mistakes; every one is named.
+        """
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
@@ -59,48 +78,22 @@ class ColumnMapping:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str) -> "ColumnMapping":
-        """Build from plain values. Raises UserError naming `origin` and every mistake."""
-        known = {spec.name: spec for spec in fields(cls)}
+        """Build from values as YAML has them.
+
+        Raises:
+            UserError: there are mistakes; `origin` and every one of them are named.
+        """
         mistakes = [
-            f"{key}: no such entry; known: {', '.join(known)}" for key in values if key not in known
+            *_key_mistakes(values),
+            *_table_mistakes(values),
+            *_text_mistakes(values),
+            *_choice_mistakes(values),
         ]
-        for key in ("columns", "files", "queries"):
-            tables = values.get(key, {})
-            if not isinstance(tables, dict):
-                mistakes.append(f"{key}: expected {', '.join(FIELDS)}, found {tables!r}")
-                continue
-            mistakes += [
-                f"{key}.{table}: no such table; known: {', '.join(FIELDS)}"
-                for table in tables
-                if table not in FIELDS
-            ]
-            if key == "columns":
-                mistakes += _column_mistakes(tables)
-            else:
-                mistakes += [
-                    f"{key}.{t} = {v!r}: expected text"
-                    for t, v in tables.items()
-                    if not isinstance(v, str)
-                ]
-        for key in (
-            "form",
-            "url",
-            "delimiter",
-            "encoding",
-            "time_format",
-            "time_unit",
-            "item_aliases",
-        ):
-            if not isinstance(values.get(key, ""), str):
-                mistakes.append(f"{key} = {values[key]!r}: expected text")
-        if values.get("form", "") not in ("", *FORMS):
-            mistakes.append(f"form = {values['form']!r}: choose from {', '.join(FORMS)}")
-        if values.get("time_unit", "") not in ("", "s", "ms", "us", "ns"):
-            mistakes.append(f"time_unit = {values['time_unit']!r}: choose from s, ms, us, ns")
-        if len(str(values.get("delimiter", "")).encode()) > 4:
-            mistakes.append(f"delimiter = {values['delimiter']!r}: expected at most 4 bytes")
         if mistakes:
             raise UserError(f"{origin}: the mapping has mistakes:\n  " + "\n  ".join(mistakes))
+        values = dict(values)
+        if EARLIER_FORMAT in values:
+            values["format"] = values.pop(EARLIER_FORMAT)
         return cls(**values)
 
     def with_columns(self, flags: list[str]) -> "ColumnMapping":
@@ -112,13 +105,16 @@ class ColumnMapping:
         columns = {table: dict(names) for table, names in self.columns.items()}
         for flag in flags:
             target, separator, column = flag.partition("=")
-            table, dot, ours = target.partition(".")
+            table, dot, field_name = target.partition(".")
             if not (separator and dot and column) or table not in FIELDS:
                 raise UserError(
-                    f"--column {flag!r}: write it as table.field=column, such as events.user_id=customer"
+                    f"--column {flag!r}: write it as table.field=column, "
+                    "such as events.user_id=customer"
                 )
-            columns.setdefault(table, {})[ours] = column
-        mistakes = _column_mistakes(columns)
+            columns.setdefault(table, {})[field_name] = column
+        mistakes = []
+        for table, names in columns.items():
+            mistakes += _column_mistakes(table, names)
         if mistakes:
             raise UserError("--column: " + "; ".join(mistakes))
         return replace(self, columns=columns)
@@ -128,21 +124,71 @@ class ColumnMapping:
         return self.columns.get(table, {})
 
 
-def _column_mistakes(tables: dict[str, Any]) -> list[str]:
+ENTRIES = tuple(spec.name for spec in fields(ColumnMapping))
+
+
+def _key_mistakes(values: dict[str, Any]) -> list[str]:
+    """Name entries that do not exist."""
+    unknown = [key for key in values if key not in (*ENTRIES, EARLIER_FORMAT)]
+    mistakes = [f"{key}: no such entry; known: {', '.join(ENTRIES)}" for key in unknown]
+    if "format" in values and EARLIER_FORMAT in values:
+        mistakes.append(f"{EARLIER_FORMAT}: an earlier name of format; keep one of them")
+    return mistakes
+
+
+def _table_mistakes(values: dict[str, Any]) -> list[str]:
+    """Name what is wrong with the entries that have a value for each table."""
     mistakes = []
-    for table, names in tables.items():
-        if not isinstance(names, dict):
-            mistakes.append(f"columns.{table}: expected field: column, found {names!r}")
+    tables = ", ".join(FIELDS)
+    for key in TABLE_KEYS:
+        entries = values.get(key, {})
+        if not isinstance(entries, dict):
+            mistakes.append(f"{key}: expected {tables}, found {entries!r}")
             continue
-        known = FIELDS.get(table, ())
-        mistakes += [
-            f"columns.{table}.{ours}: no such field; known: {', '.join(known)}"
-            for ours in names
-            if ours not in known
-        ]
-        mistakes += [
-            f"columns.{table}.{o} = {c!r}: expected text"
-            for o, c in names.items()
-            if not isinstance(c, str)
-        ]
+        unknown = [table for table in entries if table not in FIELDS]
+        mistakes += [f"{key}.{table}: no such table; known: {tables}" for table in unknown]
+        for table, value in entries.items():
+            if key == "columns":
+                mistakes += _column_mistakes(table, value)
+            elif not isinstance(value, str):
+                mistakes.append(f"{key}.{table} = {value!r}: expected text")
+    return mistakes
+
+
+def _column_mistakes(table: str, names: Any) -> list[str]:
+    """Name what is wrong with the columns of a table."""
+    if not isinstance(names, dict):
+        return [f"columns.{table}: expected field: column, found {names!r}"]
+    fields_known = ", ".join(FIELDS.get(table, ()))
+    unknown = [field_name for field_name in names if field_name not in FIELDS.get(table, ())]
+    mistakes = [
+        f"columns.{table}.{field_name}: no such field; known: {fields_known}"
+        for field_name in unknown
+    ]
+    for field_name, column in names.items():
+        if not isinstance(column, str):
+            mistakes.append(f"columns.{table}.{field_name} = {column!r}: expected text")
+    return mistakes
+
+
+def _text_mistakes(values: dict[str, Any]) -> list[str]:
+    """Name entries that are no text."""
+    keys = [key for key in (*ENTRIES, EARLIER_FORMAT) if key not in TABLE_KEYS]
+    return [
+        f"{key} = {values[key]!r}: expected text"
+        for key in keys
+        if not isinstance(values.get(key, ""), str)
+    ]
+
+
+def _choice_mistakes(values: dict[str, Any]) -> list[str]:
+    """Name entries that are none of their choices, or too long."""
+    mistakes = []
+    choices = {"format": FORMATS, EARLIER_FORMAT: FORMATS, "time_unit": TIME_UNITS}
+    for key, allowed in choices.items():
+        if values.get(key, "") not in ("", *allowed):
+            mistakes.append(f"{key} = {values[key]!r}: choose from {', '.join(allowed)}")
+    delimiter = values.get("delimiter", "")
+    if len(str(delimiter).encode()) > LONGEST_DELIMITER:
+        mistakes.append(f"delimiter = {delimiter!r}: expected at most {LONGEST_DELIMITER} bytes")
     return mistakes

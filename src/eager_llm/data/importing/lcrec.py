@@ -10,7 +10,7 @@ from eager_llm.core.files import read_json
 from eager_llm.data.tables import ITEM_COLUMNS, TEXT_COLUMNS
 from eager_llm.data.text_cleaning import clean_text
 
-# Such logs have an order but no clock: positions become days after this moment.
+# Such logs have an order but no clock: positions become days after this date.
 ORDINAL_START = pd.Timestamp("2000-01-01", tz="UTC")
 
 
@@ -20,46 +20,63 @@ def lcrec_frames(log: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     Raises:
         UserError: a file has another shape; the entry is named.
     """
-    histories = _mapping(log, list)
+    events = _events(log)
+    catalogue = log.with_name(log.name.replace(".inter.json", ".item.json"))
+    if not catalogue.is_file():
+        return events, None
+    return events, _items(catalogue)
+
+
+def _events(log: Path) -> pd.DataFrame:
     rows = []
-    for user, history in histories.items():
+    for user, history in _read_object(log, list, "[item, item, ...]").items():
         if not user.strip():
             raise UserError(f"{log}: a user's id is empty")
         for position, item in enumerate(history):
-            if isinstance(item, (dict, list)) or item is None or not str(item).strip():
+            if not _is_id(item):
                 raise UserError(
                     f"{log}: user {user!r}, position {position}: {item!r} is not an item id"
                 )
             rows.append((user.strip(), str(item).strip(), position))
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "position"])
-    events["timestamp"] = (
-        ORDINAL_START + pd.to_timedelta(events.pop("position"), unit="D")
-    ).dt.as_unit("us")
-    catalogue = log.with_name(log.name.replace(".inter.json", ".item.json"))
-    return events, _items(catalogue) if catalogue.is_file() else None
+    days = pd.to_timedelta(events.pop("position"), unit="D")
+    events["timestamp"] = (ORDINAL_START + days).dt.as_unit("us")
+    return events
+
+
+def _is_id(value: Any) -> bool:
+    if value is None or isinstance(value, (dict, list)):
+        return False
+    return bool(str(value).strip())
 
 
 def _items(path: Path) -> pd.DataFrame:
     rows = []
-    for item, fields in _mapping(path, dict).items():
-        for name, value in fields.items():
-            if name in TEXT_COLUMNS and not isinstance(value, (str, type(None))):
-                raise UserError(f"{path}: item {item!r}: {name} is {value!r}; expected text")
-        rows.append(
-            {
-                "item_id": item.strip(),
-                **{name: clean_text(fields.get(name)) for name in TEXT_COLUMNS},
-            }
-        )
+    for item, fields in _read_object(path, dict, "{title: ...}").items():
+        row = {"item_id": item.strip()}
+        for column in TEXT_COLUMNS:
+            value = fields.get(column)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{path}: item {item!r}: {column} is {value!r}; expected text")
+            row[column] = clean_text(value)
+        rows.append(row)
     return pd.DataFrame(rows, columns=list(ITEM_COLUMNS))
 
 
-def _mapping(path: Path, kind: type) -> dict[str, Any]:
+def _read_object(path: Path, entry_type: type, shape: str) -> dict[str, Any]:
+    """Read a JSON object of id → entry.
+
+    Args:
+        entry_type: of every entry.
+        shape: of an entry, for people.
+
+    Raises:
+        UserError: it is none, it is empty, or an entry has another type.
+    """
     value = read_json(path)
-    word = "[item, item, ...]" if kind is list else "{title: ...}"
     if not isinstance(value, dict) or not value:
-        raise UserError(f"{path}: expected a non-empty object {{id: {word}}}")
+        raise UserError(f"{path}: expected a non-empty object {{id: {shape}}}")
     for key, entry in value.items():
-        if not isinstance(entry, kind):
-            raise UserError(f"{path}: entry {key!r} is {type(entry).__name__}; expected {word}")
+        if not isinstance(entry, entry_type):
+            raise UserError(f"{path}: entry {key!r} is {type(entry).__name__}; expected {shape}")
     return value

@@ -1,15 +1,14 @@
 """Importing by several workers: the same reading and cleaning, a file or a range of users a task.
 
-Rows move by Parquet files in a folder that all workers reach; through Ray go names and counts only. A task depends on
-nothing but its files and writes its own whole, so that a lost worker's task is simply done again. Users are shared out
-in ranges of their ids, each with about as many events, so that what the workers write is in order one after the other.
-What is of all users stays with the process that asked: items, their merging and numbering, and the sums of the k-core.
+Users are shared out in ranges of their ids, each with about as many events, so that what the
+workers write is in order one after the other. What is of all users stays in this process: items,
+their merging and numbering, and the sums of the k-core.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,51 +16,33 @@ from typing import Any
 import duckdb
 
 from eager_llm.cluster.local_ray import ray_running
-from eager_llm.core.duckdb_engine import engine, listed, literal, one, run
+from eager_llm.core.duckdb_engine import literal, one
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import whole_file
 from eager_llm.core.progress import progress
+from eager_llm.data.cleaning import LogCounts, find_rare
 from eager_llm.data.importing.column_mapping import ColumnMapping
-from eager_llm.data.importing.formats import SourceTable
-from eager_llm.data.importing.importer import PART_FAULTS, read_part
-from eager_llm.data.prepare import (
-    ASIDE_OUT,
-    EVENTS_OUT,
-    Found,
-    core_counts,
-    find_rare,
-    order,
-    sift,
-    view_merged,
+from eager_llm.data.importing.row_checks import SOURCE_FAULTS
+from eager_llm.data.importing.shard_tasks import (
+    EVENT_FIELDS,
+    Shard,
+    count_shard_events,
+    drop_shard_events,
+    order_shard_events,
+    read_file,
+    rows_of,
+    write_rows,
 )
+from eager_llm.data.importing.source_table import SourceTable
 from eager_llm.settings import DataSettings
 
+# Events whose users tell where to cut the ids.
 SAMPLE = 20_000
 RETRIES = 3
-EVENT_FIELDS = "user_id, item_id, us, event_type, weight"
-# Does a function for every call, in any order and maybe elsewhere; answers in the order of the calls.
-Each = Callable[[str, Callable[..., Any], Sequence[tuple]], list[Any]]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The users of a range of ids, `first` to before `last`, and where files about them lie."""
-
-    folder: Path
-    number: int
-    first: str | None
-    last: str | None
-
-    def file(self, kind: str) -> Path:
-        """Return the file of a kind."""
-        return self.folder / f"{kind}-{self.number}.parquet"
-
-    @property
-    def users(self) -> str:
-        """SQL for whether a row is of these users."""
-        bounds = [f"user_id >= {literal(self.first)}"] if self.first is not None else []
-        bounds += [f"user_id < {literal(self.last)}"] if self.last is not None else []
-        return " AND ".join(bounds) or "true"
+# Tables that every shard needs.
+COMMON_TABLES = ("items", "catalogued", "merges")
+# Calls a function with each of some arguments, in any order and maybe elsewhere; returns the
+# results in the order of the calls. The label is for people.
+TaskRunner = Callable[[str, Callable[..., Any], Sequence[tuple]], list[Any]]
 
 
 class Workers:
@@ -69,86 +50,108 @@ class Workers:
 
     Args:
         folder: that all of them reach, empty, and gone afterwards.
-        each: who does the tasks.
+        run_tasks: who does the tasks.
     """
 
-    def __init__(self, folder: Path, settings: DataSettings, each: Each) -> None:
-        self.folder, self._settings, self._each = folder, settings, each
-        self._pieces: list[Path] = []
+    def __init__(self, folder: Path, settings: DataSettings, run_tasks: TaskRunner) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._run_tasks = run_tasks
+        # Files of events as they were read.
+        self._event_files: list[Path] = []
 
     def read(
-        self, connection: duckdb.DuckDBPyConnection, part: SourceTable, mapping: ColumnMapping
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        source_table: SourceTable,
+        mapping: ColumnMapping,
     ) -> int:
-        """Read a part's files, a file a task; `events_in` shows them, `part_faults` names the broken rows.
+        """Read the files of the events, a file a task.
+
+        `events_in` shows the readable rows, `source_faults` names the others.
 
         Returns:
             How many rows there were.
-        """
-        calls = []
-        for number, file in enumerate(part.files):
-            pieces = (
-                self.folder / f"read-{number}.parquet",
-                self.folder / f"faults-{number}.parquet",
-            )
-            calls.append(
-                (replace(part, files=(file.resolve(),)), mapping, self._settings.memory_gb, *pieces)
-            )
-            self._pieces.append(pieces[0])
-        rows = self._each("reading", read_file, calls)
-        connection.execute(PART_FAULTS)
-        for file, call in zip(part.files, calls, strict=True):
-            # As whoever asked names the file.
-            connection.execute(
-                f"INSERT INTO part_faults SELECT {literal(str(file))}, row, unit, reason FROM {_rows([call[-1]])}"
-            )
-        self._show(connection)
-        return sum(rows)
 
-    def clean(self, connection: duckdb.DuckDBPyConnection) -> Found:
-        """Clean the log in `events_in`, a range of users a task; the result is `events_out`, `aside_out` and `rare`."""
-        if one(connection, "SELECT count(*) FROM events_here"):
-            # What this process has read itself: a database, or tables that are added to.
-            self._keep(connection, "here", f"SELECT {EVENT_FIELDS} FROM events_here")
-            self._pieces.append(self.folder / "here.parquet")
-            connection.execute("DELETE FROM events_here")
-            self._show(connection)
-        for table in ("items", "known", "merges"):
-            self._keep(connection, table, f"SELECT * FROM {table}")
+        Raises:
+            UserError: a file is empty, not readable at all, or lacks a column.
+        """
+        calls, fault_files = [], []
+        for number, file in enumerate(source_table.files):
+            table = replace(source_table, files=(file.resolve(),))
+            rows = self.folder / f"read-{number}.parquet"
+            faults = self.folder / f"faults-{number}.parquet"
+            calls.append((table, mapping, self._settings.memory_gb, rows, faults))
+            self._event_files.append(rows)
+            fault_files.append(faults)
+        counts = self._run_tasks("reading", read_file, calls)
+        connection.execute(SOURCE_FAULTS)
+        for file, faults in zip(source_table.files, fault_files, strict=True):
+            # The file as this process names it, not as the worker does.
+            connection.execute(
+                f"INSERT INTO source_faults SELECT {literal(str(file))}, row, unit, reason "
+                f"FROM {rows_of([faults])}"
+            )
+        self._show_events(connection)
+        return sum(counts)
+
+    def clean(self, connection: duckdb.DuckDBPyConnection) -> LogCounts:
+        """Clean the log in `events_in`, a range of users a task.
+
+        The result is `events_out`, `quarantine_out` and `rare`.
+        """
+        self._share_local_events(connection)
+        for table in COMMON_TABLES:
+            self._share_table(connection, table)
         shards = self._shards(connection)
-        found = self._each(
-            "dropping duplicates", sift_shard, [(s, self._pieces, self._settings) for s in shards]
-        )
+        settings = self._settings
+        drop_calls = [(shard, self._event_files, settings) for shard in shards]
+        counts = self._run_tasks("dropping duplicates", drop_shard_events, drop_calls)
+        self._find_rare(connection, shards)
+        order_calls = []
+        for shard, shard_counts in zip(shards, counts, strict=True):
+            order_calls.append((shard, shard_counts, settings))
+        counts = self._run_tasks("ordering the log", order_shard_events, order_calls)
+        for view, kind in (("events_out", "events"), ("quarantine_out", "dropped")):
+            rows = _shard_rows(shards, kind)
+            connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {rows}")
+        return LogCounts.total(counts)
+
+    def _find_rare(self, connection: duckdb.DuckDBPyConnection, shards: list[Shard]) -> None:
+        """Fill `rare`, and share it; the shards count, this process adds up."""
+        calls = [(shard, self._settings) for shard in shards]
         rounds = 0
 
-        def count() -> None:
+        def count_events() -> None:
             nonlocal rounds
             rounds += 1
-            self._keep(connection, "rare", "SELECT * FROM rare")
-            self._each(
-                f"k-core, round {rounds}", count_shard, [(s, self._settings) for s in shards]
-            )
-            connection.execute(
-                f"CREATE OR REPLACE VIEW counts AS SELECT * FROM {_rows([s.file('counts') for s in shards])}"
-            )
+            self._share_table(connection, "rare")
+            self._run_tasks(f"k-core, round {rounds}", count_shard_events, calls)
+            rows = _shard_rows(shards, "counts")
+            connection.execute(f"CREATE OR REPLACE VIEW counts AS SELECT * FROM {rows}")
 
-        find_rare(connection, self._settings.min_interactions, count)
-        self._keep(connection, "rare", "SELECT * FROM rare")
-        calls = [(s, f, self._settings) for s, f in zip(shards, found, strict=True)]
-        found = self._each("ordering the log", order_shard, calls)
-        for view, kind in (("events_out", "events"), ("aside_out", "dropped")):
-            connection.execute(
-                f"CREATE VIEW {view} AS SELECT * FROM {_rows([s.file(kind) for s in shards])}"
-            )
-        return _total(found)
+        find_rare(connection, self._settings.min_interactions, count_events)
+        self._share_table(connection, "rare")
 
-    def _show(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _share_local_events(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Share what this process has read itself: a database, or tables that are added to."""
+        if not one(connection, "SELECT count(*) FROM events_local"):
+            return
+        file = self.folder / "local.parquet"
+        write_rows(connection, f"SELECT {EVENT_FIELDS} FROM events_local", file)
+        self._event_files.append(file)
+        connection.execute("DELETE FROM events_local")
+        self._show_events(connection)
+
+    def _share_table(self, connection: duckdb.DuckDBPyConnection, table: str) -> None:
+        write_rows(connection, f"SELECT * FROM {table}", self.folder / f"{table}.parquet")
+
+    def _show_events(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Have `events_in` show the events of all files."""
         connection.execute(
-            f"CREATE OR REPLACE VIEW events_in AS SELECT {EVENT_FIELDS} FROM events_here "
-            f"UNION ALL SELECT {EVENT_FIELDS} FROM {_rows(self._pieces)}"
+            f"CREATE OR REPLACE VIEW events_in AS SELECT {EVENT_FIELDS} FROM events_local "
+            f"UNION ALL SELECT {EVENT_FIELDS} FROM {rows_of(self._event_files)}"
         )
-
-    def _keep(self, connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
-        _write(connection, query, self.folder / f"{name}.parquet")
 
     def _shards(self, connection: duckdb.DuckDBPyConnection) -> list[Shard]:
         """Cut the ids into ranges with about as many events each, by a sample of the events."""
@@ -157,14 +160,19 @@ class Workers:
         ).fetchall()
         # DuckDB compares text by its bytes.
         ids = sorted((str(user) for (user,) in rows), key=str.encode)
-        cuts = list(
-            dict.fromkeys(
-                ids[len(ids) * n // self._settings.workers]
-                for n in range(1, self._settings.workers)
-            )
-        )
-        bounds = [None, *cuts, None]
-        return [Shard(self.folder, n, *pair) for n, pair in enumerate(pairwise(bounds))]
+        workers = self._settings.workers
+        cuts = [ids[len(ids) * number // workers] for number in range(1, workers)]
+        # An id with many events is cut at once only.
+        bounds = [None, *dict.fromkeys(cuts), None]
+        shards = []
+        for number, (first, end) in enumerate(pairwise(bounds)):
+            shards.append(Shard(self.folder, number, first, end))
+        return shards
+
+
+def _shard_rows(shards: list[Shard], kind: str) -> str:
+    """Return SQL of the rows of a kind, of all shards in their order."""
+    return rows_of([shard.file(kind) for shard in shards])
 
 
 @contextmanager
@@ -176,135 +184,62 @@ def import_workers(settings: DataSettings, out: Path) -> Iterator[Workers | None
     if settings.workers == 0:
         yield None
         return
-    shared = (
-        Path(settings.shared_folder).resolve() if settings.shared_folder else out.resolve().parent
-    )
+    if settings.shared_folder:
+        shared = Path(settings.shared_folder).resolve()
+    else:
+        shared = out.resolve().parent
     shared.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".import-", dir=shared) as folder,
         ray_running(settings.workers),
     ):
-        yield Workers(Path(folder), settings, on_ray)
+        yield Workers(Path(folder), settings, run_on_ray)
 
 
-def on_ray(label: str, function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
-    """Do a function for every call by Ray's workers, a processor a task.
+def run_on_ray(label: str, function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
+    """Call a function with each of `calls` on Ray's workers, a processor a task.
 
     Raises:
-        UserError: a task raised it (of several, the first by order), or lost its worker over and over.
+        UserError: a task raised it (of several, the first by order), or lost its worker over and
+            over.
     """
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
-    waiting = [task.remote(function, call) for call in calls]
-    answers = []
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_outcome)
+    references = [task.remote(function, call) for call in calls]
+    results: list[Any] = []
     try:
-        for reference in progress(waiting, desc=label, unit=" tasks", delay=2):
-            answer, mistake = ray.get(reference)
+        for reference in progress(references, desc=label, unit=" tasks", delay=2):
+            result, mistake = ray.get(reference)
             if mistake is not None:
                 raise UserError(mistake)
-            answers.append(answer)
+            results.append(result)
     except ray.exceptions.RayTaskError:
         raise  # our own fault: with its traceback
     except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{label}: a Ray worker was lost {RETRIES + 1} times at task {len(answers) + 1} of {len(calls)}, and nothing was "
-            f"written; has it memory for data.memory_gb? ({str(error).strip().splitlines()[0]})"
+            f"{label}: a Ray worker was lost {RETRIES + 1} times at task {len(results) + 1} of "
+            f"{len(calls)}, and nothing was written; has it memory for data.memory_gb? ({reason})"
         ) from None
     finally:
-        left = waiting[len(answers) :]
-        for reference in left:
-            ray.cancel(reference)
-        if left:  # else one would write where the folder is about to go
-            ray.wait(left, num_returns=len(left))
-    return answers
+        _cancel(references[len(results) :])
+    return results
 
 
-def _answer(function: Callable[..., Any], call: tuple) -> tuple[Any, str | None]:
-    """Return what the function does, or what is wrong with its input."""
+def _cancel(references: list[Any]) -> None:
+    """End tasks, and wait for them: else one would write where the folder is about to go."""
+    import ray
+
+    for reference in references:
+        ray.cancel(reference)
+    if references:
+        ray.wait(references, num_returns=len(references))
+
+
+def _outcome(function: Callable[..., Any], call: tuple) -> tuple[Any, str | None]:
+    """Return what a function returns, and what is wrong with its input, or None."""
     try:
         return function(*call), None
     except UserError as error:
         return None, str(error)
-
-
-def read_file(
-    part: SourceTable, mapping: ColumnMapping, memory_gb: float, rows: Path, faults: Path
-) -> int:
-    """Read one file; write its rows that are readable, and why others are not; return how many there were."""
-    with engine(memory_gb, threads=1) as connection:
-        read = read_part(connection, part, mapping)
-        _write(connection, f"SELECT {EVENT_FIELDS} FROM {part.table}_raw", rows)
-        _write(connection, "SELECT * FROM part_faults", faults)
-    return read
-
-
-def sift_shard(shard: Shard, pieces: list[Path], settings: DataSettings) -> Found:
-    """Drop what is dropped by user, and write what is left."""
-    with _engine(shard, settings, "items", "known", "merges") as connection:
-        connection.execute(
-            f"CREATE VIEW events_in AS SELECT * FROM {_rows(pieces)} WHERE {shard.users}"
-        )
-        view_merged(connection)
-        found = sift(connection, settings)
-        for table in ("users", "log", "orphans", "quarantine"):
-            _write(connection, f"SELECT * FROM {table}", shard.file(table))
-    return found
-
-
-def count_shard(shard: Shard, settings: DataSettings) -> None:
-    """Write the counts of a round of the k-core."""
-    with _engine(shard, settings, "rare") as connection:
-        connection.execute(f"CREATE VIEW log AS SELECT u, i FROM {_rows([shard.file('log')])}")
-        _write(connection, core_counts(settings.min_interactions), shard.file("counts"))
-
-
-def order_shard(shard: Shard, found: Found, settings: DataSettings) -> Found:
-    """Write the clean events in order, and what was set quarantine."""
-    with _engine(shard, settings, "items", "rare") as connection:
-        for table in ("users", "log", "orphans", "quarantine"):
-            connection.execute(
-                f"CREATE TABLE {table} AS SELECT * FROM {_rows([shard.file(table)])}"
-            )
-        found = order(connection, settings, found)
-        _write(connection, f"{EVENTS_OUT} ORDER BY user_id, timestamp", shard.file("events"))
-        _write(connection, ASIDE_OUT, shard.file("dropped"))
-    return found
-
-
-@contextmanager
-def _engine(
-    shard: Shard, settings: DataSettings, *tables: str
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield an engine with tables that all shards have in common."""
-    with engine(settings.memory_gb, threads=1) as connection:
-        for table in tables:
-            connection.execute(
-                f"CREATE TABLE {table} AS SELECT * FROM {_rows([shard.folder / f'{table}.parquet'])}"
-            )
-        yield connection
-
-
-def _rows(files: Sequence[Path]) -> str:
-    return f"read_parquet({listed([str(file) for file in files])})"
-
-
-def _write(connection: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:
-    with whole_file(file) as draft:
-        run(
-            connection,
-            f"writing {file.name}",
-            f"COPY ({query}) TO {literal(str(draft))} (FORMAT parquet)",
-        )
-
-
-def _total(found: Sequence[Found]) -> Found:
-    """Add the counts of shards up; no user is in two."""
-    sums = {
-        name: sum(getattr(f, name) for f in found)
-        for name in Found.__dataclass_fields__
-        if name not in ("first", "last")
-    }
-    first = min((f.first for f in found if f.first is not None), default=None)
-    last = max((f.last for f in found if f.last is not None), default=None)
-    return Found(**sums, first=first, last=last)

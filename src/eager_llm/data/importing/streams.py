@@ -1,24 +1,32 @@
-"""JSON lines and database rows as streams of Arrow batches: bounded memory, exact row numbers."""
+"""Files as streams of bytes, through gzip, and Arrow streams whose errors stay in their own words."""
 
 import gzip
-import os
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 
 from eager_llm.core.errors import UserError
 
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 BLOCK = 8 << 20
 LONGEST_LINE = 64 << 20
-ROWS = 20_000
-LINES = pa.schema([("row", pa.int64()), ("line", pa.string()), ("broken", pa.string())])
+LONGEST_FIRST_LINE = 1 << 20
+# Rows of an Arrow batch.
+BATCH_ROWS = 20_000
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class Stream:
-    """An Arrow reader whose mistakes are kept for `check`: an engine in between would reword them."""
+    """An Arrow reader that keeps its error for `check`: an engine in between would reword it.
+
+    Attributes:
+        reader: yields the batches, once.
+    """
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._batches = batches
@@ -37,20 +45,29 @@ class Stream:
             raise self._error
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file for its bytes, through gzip where it is compressed."""
+def _is_compressed(path: Path) -> bool:
     with path.open("rb") as handle:
-        compressed = handle.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path)) if compressed else path.open("rb")
+        return handle.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for its bytes, through gzip where it is compressed."""
+    if _is_compressed(path):
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """Yield the bytes of a file. Raises UserError where compressed data is cut off or broken."""
+    """Yield the bytes of a file, through gzip where it is compressed.
+
+    Raises:
+        UserError: compressed data is cut off or broken.
+    """
     try:
-        with opened(path) as handle:
+        with open_bytes(path) as handle:
             while block := handle.read(BLOCK):
                 yield block
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except GZIP_ERRORS as error:
         raise UserError(
             f"{path}: the compressed data is cut off or broken ({error}); fetch the file again"
         ) from None
@@ -58,140 +75,46 @@ def blocks(path: Path) -> Iterator[bytes]:
 
 def require_whole(path: Path) -> None:
     """Raise UserError where a file is empty, or compressed and cut off."""
+    require_content(path)
+    if _is_compressed(path):
+        for _ in blocks(path):
+            pass
+
+
+def require_content(path: Path) -> None:
+    """Raise UserError where a file is empty."""
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    with path.open("rb") as handle:
-        if handle.read(2) != b"\x1f\x8b":
-            return
-    for _ in blocks(path):
-        pass
 
 
 def first_line(path: Path) -> str:
-    """Return a file's first line that is not blank, at most a megabyte of it; empty where it is not text."""
+    """Return a file's first line that is not blank, at most a megabyte of it.
+
+    It is empty where compressed data is broken: whoever reads the file says so.
+    """
     try:
-        with opened(path) as handle:
-            for line in iter(lambda: handle.readline(1 << 20), b""):
+        with open_bytes(path) as handle:
+            while line := handle.readline(LONGEST_FIRST_LINE):
                 if line.strip():
                     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        pass  # whoever reads the file says so
+    except GZIP_ERRORS:
+        pass
     return ""
 
 
-def json_lines(path: Path) -> Stream:
-    """Stream `row`, `line`, `broken` (why the line is not readable, or null); blank lines are left out."""
-    return Stream(LINES, _json_lines(path))
-
-
-def _json_lines(path: Path) -> Iterator[pa.RecordBatch]:
-    row, tail = 0, b""
-    for block in blocks(path):
-        lines = (tail + block).split(b"\n")
-        tail = lines.pop()
-        if len(tail) > LONGEST_LINE:
-            raise UserError(
-                f"{path}: line {row + len(lines) + 1}: longer than {LONGEST_LINE >> 20} MiB; is this JSON lines?"
-            )
-        yield from _batches(lines, row)
-        row += len(lines)
-    if tail:
-        yield from _batches([tail], row)
-
-
-def _batches(lines: list[bytes], before: int) -> Iterator[pa.RecordBatch]:
-    """Decode lines; one that is not UTF-8 is told by its first such byte."""
-    numbers, texts, broken = [], [], []
-    for number, line in enumerate(lines, start=before + 1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line or line.isspace():
-            continue
-        try:
-            text, fault = line.decode(), None
-        except UnicodeDecodeError as error:
-            text, fault = None, not_utf8_byte(line, error.start)
-        numbers.append(number)
-        texts.append(text)
-        broken.append(fault)
-        if len(numbers) == ROWS:
-            yield pa.record_batch([numbers, texts, broken], schema=LINES)
-            numbers, texts, broken = [], [], []
-    if numbers:
-        yield pa.record_batch([numbers, texts, broken], schema=LINES)
+def json_keys(path: Path) -> set[str]:
+    """Return the keys of the object in a file's first line; none where there is no object."""
+    try:
+        row = json.loads(first_line(path))
+    except (json.JSONDecodeError, RecursionError):
+        return set()
+    return set(row) if isinstance(row, dict) else set()
 
 
 def not_utf8_byte(data: bytes, offset: int) -> str:
     """Name a byte that is not UTF-8, with what stands around it."""
     near = data[max(0, offset - 30) : offset + 10].decode("utf-8", errors="replace")
-    return f"byte 0x{data[offset]:02x} is not UTF-8, near {near!r}; save the file as UTF-8 and import it again"
-
-
-def database_url(url: str) -> str:
-    """Return a database's URL; `env:NAME` reads it from a variable, so that it stands in no file.
-
-    Raises:
-        UserError: the variable is not set.
-    """
-    if not url.startswith("env:"):
-        return url
-    found = os.environ.get(url[4:])
-    if not found:
-        raise UserError(f"{url}: the variable {url[4:]} is not set; it holds the database's URL")
-    return found
-
-
-def query_rows(url: str, query: str) -> tuple[Stream, list[str]]:
-    """Stream the rows of a query as text, with `row`; and the query's columns.
-
-    Raises:
-        UserError: the database cannot be reached or refuses the query.
-    """
-    import sqlalchemy
-
-    try:
-        database = sqlalchemy.create_engine(database_url(url))
-        file = database.url.database if database.dialect.name == "sqlite" else None
-        if file and file != ":memory:" and not Path(file).is_file():  # SQLite would make one
-            raise UserError(f"{file}: no such database")
-        connection = database.connect().execution_options(stream_results=True, yield_per=ROWS)
-        result = connection.execute(sqlalchemy.text(query))
-        columns = list(result.keys())
-    except ImportError as error:
-        raise UserError(f"the database's driver is not installed: {error}") from None
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise UserError(
-            f"the database does not answer: {str(error).splitlines()[0]}\n  query: {query}"
-        ) from None
-    schema = pa.schema([("row", pa.int64()), *((name, pa.string()) for name in columns)])
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        row = 0
-        try:
-            for rows in result.partitions(ROWS):
-                numbers = range(row + 1, row + 1 + len(rows))
-                cells = [[_text(value) for value in column] for column in zip(*rows, strict=True)]
-                yield pa.record_batch(
-                    [pa.array(numbers, pa.int64()), *(pa.array(c, pa.string()) for c in cells)],
-                    schema=schema,
-                )
-                row += len(rows)
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            raise UserError(
-                f"the database stopped after {row} rows: {str(error).splitlines()[0]}"
-            ) from None
-        finally:
-            connection.close()
-            database.dispose()
-
-    return Stream(schema, batches()), columns
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, (bytes, memoryview)):
-        return bytes(value).decode("utf-8", errors="replace")
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return (
+        f"byte 0x{data[offset]:02x} is not UTF-8, near {near!r}; "
+        "save the file as UTF-8 and import it again"
+    )
