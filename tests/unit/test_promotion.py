@@ -14,17 +14,10 @@ from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, sha256_file, write_json
 from eager_llm.data.tables import Tables
-from eager_llm.evaluation.metrics import gains, ranking_metrics, target_places
-from eager_llm.release.compare import (
-    NEW,
-    RUNNING,
-    Check,
-    Comparison,
-    _check,
-    _latency,
-    compare,
-    ranking,
-)
+from eager_llm.evaluation.metrics import gains, ranking_metrics, target_ranks
+from eager_llm.release.checks import Check, check_of
+from eager_llm.release.compare import NEW, RUNNING, Comparison, compare, ranking
+from eager_llm.release.latency_check import compare_latency
 from eager_llm.release.verdict import (
     FIRST,
     PROMOTED,
@@ -87,7 +80,7 @@ def test_an_adapter_and_evidence_that_were_broken_are_refused_for_the_recommenda
     worse = changed(
         run, tmp_path / "worse", "adapter/adapter_model.safetensors", lambda w: w * 50 + 1
     )
-    worse.recommender.weigh(None)
+    worse.recommender.set_item_prior(None)
     found = compare(bundle, worse, examples, QUICK, 0)
     failed = {name for name, check in by_name(found).items() if not check.passed}
     assert failed == {METRIC, KNOWN}  # with the adapter off it reads and writes as before
@@ -118,7 +111,7 @@ def test_each_bundle_answers_as_its_service_would(loaded):
 
 
 def test_an_item_that_is_not_answered_is_a_miss():
-    places = target_places([["a", "b"], ["b"], []], ["b", "a", "a"])
+    places = target_ranks([["a", "b"], ["b"], []], ["b", "a", "a"])
     assert places.tolist() == [2, np.inf, np.inf]
     assert gains(np.array([1.0, 3.0, 11.0, np.inf]), METRIC).tolist() == [1.0, 0.5, 0.0, 0.0]
     assert gains(np.array([1.0, 3.0, 11.0, np.inf]), "recall@5").tolist() == [1.0, 1.0, 0.0, 0.0]
@@ -141,7 +134,17 @@ def test_too_few_users_to_tell_is_refused_too():
     rng = np.random.default_rng(0)
     # Two ways of equal quality that differ on every user: twelve of them say nothing.
     hits = rng.permutation(np.repeat([0.0, 1.0], 6))
-    found = _check(METRIC, 1 - hits, hits, np.ones(12), np.arange(12), 0.05, QUICK, 0, "users")
+    found = check_of(
+        METRIC,
+        1 - hits,
+        hits,
+        sizes=np.ones(12),
+        units=np.arange(12),
+        unit_name="users",
+        tolerance=0.05,
+        settings=QUICK,
+        seed=0,
+    )
     assert found.running == found.new == 0.5
     assert not found.passed
 
@@ -152,7 +155,7 @@ def test_the_first_bundle_has_nothing_to_be_compared_with():
 
 def test_without_a_test_part_there_is_no_comparison(loaded):
     bundle, examples = loaded
-    with pytest.raises(UserError, match="no test part"):
+    with pytest.raises(UserError, match="no test split"):
         compare(bundle, bundle, examples[examples["split"] == "train"], QUICK, 0)
 
 
@@ -186,7 +189,7 @@ def test_only_a_loss_of_time_that_is_certain_is_refused(monkeypatch, slower, pas
         pause = next(pauses)
         return lambda _: time.sleep(pause)
 
-    monkeypatch.setattr("eager_llm.release.compare._asker", asker)
+    monkeypatch.setattr("eager_llm.release.latency_check._client", asker)
     settings = PromotionSettings(latency_requests=10, resamples=200)
-    check = _latency(None, None, [["a"]] * 10, settings, seed=0)
+    check = compare_latency(None, None, [["a"]] * 10, settings, seed=0)
     assert check.passed == passed

@@ -1,4 +1,4 @@
-"""Erasure: one user out of everything that was made of their log, with a list of where was looked."""
+"""Erasure: one user out of everything that was made of their log, with a list of what was searched."""
 
 import hashlib
 import json
@@ -18,24 +18,27 @@ from eager_llm.features.feature_store import ONLINE_VARIABLE, SQLITE, Features, 
 from eager_llm.features.postgres_store import Warehouse
 
 MANIFEST = "manifest.json"
+ITEM_INDEX = "item_index.parquet"
 RECORD = "erasures.jsonl"
 TEXTS = (".html", ".json", ".jsonl", ".txt", ".log", ".csv")
-LARGEST_TEXT = 256 << 20
+LARGEST_TEXT = 256 << 20  # bytes
 # The feature store's own files, which are erased through it.
 STORES = ("online.db", "registry.db")
+USER_HISTORY = "user_history.parquet"
+PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass
-class Erased:
+class ErasureResult:
     """What was done.
 
     Attributes:
-        searched: every file that was opened, with the rows or places removed.
+        searched: every file that was searched, with the rows or places removed.
         online: for each feature store, the keys removed online.
         warehouse: for each table of the warehouse that names users, the rows removed.
         bundles: each bundle whose training data held a user, with when it was packed.
-        unreadable: files that may hold a user and could not be looked into, with the reason.
-        other: files of other forms, such as weights, that were not looked into.
+        unreadable: files that may hold a user and could not be searched, with the reason.
+        other: files of other formats, such as weights, that were not searched.
     """
 
     searched: dict[Path, int] = field(default_factory=dict)
@@ -46,122 +49,162 @@ class Erased:
     other: list[Path] = field(default_factory=list)
 
 
-def erase(users: list[str], folders: list[Path], repository: Path) -> Erased:
-    """Remove `users` from every table, feature, history and report under `folders`, online and in the warehouse.
+def erase(users: list[str], folders: list[Path], repository: Path) -> ErasureResult:
+    """Remove users from every table, feature, history and report under some folders.
 
-    Bundles hold no user's data in plain, but a model was trained on it: those are named, not changed.
+    They are removed online and from the warehouse, too. Bundles hold no user's data as it was
+    logged, but their models were trained on it: those bundles are listed, not changed.
 
     Args:
-        folders: runs, tables and published features; looked through to the bottom.
+        folders: runs, tables and published features; searched to the bottom.
         repository: the feature definitions, for the online stores.
 
     Raises:
         UserError: a folder is missing, no user is named, or the warehouse does not answer.
     """
-    if not users or any(not user for user in users):
+    if not users or "" in users:
         raise UserError("name the users to erase")
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    result = Erased()
-    tables = offline_tables(folders[0])
-    if isinstance(
-        tables, Warehouse
-    ):  # first: one that does not answer is told before anything is changed
-        result.warehouse = {
-            f"{tables.place}, table {t}": rows for t, rows in tables.erase(users).items()
-        }
-    files = sorted(
-        {
-            path
-            for folder in folders
-            for path in folder.rglob("*")
-            if path.is_file() and not path.is_symlink()
-        }
-    )
-    bundles = [
-        path.parent
-        for path in files
-        if path.name == MANIFEST and (path.parent / "item_index.parquet").is_file()
-    ]
-    with engine() as connection:
-        for file in files:
-            if any(bundle in file.parents for bundle in bundles):
-                continue
-            if file.name == RECORD or file.name.startswith(STORES):
-                continue
-            try:
-                if file.suffix == ".parquet" or _is_parquet(file):
-                    result.searched[file] = _from_parquet(connection, file, users)
-                elif file.suffix in TEXTS:
-                    result.searched[file] = _from_text(file, users)
-                else:
-                    result.other.append(file)
-            except (OSError, ValueError, duckdb.Error) as error:
-                result.unreadable[file] = str(error).splitlines()[0]
-    published = {file.parent for file in files if file.name in ("user_history.parquet", *STORES)}
-    if not published and os.environ.get(ONLINE_VARIABLE, SQLITE) != SQLITE:
-        published = {folders[0]}  # a store that all share, whichever folder it was published from
-    for store in sorted(published):
+    result = ErasureResult()
+    # First: if the warehouse does not answer, nothing has been changed yet.
+    _erase_from_warehouse(users, folders[0], result)
+    files = _files(folders)
+    bundles = _bundles(files)
+    _erase_from_files(users, files, bundles, result)
+    for store in _feature_stores(files, folders[0]):
         result.online[store] = Features(repository, store).erase(users)
-    touched = [file for file, count in result.searched.items() if count]
     for bundle in bundles:
-        # A run's tables and its bundle lie in one folder; a packed artifact lies beside the tables it came from.
-        root = next(
-            (folder for folder in folders if folder in bundle.parents or folder == bundle),
-            bundle.parent,
-        )
-        run = root / bundle.relative_to(root).parts[0] if bundle != root else root
-        if run == bundle:
-            run = root
-        if any(run in file.parents for file in touched) or _recorded(run, users):
-            result.bundles[bundle] = str(_manifest(bundle).get("packed_at", "at an unknown time"))
+        if _was_trained_on(users, bundle, folders, result):
+            packed_at = _manifest(bundle).get("packed_at", "at an unknown time")
+            result.bundles[bundle] = str(packed_at)
     for folder in folders:
         _record(folder, users, result)
     return result
 
 
+def _erase_from_warehouse(users: list[str], folder: Path, result: ErasureResult) -> None:
+    tables = offline_tables(folder)
+    if isinstance(tables, Warehouse):
+        for table, rows in tables.erase(users).items():
+            result.warehouse[f"{tables.place}, table {table}"] = rows
+
+
+def _files(folders: list[Path]) -> list[Path]:
+    """Return all files under the folders but links, sorted, each once."""
+    files: set[Path] = set()
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                files.add(path)
+    return sorted(files)
+
+
+def _bundles(files: list[Path]) -> list[Path]:
+    """Return the folders that hold a bundle."""
+    folders = [file.parent for file in files if file.name == MANIFEST]
+    return [folder for folder in folders if (folder / ITEM_INDEX).is_file()]
+
+
+def _erase_from_files(
+    users: list[str], files: list[Path], bundles: list[Path], result: ErasureResult
+) -> None:
+    with engine() as connection:
+        for file in files:
+            in_bundle = any(bundle in file.parents for bundle in bundles)
+            if in_bundle or file.name == RECORD or file.name.startswith(STORES):
+                continue
+            try:
+                if file.suffix == ".parquet" or _is_parquet(file):
+                    result.searched[file] = _erase_from_parquet(connection, file, users)
+                elif file.suffix in TEXTS:
+                    result.searched[file] = _erase_from_text(file, users)
+                else:
+                    result.other.append(file)
+            except (OSError, ValueError, duckdb.Error) as error:
+                result.unreadable[file] = str(error).splitlines()[0]
+
+
+def _feature_stores(files: list[Path], folder: Path) -> list[Path]:
+    """Return the folders of published features, sorted.
+
+    An online store that all share is erased even where no folder of features is left.
+    """
+    stores = {file.parent for file in files if file.name in (USER_HISTORY, *STORES)}
+    if not stores and os.environ.get(ONLINE_VARIABLE, SQLITE) != SQLITE:
+        stores = {folder}
+    return sorted(stores)
+
+
+def _was_trained_on(
+    users: list[str], bundle: Path, folders: list[Path], result: ErasureResult
+) -> bool:
+    """Whether the users were found in the run of a bundle, now or by an earlier erasure."""
+    run = _run_of(bundle, folders)
+    for file, count in result.searched.items():
+        if count and run in file.parents:
+            return True
+    return _recorded(run, users)
+
+
+def _run_of(bundle: Path, folders: list[Path]) -> Path:
+    """Return the folder that holds a bundle and the tables that it came from.
+
+    A run's tables and its bundle lie in one folder; a packed artifact lies beside its tables.
+    """
+    root = bundle.parent
+    for folder in folders:
+        if bundle.is_relative_to(folder):
+            root = folder
+            break
+    if bundle == root:
+        return root
+    run = root / bundle.relative_to(root).parts[0]
+    return root if run == bundle else run
+
+
 def _is_parquet(file: Path) -> bool:
     with file.open("rb") as handle:
-        return handle.read(4) == b"PAR1"
+        return handle.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
 
 
-def _from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users: list[str]) -> int:
-    """Rewrite a table without the users' rows; return how many there were."""
+def _erase_from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users: list[str]) -> int:
+    """Rewrite a table without the users' rows; return how many rows there were."""
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(file)
-    if "user_id" not in schema.names:
+    if "user_id" not in pq.read_schema(file).names:
         return 0
-    source, wanted = (
-        f"read_parquet({literal(str(file))})",
-        f"list_contains({listed(users)}, CAST(user_id AS VARCHAR))",
-    )
-    found = connection.execute(f"SELECT count(*) FROM {source} WHERE {wanted}").fetchone()
-    rows = int(found[0]) if found else 0
+    source = f"read_parquet({literal(str(file))})"
+    is_erased = f"list_contains({listed(users)}, CAST(user_id AS VARCHAR))"
+    count = connection.execute(f"SELECT count(*) FROM {source} WHERE {is_erased}").fetchone()
+    rows = int(count[0]) if count else 0
     if rows:
         connection.execute("SET preserve_insertion_order = true")
+        remaining = f"SELECT * FROM {source} WHERE NOT coalesce({is_erased}, false)"
         with whole_file(file) as draft:
-            kept = f"SELECT * FROM {source} WHERE NOT coalesce({wanted}, false)"
-            connection.execute(
-                f"COPY ({kept}) TO {literal(str(draft))} (FORMAT parquet, COMPRESSION zstd)"
-            )
+            target = literal(str(draft))
+            connection.execute(f"COPY ({remaining}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
     return rows
 
 
-def _from_text(file: Path, users: list[str]) -> int:
-    """Blank the users out of reports: where they stand as `user_id=USER`, `user USER` or as a whole JSON string."""
+def _erase_from_text(file: Path, users: list[str]) -> int:
+    """Blank the users out of a report; return in how many places.
+
+    A user stands there as `user_id=USER`, as `user 'USER'` or as a whole JSON string.
+    """
     if file.stat().st_size > LARGEST_TEXT:
         raise ValueError(f"over {LARGEST_TEXT >> 20} MB of text")
     text = file.read_text(encoding="utf-8")
     count = 0
     for user in users:
-        plain, quoted = re.escape(user), re.escape(json.dumps(user, ensure_ascii=False))
-        text, places = re.subn(
-            rf"(?<=user_id=){plain}(?=[,;<\s]|$)|(?<=user '){plain}(?=')", "erased", text
-        )
-        text, more = re.subn(rf'(?<="user_id": ){quoted}', '"erased"', text)
-        count += places + more
+        name = re.escape(user)
+        quoted = re.escape(json.dumps(user, ensure_ascii=False))
+        in_words = rf"(?<=user_id=){name}(?=[,;<\s]|$)|(?<=user '){name}(?=')"
+        in_json = rf'(?<="user_id": ){quoted}'
+        text, places_in_words = re.subn(in_words, "erased", text)
+        text, places_in_json = re.subn(in_json, '"erased"', text)
+        count += places_in_words + places_in_json
     if count:
         with whole_file(file) as draft:
             draft.write_text(text, encoding="utf-8")
@@ -174,34 +217,33 @@ def _digest(user: str) -> str:
 
 def _recorded(run: Path, users: list[str]) -> bool:
     """Whether an earlier erasure of these users found them in this run."""
+    digests = {_digest(user) for user in users}
     for record in (run / RECORD, run.parent / RECORD):
-        if record.is_file():
-            for line in record.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                if row["user_sha256"] in {_digest(user) for user in users} and any(
-                    run == Path(b) or run in Path(b).parents for b in row["bundles"]
-                ):
-                    return True
+        if not record.is_file():
+            continue
+        for line in record.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            in_run = any(Path(bundle).is_relative_to(run) for bundle in row["bundles"])
+            if in_run and row["user_sha256"] in digests:
+                return True
     return False
 
 
-def _record(folder: Path, users: list[str], result: Erased) -> None:
-    """Add to the folder's record: when, who as a digest, and the bundles that remain to be trained anew."""
-    bundles = [
-        str(bundle) for bundle in result.bundles if folder in bundle.parents or folder == bundle
-    ]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    lines = (folder / RECORD).read_text(encoding="utf-8") if (folder / RECORD).is_file() else ""
+def _record(folder: Path, users: list[str], result: ErasureResult) -> None:
+    """Add to the folder's record: when, who as a digest, and the bundles still to be retrained."""
+    bundles = [str(bundle) for bundle in result.bundles if bundle.is_relative_to(folder)]
+    erased_at = datetime.now(UTC).isoformat(timespec="seconds")
+    record = folder / RECORD
+    text = record.read_text(encoding="utf-8") if record.is_file() else ""
     for user in users:
-        lines += (
-            json.dumps({"erased": now, "user_sha256": _digest(user), "bundles": bundles}) + "\n"
-        )
-    with whole_file(folder / RECORD) as draft:
-        draft.write_text(lines, encoding="utf-8")
+        row = {"erased": erased_at, "user_sha256": _digest(user), "bundles": bundles}
+        text += json.dumps(row) + "\n"
+    with whole_file(record) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def bundle_source(bundle: Path) -> str:
-    """Return what a bundle says it was trained on, and from when until when that goes."""
+    """Return what a bundle says it was trained on, with the time of its first and last event."""
     metadata = _manifest(bundle).get("data", {})
     source = str(metadata.get("source", "an unnamed log"))
     first, last = metadata.get("first_event"), metadata.get("last_event")
@@ -209,7 +251,7 @@ def bundle_source(bundle: Path) -> str:
 
 
 def _manifest(bundle: Path) -> dict[str, Any]:
-    """Return what a bundle says of itself; a broken one is named all the same."""
+    """Return what a bundle says of itself; nothing where its manifest is broken."""
     try:
         return dict(read_json(bundle / MANIFEST))
     except (UserError, TypeError, ValueError):

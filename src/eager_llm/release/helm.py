@@ -1,6 +1,7 @@
 """A bundle version onto a cluster and back: a Helm release's canary, its promotion, its end.
 
-Helm's own library does it, in this process; the same as a command line is a list of words, for people to read.
+Helm's own library does it, in this process. The same is also given as a command line, for people
+to read.
 """
 
 import json
@@ -21,19 +22,23 @@ class Step:
     """One change of a release.
 
     Attributes:
-        values: what changes; all else stays as it is.
+        values: what changes; everything else stays as it is.
     """
 
     values: Values
 
     def command(self, settings: RolloutSettings) -> list[str]:
-        """Return the words of the same command of Helm's."""
-        sets = [
-            word
-            for name, value in _flat(self.values)
-            for word in ("--set-json", f"{name}={json.dumps(value)}")
-        ]
-        ends = [
+        """Return the words of Helm's command that does the same."""
+        assignments: list[str] = []
+        for name, value in _flat(self.values):
+            assignments += ["--set-json", f"{name}={json.dumps(value)}"]
+        return [
+            "helm",
+            "upgrade",
+            settings.release,
+            settings.chart,
+            "--reuse-values",
+            *assignments,
             "--namespace",
             settings.namespace,
             "--wait",
@@ -41,7 +46,6 @@ class Step:
             f"{settings.timeout}s",
             "--rollback-on-failure",
         ]
-        return ["helm", "upgrade", settings.release, settings.chart, "--reuse-values", *sets, *ends]
 
     def command_line(self, settings: RolloutSettings) -> str:
         """Return the command as a person types it."""
@@ -49,19 +53,22 @@ class Step:
 
 
 def canary_steps(values: Values, version: str, weight: int) -> list[Step]:
-    """Return what starts a canary: with a route its pods first, so that no request meets one that is not ready.
+    """Return the steps that start a canary.
+
+    With a route its pods start first, so that no request meets a pod that is not ready.
 
     Args:
         values: all values of the release as it is.
+        weight: of the canary, in percent of the requests.
     """
-    start = {"enabled": True, "bundle": {"version": version}}
+    pods = {"enabled": True, "bundle": {"version": version}}
     if not _get(values, "httpRoute", "enabled"):
-        return [Step({"canary": {**start, "weight": weight}})]
-    return [Step({"canary": {**start, "weight": 0}}), Step({"canary": {"weight": weight}})]
+        return [Step({"canary": {**pods, "weight": weight}})]
+    return [Step({"canary": {**pods, "weight": 0}}), Step({"canary": {"weight": weight}})]
 
 
 def promote_steps(values: Values) -> list[Step]:
-    """Return what lets all pods serve the canary's version, and ends the canary.
+    """Return the step that lets all pods serve the canary's version, and ends the canary.
 
     Raises:
         UserError: there is no canary.
@@ -70,31 +77,28 @@ def promote_steps(values: Values) -> list[Step]:
         raise UserError(
             "the release has no canary to promote; start one with: eager-llm rollout canary"
         )
-    return [
-        Step(
-            {
-                "canary": {"enabled": False},
-                "bundle": {"version": _get(values, "canary", "bundle", "version")},
-            }
-        )
-    ]
+    version = _get(values, "canary", "bundle", "version")
+    return [Step({"canary": {"enabled": False}, "bundle": {"version": version}})]
 
 
-def rollback_steps(values: Values, earlier: Callable[[str], str]) -> list[Step]:
-    """Return what ends the canary, or, where there is none, serves the version before again.
+def rollback_steps(values: Values, previous_version: Callable[[str], str]) -> list[Step]:
+    """Return the step that ends the canary, or, without one, serves the previous version again.
 
-    Helm's own rollback goes to the revision before, which may well be one with a canary.
+    Helm's own rollback goes to the previous revision, which may well be one with a canary.
 
     Args:
-        earlier: the version now -> the one that was stable before.
+        previous_version: the current version -> the one that was stable before it.
     """
     if _get(values, "canary", "enabled"):
         return [Step({"canary": {"enabled": False}})]
-    return [Step({"bundle": {"version": earlier(str(_get(values, "bundle", "version")))}})]
+    current = str(_get(values, "bundle", "version"))
+    return [Step({"bundle": {"version": previous_version(current)}})]
 
 
 class Helm:
-    """The release of some settings, on the cluster that KUBECONFIG, ~/.kube/config or the pod's service account name.
+    """The release of some settings, on a cluster.
+
+    The cluster is the one that KUBECONFIG, ~/.kube/config or the pod's service account names.
 
     Raises:
         UserError: Helm's library is not installed.
@@ -113,8 +117,8 @@ class Helm:
         with self._errors(), self._sdk.Config(namespace=self.settings.namespace) as config:
             return dict(config.get_values(self.settings.release, all_values=True))
 
-    def previous_version(self, now: str) -> str:
-        """Return the bundle version that was stable before the one now.
+    def previous_version(self, current: str) -> str:
+        """Return the bundle version that was stable before the current one.
 
         Raises:
             UserError: the release's history holds no other.
@@ -122,52 +126,63 @@ class Helm:
         release = self.settings.release
         with self._errors(), self._sdk.Config(namespace=self.settings.namespace) as config:
             for revision in reversed(config.history(release)):
-                if revision["status"] in ("deployed", "superseded"):
-                    values = config.get_values(
-                        release, all_values=True, revision=revision["revision"]
-                    )
-                    if (version := str(_get(values, "bundle", "version"))) != now:
-                        return version
-        raise UserError(f"release {release}: its history holds no other bundle version than {now}")
+                if revision["status"] not in ("deployed", "superseded"):
+                    continue
+                number = revision["revision"]
+                values = config.get_values(release, all_values=True, revision=number)
+                version = str(_get(values, "bundle", "version"))
+                if version != current:
+                    return version
+        raise UserError(
+            f"release {release}: its history holds no other bundle version than {current}"
+        )
 
     def apply(self, steps: list[Step]) -> None:
-        """Take the steps, each once the one before is ready; one that fails is taken back by Helm.
+        """Take the steps, each once the one before is ready; Helm rolls back one that fails.
 
         Raises:
             UserError: the cluster or Helm refuses, or the pods do not get ready in time.
         """
-        chart, settings = chart_path(self.settings.chart), self.settings
+        settings = self.settings
+        chart = chart_path(settings.chart)
         with self._errors(), self._sdk.Config(namespace=settings.namespace) as config:
             for step in steps:
                 config.upgrade(
-                    chart, settings.release, step.values, reuse_values=True, rollback_on_failure=True,
-                    wait="watcher", timeout=settings.timeout,
-                )  # fmt: skip
+                    chart,
+                    settings.release,
+                    step.values,
+                    reuse_values=True,
+                    rollback_on_failure=True,
+                    wait="watcher",
+                    timeout=settings.timeout,
+                )
 
-    def _errors(self) -> "_Readable":
-        return _Readable(self.settings, self._sdk)
+    def _errors(self) -> "_ReadableErrors":
+        return _ReadableErrors(self.settings, self._sdk)
 
 
-class _Readable:
-    """Helm's errors as the user's: the release named, no traceback."""
+class _ReadableErrors:
+    """Turns Helm's errors into the user's: the release named, no traceback."""
 
     def __init__(self, settings: RolloutSettings, sdk: Any) -> None:
-        self._settings, self._sdk = settings, sdk
+        self._settings = settings
+        self._sdk = sdk
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, self._sdk.HelmError):
-            where = f"release {self._settings.release} in namespace {self._settings.namespace}"
-            raise UserError(f"{where}: {error}") from None
+            release = self._settings.release
+            namespace = self._settings.namespace
+            raise UserError(f"release {release} in namespace {namespace}: {error}") from None
 
 
 def render(settings: RolloutSettings, values: Values, steps: list[Step]) -> dict[str, str]:
-    """Return each template's text as it is after the steps, without a cluster.
+    """Return each template's text after the steps, without a cluster.
 
     Args:
-        values: of the release as it is.
+        values: all values of the release as it is.
 
     Raises:
         UserError: Helm's library is not installed, the chart is not there, or refuses the values.
@@ -184,25 +199,29 @@ def render(settings: RolloutSettings, values: Values, steps: list[Step]) -> dict
 
 
 def merged(base: Values, more: Values) -> Values:
-    """Return `base` with `more` laid over it, as several value files are."""
+    """Return `base` with `more` on top of it, as Helm merges value files."""
     result = dict(base)
     for key, value in more.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
     return result
 
 
 def chart_path(chart: str) -> str:
-    """Return where a chart lies: a path that is not there from here is looked for beside the library's sources."""
-    beside = Path(__file__).resolve().parents[3] / chart
-    return (
-        str(beside)
-        if "://" not in chart and not Path(chart).exists() and beside.exists()
-        else chart
-    )
+    """Return where a chart lies.
+
+    A path that does not exist from here is looked for beside the library's sources.
+    """
+    if "://" in chart or Path(chart).exists():
+        return chart
+    beside_sources = Path(__file__).resolve().parents[3] / chart
+    return str(beside_sources) if beside_sources.exists() else chart
 
 
 def _flat(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value with its dotted name."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -211,13 +230,15 @@ def _flat(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _get(values: Values, *path: str) -> Any:
-    found: Any = values
+    """Return a nested value, or None where one of the names is missing."""
+    value: Any = values
     for name in path:
-        found = (found or {}).get(name)
-    return found
+        value = (value or {}).get(name)
+    return value
 
 
 def _sdk() -> Any:
+    """Return Helm's library."""
     try:
         import helm_python
     except ImportError:

@@ -1,14 +1,17 @@
-"""The decision on a new bundle, and the page that says why."""
+"""The verdict on a new bundle, and the page that explains it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eager_llm.core.html_page import render_page
-from eager_llm.evaluation.metrics import CUTOFFS
-from eager_llm.release.compare import Check, Comparison
+from eager_llm.evaluation.metrics import METRICS
+from eager_llm.release.checks import Check
+from eager_llm.release.compare import Comparison
 
-FIRST, PROMOTED, REFUSED = "first", "promoted", "refused"
+FIRST = "first"
+PROMOTED = "promoted"
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,9 @@ class Verdict:
     """What was decided.
 
     Attributes:
-        outcome: `first` where nothing was running, `promoted` or `refused`.
+        outcome: `first` where no bundle was running, otherwise `promoted` or `refused`.
         reasons: why it was refused; empty where it was not.
-        running, new: versions of the bundles; the first is empty where nothing was running.
+        running, new: versions of the bundles; `running` is empty where no bundle was running.
     """
 
     outcome: str
@@ -27,25 +30,33 @@ class Verdict:
     new: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
+        """Return the values for a JSON file."""
         return dict(vars(self))
 
 
 def judge(comparison: Comparison | None, running: str, new: str) -> Verdict:
-    """Decide: a bundle is promoted where no check has failed, or where nothing is running."""
+    """Promote a bundle where no check has failed.
+
+    Args:
+        comparison: None where no bundle is running.
+        running, new: versions of the bundles.
+    """
     if comparison is None:
         return Verdict(FIRST, [], "", new)
     reasons = [check.reason for check in comparison.checks if not check.passed]
-    return Verdict(REFUSED if reasons else PROMOTED, reasons, running, new)
+    outcome = REFUSED if reasons else PROMOTED
+    return Verdict(outcome, reasons, running, new)
 
 
 @dataclass(frozen=True)
 class PromotionPage:
-    """What the report shows.
+    """What the page shows.
 
     Attributes:
-        metadata: of the night's data.
-        plan: what the night did and the drift it saw; see `steps.night.Plan`.
+        metadata: of the log.
+        plan: what the refresh did and the drift it measured; see `steps.refresh.Plan`.
+        checks, table, new_items: of the comparison; empty where no bundle was running.
+        confidence: of the checks' intervals.
         commands: what rolls the bundle out, and what can follow.
     """
 
@@ -61,5 +72,4 @@ class PromotionPage:
 
 def render_promotion(page: PromotionPage) -> str:
     """Return the page as HTML, readable offline."""
-    columns = [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in CUTOFFS]
-    return render_page(Path(__file__).with_name("verdict.html"), page=page, columns=columns)
+    return render_page(Path(__file__).with_name("verdict.html"), page=page, metrics=METRICS)
