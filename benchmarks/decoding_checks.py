@@ -9,7 +9,7 @@ import torch
 from decoding_rivals import Decoded
 
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.constraints import MaskCache
+from eager_llm.decoding.mask_cache import MaskCache
 from eager_llm.decoding.trie import Trie
 from eager_llm.settings import NORMALISATIONS
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from decoding_rivals import BEAMS
 
-from eager_llm.decoding.beam import Beams, Search, beam_search
-from eager_llm.decoding.constraints import Constraint, MaskCache
-from eager_llm.decoding.prefill import PrefixCache, prefill
+from eager_llm.decoding.beam import Beams, BeamSearch, beam_search
+from eager_llm.decoding.constraints import Constraint
+from eager_llm.decoding.mask_cache import MaskCache
+from eager_llm.decoding.prefill import prefill
+from eager_llm.decoding.prefix_cache import PrefixCache
 from eager_llm.decoding.prompt_attention import SharedPrompts
 from eager_llm.decoding.trie import Trie
 
@@ -56,7 +58,7 @@ def step_shares(
     half = half_of(trie, plan.seed, count)
     read = SharedPrompts(model, prompts)
     plain, halved = (
-        Search(model, trie, [BEAMS] * count, "level", limits) for limits in (None, half)
+        BeamSearch(model, trie, [BEAMS] * count, "level", limits) for limits in (None, half)
     )
     now = plain.advance(0, read.hidden, plain.start())
     step, constraint, filtered = [], [], []
@@ -151,7 +153,7 @@ def returning_user(
 
     def again() -> None:
         memory.forget(grown)
-        beam_search(model, trie, [grown], BEAMS, "allowed", memory=memory)
+        beam_search(model, trie, [grown], BEAMS, "allowed", prefix_cache=memory)
 
     fresh_s, again_s = medians(
         plan.device,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from eager_llm.backbone.loading import logits_of
+from eager_llm.backbone.logits import logits_of
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.prompt_attention import SharedPrompts

@@ -34,10 +34,11 @@ from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, training_histories
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
 from eager_llm.steps.model import tokenizer_texts
 from eager_llm.tuning.stages import stage_one
+from eager_llm.tuning.trajectories import build_trajectories
 
 METRICS = ("recall@10", "ndcg@10")
 BUILDERS = {
@@ -86,12 +87,12 @@ def measure(
     model, tokenizer = load_backbone(
         settings.backbone, index, tokenizer_texts(tables, settings), settings.seed
     )
-    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
-    train = trajectories(examples, index, tables.intentions)
+    prompt_builder = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    train = build_trajectories(examples, index, tables.intentions)
     with tempfile.TemporaryDirectory() as folder:
-        stage_one(model, book, train, embeddings, settings, Path(folder))
+        stage_one(model, prompt_builder, train, embeddings, settings, Path(folder))
     recommender = Recommender(
-        model.eval(), book, index, settings.decoding, settings.data.max_history
+        model.eval(), prompt_builder, index, settings.decoding, settings.data.max_history
     )
     return evaluate_model(recommender, examples, "validation", show=False)
 

@@ -63,14 +63,15 @@ from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.recommender import Recommender, Request
 from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
-from eager_llm.evaluation.evaluate import evaluate_model, training_histories, choose_prior_weight
+from eager_llm.evaluation.evaluate import choose_prior_weight, evaluate_model, training_histories
 from eager_llm.evaluation.metrics import ranking_metrics
 from eager_llm.index.build import build_index
 from eager_llm.item_prior.table import ItemPriorTable
-from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
 from eager_llm.steps.model import drawn_users, item_prior_of, tokenizer_texts
 from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.trajectories import build_trajectories
 
 ROOT = Path(__file__).resolve().parents[1]
 K, BATCH = 10, 512
@@ -199,21 +200,22 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
         settings.backbone, index, tokenizer_texts(tables, settings), settings.seed
     )
     model.to(case.device)
-    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
-    train = trajectories(case.examples, index, tables.intentions)
-    recommender = Recommender(model, book, index, settings.decoding, settings.data.max_history)
+    prompt_builder = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    train = build_trajectories(case.examples, index, tables.intentions)
+    recommender = Recommender(
+        model, prompt_builder, index, settings.decoding, settings.data.max_history
+    )
     judges = drawn_users(case.examples, settings.tuning.validation_users, settings.seed)
     validate = partial(_ndcg, recommender, judges)
-    stage_one(model, book, train, embeddings, settings, folder, validate)
+    stage_one(model, prompt_builder, train, embeddings, settings, folder, validate)
     models = {name: model.eval()}
     if settings.annealing.epochs:
         if name == WHOLE:
             models[NO_STAGE_TWO] = copy.deepcopy(model)
-        models[name], _ = stage_two(model, book, train, settings, folder)
+        models[name], _ = stage_two(model, prompt_builder, train, settings, folder)
     ready = {}
     for row, found in models.items():
-        recommender.model = optimize_for_inference(found.eval())
-        ready[row] = recommender.again()
+        ready[row] = recommender.with_model(optimize_for_inference(found.eval()))
     return ready
 
 
@@ -261,7 +263,7 @@ def measure_model(
         parts[row_of_model(name)] = None
     rows: dict[str, dict[str, Any]] = {}
     for row, evidence in parts.items():
-        recommender.weigh(evidence)
+        recommender.set_item_prior(evidence)
         rows[row] = {
             way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES
         }

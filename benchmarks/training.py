@@ -29,7 +29,9 @@ from reporting import finish, machine, show
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from eager_llm.backbone.loading import hidden_states, load_backbone, logits_of
+from eager_llm.backbone.hidden_states import hidden_states
+from eager_llm.backbone.loading import load_backbone
+from eager_llm.backbone.logits import logits_of
 from eager_llm.core.compute import prepare_torch, quick_products
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.data.importing.importer import import_path
@@ -41,11 +43,13 @@ from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_model, training_histories
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.prompts.builder import Example, PromptBuilder, Trajectory, trajectories
+from eager_llm.prompts.builder import Example, PromptBuilder
 from eager_llm.settings import Settings
 from eager_llm.steps.model import tokenizer_texts
 from eager_llm.tuning.batches import collate, plan_batches
+from eager_llm.tuning.examples import draw_packed
 from eager_llm.tuning.loss import Levels, Totals, TuningLoss
+from eager_llm.tuning.trajectories import Trajectory, build_trajectories
 
 WARMUP_STEPS = 50
 UNAIDED = "level-wise, products and attention as torch has them"
@@ -106,7 +110,7 @@ class Case:
             ids, built, settings.index.replace(sources=sources), settings.seed
         )
         self.texts = tokenizer_texts(tables, settings)
-        self.train: list[Trajectory] = trajectories(self.examples, self.index, None)
+        self.train: list[Trajectory] = build_trajectories(self.examples, self.index, None)
         validation = self.examples[self.examples["split"] == "validation"]
         self.drawn = validation.sample(
             min(settings.tuning.validation_users, len(validation)), random_state=settings.seed
@@ -122,29 +126,35 @@ class Case:
             tokenizer, self.index, self.items, self.settings.tuning.text_tokens
         )
 
-    def quality(self, model: Any, book: PromptBuilder) -> float:
+    def quality(self, model: Any, prompt_builder: PromptBuilder) -> float:
         """Return NDCG@10 on the drawn validation users."""
         model.eval()
         recommender = Recommender(
-            model, book, self.index, self.settings.decoding, self.settings.data.max_history
+            model,
+            prompt_builder,
+            self.index,
+            self.settings.decoding,
+            self.settings.data.max_history,
         )
         return evaluate_model(recommender, self.drawn, "validation", show=False)["ndcg@10"]
 
 
-def packed(book: PromptBuilder, train: list[Trajectory], rng: np.random.Generator) -> list[Example]:
+def packed(
+    prompt_builder: PromptBuilder, train: list[Trajectory], rng: np.random.Generator
+) -> list[Example]:
     """Return one example a trajectory, with the loss at every item."""
-    return [book.trajectory(one.items, rng) for one in train]
+    return [draw_packed(prompt_builder, one.items, rng) for one in train]
 
 
 def one_a_prefix(
-    book: PromptBuilder, train: list[Trajectory], rng: np.random.Generator
+    prompt_builder: PromptBuilder, train: list[Trajectory], rng: np.random.Generator
 ) -> list[Example]:
     """Return one example an item of each trajectory, with the loss at that item alone."""
     examples = []
     for one in train:
         for place in range(len(one.items)):
-            whole = book.trajectory(one.items[: place + 1], rng)
-            levels = book.item_tokens.shape[1]
+            whole = draw_packed(prompt_builder, one.items[: place + 1], rng)
+            levels = prompt_builder.item_tokens.shape[1]
             learn = [False] * (len(whole.ids) - levels) + [True] * levels
             examples.append(Example(whole.ids, learn, whole.item_end_positions[-1:]))
     return examples
@@ -154,16 +164,17 @@ LogFormat = Callable[[PromptBuilder, list[Trajectory], np.random.Generator], lis
 
 
 def batches_of(
-    form: LogFormat, book: PromptBuilder, train: list[Trajectory], settings: Settings
+    form: LogFormat, prompt_builder: PromptBuilder, train: list[Trajectory], settings: Settings
 ) -> Iterator[list[Example]]:
     """Yield batches, epoch after epoch: of `batch_tokens` where packed, of as many predictions otherwise."""
     tokens = {
-        f: sum(len(e.ids) for e in f(book, train, np.random.default_rng(0))) for f in (packed, form)
+        f: sum(len(e.ids) for e in f(prompt_builder, train, np.random.default_rng(0)))
+        for f in (packed, form)
     }
     budget = round(settings.tuning.batch_tokens * tokens[form] / tokens[packed])
     for epoch in range(10**6):
         rng = np.random.default_rng((settings.seed, epoch))
-        examples = form(book, train, rng)
+        examples = form(prompt_builder, train, rng)
         for numbers in plan_batches(examples, budget, rng):
             yield [examples[number] for number in numbers]
 
@@ -172,10 +183,10 @@ def train(
     case: Case, form: LogFormat, limit: float, first: float, growth: float, patience: int
 ) -> Curve:
     """Train for at most `limit` seconds, validating at times that grow; stop where nothing is gained any more."""
-    model, book = case.model()
+    model, prompt_builder = case.model()
     tuning = case.settings.tuning
     levels = (
-        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings)
+        Levels(prompt_builder.item_tokens, model.get_input_embeddings().num_embeddings)
         if tuning.loss == "level"
         else None
     )
@@ -189,12 +200,12 @@ def train(
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS)
     )
     curve, spent, due = Curve(), 0.0, first
-    batches = batches_of(form, book, case.train, case.settings)
+    batches = batches_of(form, prompt_builder, case.train, case.settings)
     while spent < limit:
         model.train()
         started = clock()
         examples = next(batches)
-        batch = collate(examples, book.tokenizer.pad_token_id).to(model.device)
+        batch = collate(examples, prompt_builder.tokenizer.pad_token_id).to(model.device)
         learned = int(batch.loss_mask.sum())
         optimizer.zero_grad()
         with quick_products(model.device.type, *batch.ids.shape):
@@ -209,7 +220,7 @@ def train(
         if spent >= due:
             due = spent * growth
             curve.seconds.append(spent)
-            curve.quality.append(case.quality(model, book))
+            curve.quality.append(case.quality(model, prompt_builder))
             print(f"  {form.__name__}: {spent:.1f} s, NDCG@10 {curve.quality[-1]:.4f}", flush=True)
             settled = spent > limit / 4 and max(curve.quality[-patience:]) < max(curve.quality)
             if settled:
@@ -221,12 +232,14 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
     """Return the tokens a second of stage 1's steps, by the way the loss is made; medians, taken in turns."""
     settings = case.settings
     found: dict[str, list[float]] = {}
-    model, book = case.model()
+    model, prompt_builder = case.model()
     numbers = plan_batches(
-        examples := packed(book, case.train, np.random.default_rng(0)), settings.tuning.batch_tokens,
+        examples := packed(prompt_builder, case.train, np.random.default_rng(0)), settings.tuning.batch_tokens,
         np.random.default_rng(0),
     )  # fmt: skip
-    levels = Levels(book.item_tokens, model.get_input_embeddings().num_embeddings).to(model.device)
+    levels = Levels(prompt_builder.item_tokens, model.get_input_embeddings().num_embeddings).to(
+        model.device
+    )
     chunk, seed = settings.tuning.loss_tokens, settings.seed
     ways: dict[str, Callable[[Any], torch.Tensor]] = {
         "whole logits": lambda batch: whole_logits(model, batch),
@@ -238,7 +251,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
     }
     for turn in range(repeats):
         chosen = [examples[number] for number in numbers[turn % len(numbers)]]
-        batch = collate(chosen, book.tokenizer.pad_token_id).to(model.device)
+        batch = collate(chosen, prompt_builder.tokenizer.pad_token_id).to(model.device)
         tokens = sum(len(example.ids) for example in chosen)
         for name, way in ways.items():
             model.zero_grad()

@@ -146,8 +146,9 @@ def _answers(recommender: Recommender, requests: dict[int, Request]) -> dict[int
     valid: dict[int, Request] = {}
     for number, request in requests.items():
         if request.filter:
-            error = recommender.mistake(request)
-            if error is not None:
+            try:
+                recommender.validate(request)
+            except UserError as error:
                 results[number] = error
                 continue
         valid[number] = request

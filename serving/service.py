@@ -81,7 +81,7 @@ def _start_decoder(location: str, name: str, settings: ServiceSettings) -> Decod
     digest = sha256(location.encode()).hexdigest()
     folder = fetch_bundle(location, cache / f"eager-llm-{digest[:12]}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bundle = Bundle.load(folder, device)
+    bundle = Bundle.load(folder, device, with_prefix_cache=True)
     decoder = Decoder(bundle, settings)
     decoder.warm_up()
     index_version = str(bundle.recommender.index.version)

@@ -67,7 +67,7 @@ def examples(shop: Tables, settings: Settings) -> pd.DataFrame:
 @dataclass
 class Small:
     model: Any
-    book: PromptBuilder
+    prompt_builder: PromptBuilder
     index: ItemIndex
     embeddings: dict[str, np.ndarray]
     recommender: Recommender
@@ -83,11 +83,11 @@ def make_small(tables: Tables, settings: Settings) -> Small:
     index = build_index(item_ids, embeddings, settings.index, settings.seed)
     texts = [*tables.items["title"], *tables.items["description"]]
     model, tokenizer = load_backbone(settings.backbone, index, texts, settings.seed)
-    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    prompt_builder = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
     recommender = Recommender(
-        model.eval(), book, index, settings.decoding, settings.data.max_history
+        model.eval(), prompt_builder, index, settings.decoding, settings.data.max_history
     )
-    return Small(model, book, index, embeddings, recommender)
+    return Small(model, prompt_builder, index, embeddings, recommender)
 
 
 @pytest.fixture

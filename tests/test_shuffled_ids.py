@@ -12,9 +12,10 @@ from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.evaluation.evaluate import evaluate_baselines, evaluate_model, training_histories
 from eager_llm.index.build import build_index
-from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
 from eager_llm.tuning.stages import stage_one
+from eager_llm.tuning.trajectories import build_trajectories
 
 SEEDS = (0, 1, 2)
 SETTINGS = [
@@ -57,12 +58,17 @@ def measure(tables: Tables, seed: int, folder) -> dict[str, dict[str, float]]:
     index = build_index(item_ids, embeddings, settings.index, seed)
     texts = sorted([*tables.items["title"], *tables.items["description"]])
     model, tokenizer = load_backbone(settings.backbone, index, texts, seed)
-    book = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
+    prompt_builder = PromptBuilder(tokenizer, index, tables.items, settings.tuning.text_tokens)
     stage_one(
-        model, book, trajectories(examples, index, tables.intentions), embeddings, settings, folder
+        model,
+        prompt_builder,
+        build_trajectories(examples, index, tables.intentions),
+        embeddings,
+        settings,
+        folder,
     )
     recommender = Recommender(
-        model.eval(), book, index, settings.decoding, settings.data.max_history
+        model.eval(), prompt_builder, index, settings.decoding, settings.data.max_history
     )
     table = evaluate_baselines(examples, item_ids, "test", seed)
     return {"model": evaluate_model(recommender, examples, "test", show=False), **table}

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from eager_llm.backbone.loading import hidden_states, logits_of
+from eager_llm.backbone.hidden_states import hidden_states
+from eager_llm.backbone.logits import logits_of
 
 
 def logits_by(model):

@@ -17,12 +17,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eager_llm.backbone.loading import hidden_states
+from eager_llm.backbone.hidden_states import hidden_states
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.inference_weights import PackedLinear, optimize_for_inference
-from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prompt_attention import RereadPrompts, SharedPrompts, reader_of
+from eager_llm.decoding.mask_cache import MaskCache
+from eager_llm.decoding.prefix_cache import PrefixCache
+from eager_llm.decoding.prompt_attention import (
+    RereadPrompts,
+    SharedPrompts,
+    select_prompt_attention,
+)
 from eager_llm.decoding.trie import Trie
 from eager_llm.settings import NORMALISATIONS
 
@@ -88,7 +92,7 @@ def test_every_shape_of_model_equals_brute_force(shape, normalise):
     masks = MaskCache(trie, lambda _: passes, batch=3)
     history = rng.permutation(len(paths))[:5].tolist()
     allowed = [None, passes, passes & ~np.isin(np.arange(len(paths)), history)]
-    reader = reader_of(model)
+    reader = select_prompt_attention(model)
     assert reader is (SharedPrompts if shape in SHARING else RereadPrompts)
     constraint = masks.constraint([None, "half", "half"], [[], [], history])
     with torch.inference_mode():
@@ -139,7 +143,7 @@ def test_an_adapter_is_part_of_the_model_also_on_the_output_layer():
                     [[1, 2, 3]],
                     30,
                     normalise,
-                    reader=reader_of(adapted),
+                    prompt_attention=select_prompt_attention(adapted),
                 )
                 expected = best_of(brute_force(whole_model(adapted), paths, [1, 2, 3], normalise))
             assert_same_ranking(*live(found[0][0], found[1][0]), expected)
@@ -178,9 +182,14 @@ def test_half_precision_gives_scores_near_and_without_ties(normalise):
     )
     half = optimize_for_inference(tiny_model("llama"), "bfloat16")
     items, scores = beam_search(
-        half, trie, [[1, 2, 3]], len(paths), normalise, reader=reader_of(half)
+        half,
+        trie,
+        [[1, 2, 3]],
+        len(paths),
+        normalise,
+        prompt_attention=select_prompt_attention(half),
     )
-    assert reader_of(half) is SharedPrompts
+    assert select_prompt_attention(half) is SharedPrompts
     assert len(set(scores[0].tolist())) == len(scores[0])
     assert all(
         abs(exact[item] - score) < 0.5
@@ -256,7 +265,7 @@ def test_a_remembered_prompt_changes_nothing(shape):
     for lengths in ((3, 9, 12, 1), (5, 9, 20, 30), (5, 30, 2, 30)):  # longer, the same, shorter
         prompts = [user[:length] for user, length in zip(users, lengths, strict=True)]
         found, expected = (
-            beam_search(model, trie, prompts, 6, memory=memory),
+            beam_search(model, trie, prompts, 6, prefix_cache=memory),
             beam_search(model, trie, prompts, 6),
         )
         for row in range(len(prompts)):
@@ -271,7 +280,7 @@ def test_asked_the_same_again_the_answer_is_the_same_to_the_last_bit():
     paths = random_paths(rng, 40, 3, 6, first_token=10)
     trie, memory = Trie.build(paths), PrefixCache(1 << 20)
     prompts = [rng.integers(0, 60, size=length).tolist() for length in (9, 30)]
-    first, again = (beam_search(model, trie, prompts, 6, memory=memory) for _ in range(2))
+    first, again = (beam_search(model, trie, prompts, 6, prefix_cache=memory) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
 
@@ -300,7 +309,7 @@ def test_broken_weights_are_an_error_not_a_ranking(normalise):
     with pytest.raises(FloatingPointError):
         beam_search(model, Trie.build(paths), [[1, 2]], 5, normalise)
     with pytest.raises(FloatingPointError):
-        reader_of(model)
+        select_prompt_attention(model)
 
 
 def test_a_model_that_changes_its_logits_in_unknown_ways_is_refused(monkeypatch):
@@ -314,4 +323,4 @@ def test_a_model_that_changes_its_logits_in_unknown_ways_is_refused(monkeypatch)
 
     monkeypatch.setattr(type(model), "forward", changed)
     with pytest.raises(NotImplementedError, match="more to its logits"):
-        reader_of(model)
+        select_prompt_attention(model)

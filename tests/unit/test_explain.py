@@ -18,10 +18,10 @@ from eager_llm.index.nearest_items import NearestItems
 @pytest.mark.parametrize("normalise", ["vocabulary", "level"])
 def test_the_tokens_of_a_path_cost_what_the_model_says(small, normalise, reader):
     recommender, rows = small.recommender, [3, 0, 77]
-    prompt = small.book.prompt([5, 9])
+    prompt = small.prompt_builder.prompt([5, 9])
     found = path_scores(small.model, recommender.trie, prompt, rows, normalise, reader)
     for row, levels in zip(rows, found, strict=True):
-        path = small.book.item_tokens[row].tolist()
+        path = small.prompt_builder.item_tokens[row].tolist()
         with torch.inference_mode():
             logits = small.model(torch.tensor([prompt + path])).logits[0, len(prompt) - 1 : -1]
         for level, (token, score) in enumerate(zip(path, levels, strict=True)):
@@ -76,9 +76,9 @@ def test_neighbours_are_those_of_the_paths_points(small):
 
 
 def test_a_description_is_what_generate_writes_without_item_tokens(small):
-    writer = TextGenerator(small.model, small.book)
-    prompt = torch.tensor([small.book.title_prompt(4)])
-    banned = [[int(token)] for token in np.unique(small.book.item_tokens)]
+    writer = TextGenerator(small.model, small.prompt_builder)
+    prompt = torch.tensor([small.prompt_builder.title_prompt(4)])
+    banned = [[int(token)] for token in np.unique(small.prompt_builder.item_tokens)]
     with torch.inference_mode():
         written = small.model.generate(
             prompt,
@@ -89,9 +89,9 @@ def test_a_description_is_what_generate_writes_without_item_tokens(small):
         )[0, prompt.shape[1] :]
     assert (
         writer.describe(4, 9)
-        == small.book.tokenizer.decode(written, skip_special_tokens=True).strip()
+        == small.prompt_builder.tokenizer.decode(written, skip_special_tokens=True).strip()
     )
-    assert len(small.book.tokenizer(writer.describe(4, 2))["input_ids"]) <= 3
+    assert len(small.prompt_builder.tokenizer(writer.describe(4, 2))["input_ids"]) <= 3
 
 
 def test_words_are_matched_with_titles_the_better_first():

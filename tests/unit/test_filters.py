@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eager_llm.core.errors import UserError
-from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.filters import Between, Columns, OneOf, parse_condition
+from eager_llm.decoding.mask_cache import MaskCache
 from eager_llm.decoding.trie import Trie
 
 ITEMS = pd.DataFrame(
@@ -157,7 +157,7 @@ def test_a_node_may_be_entered_exactly_when_an_allowed_item_lies_below(items, le
         left = [
             r for r in range(len(paths)) if r not in history and (name is None or passes[name][r])
         ]
-        assert masks.allowed(name, history) == len(left)
+        assert masks.count_allowed(name, history) == len(left)
 
 
 def test_compiled_filters_are_kept_and_the_oldest_dropped():
@@ -176,7 +176,7 @@ def test_compiled_filters_are_kept_and_the_oldest_dropped():
     assert compiled == [1, 2, 3, 4, 2]
     assert len(masks) == 3
     for name in (4, 1, 2):  # the rows of the flags are theirs still
-        assert masks.allowed(name) == int(compile_filter(name).sum())
+        assert masks.count_allowed(name) == int(compile_filter(name).sum())
         root = torch.zeros(1, 1, dtype=torch.int32)
         child, exists = trie.children(root, 0)
         may = masks.constraint([name], [[]]).narrow(0, root, child, exists)

@@ -8,10 +8,12 @@ from decoding_reference import logits_by, plain_beam_search
 from peft import LoraConfig, get_peft_model
 
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.evaluation.language import MEASURES, STRENGTHS, LanguageProbe, sweep_adapter, rouge_l
+from eager_llm.evaluation.language import MEASURES, STRENGTHS, LanguageProbe, sweep_adapter
 from eager_llm.evaluation.report import ReportData, render_report
-from eager_llm.prompts.builder import PromptBuilder, held_out_rows
+from eager_llm.evaluation.rouge import rouge_l
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
+from eager_llm.tuning.examples import held_out_rows
 
 
 @pytest.mark.parametrize(
@@ -29,46 +31,54 @@ def test_rouge_l_equals_worked_examples(said, real, f1):
 
 
 @pytest.fixture
-def book(small, shop, settings):
+def prompt_builder(small, shop, settings):
     held_out = held_out_rows(small.index, settings.tuning, seed=0)
-    return PromptBuilder(small.book.tokenizer, small.index, shop.items, 12, held_out=held_out)
+    return PromptBuilder(
+        small.prompt_builder.tokenizer, small.index, shop.items, 12, held_out=held_out
+    )
 
 
 @pytest.fixture
-def recommender(small, book, settings):
-    return Recommender(small.model.eval(), book, small.index, settings.decoding, 20)
+def recommender(small, prompt_builder, settings):
+    return Recommender(small.model.eval(), prompt_builder, small.index, settings.decoding, 20)
 
 
-def test_the_measures_equal_an_obvious_loop(small, book, recommender):
-    probe = LanguageProbe(book, 6, 0)
-    assert len(probe.known) == 6
-    assert set(probe.unseen) <= book.held_out
-    assert not set(probe.known) & book.held_out
+def test_the_measures_equal_an_obvious_loop(small, prompt_builder, recommender):
+    probe = LanguageProbe(prompt_builder, 6, 0)
+    assert len(probe.items) == 6
+    assert set(probe.held_out_items) <= prompt_builder.held_out
+    assert not set(probe.items) & prompt_builder.held_out
     # One item is named right: the question about another names it.
     with torch.inference_mode():
-        asked, _ = book.question("item2index", probe.known[0])
-        right = plain_beam_search(logits_by(small.model), book.item_tokens, asked, 1, "allowed")[0][
-            0
-        ]
-    book._titles[right] = book._titles[probe.known[0]]
-    probe.known[0] = right
+        asked, _ = prompt_builder.probe_prompt("item2index", probe.items[0])
+        right = plain_beam_search(
+            logits_by(small.model), prompt_builder.item_tokens, asked, 1, "allowed"
+        )[0][0]
+    prompt_builder.titles[right] = prompt_builder.titles[probe.items[0]]
+    probe.items[0] = right
     logits = logits_by(small.model)
     named = written = 0.0
     with torch.inference_mode():
-        for item in probe.known:
-            asked, _ = book.question("item2index", item)
-            named += plain_beam_search(logits, book.item_tokens, asked, 1, "allowed")[0][0] == item
-            asked, title = book.question("index2item", item)
+        for item in probe.items:
+            asked, _ = prompt_builder.probe_prompt("item2index", item)
+            named += (
+                plain_beam_search(logits, prompt_builder.item_tokens, asked, 1, "allowed")[0][0]
+                == item
+            )
+            asked, title = prompt_builder.probe_prompt("index2item", item)
             said = []
-            while len(said) < book.text_tokens and (
-                not said or said[-1] != book.tokenizer.eos_token_id
+            while len(said) < prompt_builder.text_tokens and (
+                not said or said[-1] != prompt_builder.tokenizer.eos_token_id
             ):
                 said.append(int(logits(torch.tensor([asked + said]))[0, -1].argmax()))
-            texts = [book.tokenizer.decode(ids, skip_special_tokens=True) for ids in (said, title)]
+            texts = [
+                prompt_builder.tokenizer.decode(ids, skip_special_tokens=True)
+                for ids in (said, title)
+            ]
             written += rouge_l(*texts)
         losses = []
-        for item in probe.unseen:
-            asked, title = book.question("index2item", item)
+        for item in probe.held_out_items:
+            asked, title = prompt_builder.probe_prompt("index2item", item)
             log_p = logits(torch.tensor([asked + title]))[0].log_softmax(-1)
             losses += [-log_p[len(asked) - 1 + n, token].item() for n, token in enumerate(title)]
     found = probe.measure(recommender)
@@ -78,10 +88,12 @@ def test_the_measures_equal_an_obvious_loop(small, book, recommender):
     assert found[MEASURES[2]] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
 
 
-def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, book, settings):
+def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(
+    small, prompt_builder, settings
+):
     torch.manual_seed(0)
-    plain = Recommender(small.model.eval(), book, small.index, settings.decoding, 20)
-    probe = LanguageProbe(book, 6, 0)
+    plain = Recommender(small.model.eval(), prompt_builder, small.index, settings.decoding, 20)
+    probe = LanguageProbe(prompt_builder, 6, 0)
     history = [small.index.item_ids[:4]]
     top = lambda recommender: float(recommender.recommend(history, 5)[0][0][1])  # noqa: E731
     backbone, alone = probe.measure(plain), top(plain)
@@ -89,7 +101,11 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
         r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
     )
     adapted = Recommender(
-        get_peft_model(small.model, config).eval(), book, small.index, settings.decoding, 20
+        get_peft_model(small.model, config).eval(),
+        prompt_builder,
+        small.index,
+        settings.decoding,
+        20,
     )
     as_trained = probe.measure(adapted)
     assert as_trained[MEASURES[2]] != pytest.approx(backbone[MEASURES[2]], rel=1e-3)
@@ -99,7 +115,7 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
     for row, expected, quality in ((rows[0], backbone, alone), (rows[-1], as_trained, together)):
         assert row["ndcg@10"] == pytest.approx(quality, abs=1e-5)
         assert {name: row[name] for name in MEASURES} == pytest.approx(expected, rel=1e-5)
-    assert probe.measure(adapted.again()) == pytest.approx(as_trained)
+    assert probe.measure(adapted) == pytest.approx(as_trained)
     page = render_report(
         ReportData(
             "t",
@@ -120,9 +136,12 @@ def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(small, b
 
 def test_a_catalogue_without_texts_has_no_language_to_measure(small, shop, settings):
     silent = shop.items.assign(title="", categories="", description="")
-    book = PromptBuilder(small.book.tokenizer, small.index, silent, 12)
-    probe = LanguageProbe(book, 6, 0)
-    assert probe.measure(Recommender(small.model, book, small.index, settings.decoding, 20)) == {}
+    prompt_builder = PromptBuilder(small.prompt_builder.tokenizer, small.index, silent, 12)
+    probe = LanguageProbe(prompt_builder, 6, 0)
+    assert (
+        probe.measure(Recommender(small.model, prompt_builder, small.index, settings.decoding, 20))
+        == {}
+    )
 
 
 def test_the_dial_is_a_setting_of_decoding():

@@ -4,10 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_small
 from decoding_reference import assert_same_ranking, best_of, brute_force, logits_by
 
-from eager_llm.backbone.loading import held_out_items, load_tuned, save_tuned
+from eager_llm.backbone.tuned_model import held_out_items, load_tuned, save_tuned
 from eager_llm.core.errors import UserError
 from eager_llm.decoding.filters import Between, OneOf
 from eager_llm.decoding.recommender import Recommender, Request
@@ -26,9 +27,12 @@ def small(shop, settings):
 def expected(small, request):
     """The filtered ranking of every item, by brute force."""
     rows = [small.index.rows[item] for item in request.history]
-    prompt = small.book.prompt(rows[-20:])
+    prompt = small.prompt_builder.prompt(rows[-20:])
     exact = brute_force(
-        logits_by(small.model), small.book.item_tokens, prompt, small.recommender.settings.normalise
+        logits_by(small.model),
+        small.prompt_builder.item_tokens,
+        prompt,
+        small.recommender.settings.normalise,
     )
     allowed = small.recommender.columns.passing(request.filter)
     if request.exclude_history:
@@ -37,7 +41,7 @@ def expected(small, request):
 
 
 def brand(small, deny=False):
-    return OneOf("brand", (small.book.items["brand"].iat[0],), deny)
+    return OneOf("brand", (small.prompt_builder.items["brand"].iat[0],), deny)
 
 
 def test_a_batch_of_unlike_requests_is_answered_as_by_brute_force(small):
@@ -140,8 +144,8 @@ def test_answers_do_not_depend_on_who_shares_the_batch(small):
 
 def test_requests_from_many_threads_do_not_meet_in_the_caches(small):
     settings = DecodingSettings(batch=1)
-    recommender = Recommender(small.model, small.book, small.index, settings, 20)
-    recommender.masks.capacity = 3  # two filters: others are replaced all the time
+    recommender = Recommender(small.model, small.prompt_builder, small.index, settings, 20)
+    recommender.mask_cache.capacity = 3  # two filters: others are replaced all the time
     ids = small.index.item_ids
     requests = [
         Request(ids[:2], k=3, filter=frozenset([OneOf("item_id", tuple(ids[n : n + 3]))]))
@@ -163,7 +167,7 @@ def test_every_answer_is_an_existing_item_once_best_first(small):
 
 def test_scores_over_the_allowed_tokens_are_a_distribution_over_the_items(small):
     settings = DecodingSettings(normalise="allowed", beams=1000)
-    recommender = Recommender(small.model, small.book, small.index, settings, 20)
+    recommender = Recommender(small.model, small.prompt_builder, small.index, settings, 20)
     scores = [score for _, score in recommender.recommend([small.index.item_ids[:4]], 1000)[0]]
     assert np.exp(scores).sum() == pytest.approx(1, abs=1e-4)
 
@@ -176,15 +180,15 @@ def other_index(index):
 
 
 def test_an_index_and_a_trie_that_do_not_belong_together_are_refused(small):
-    trie = Trie.build(item_tokens(small.book.tokenizer, other_index(small.index)))
+    trie = Trie.build(item_tokens(small.prompt_builder.tokenizer, other_index(small.index)))
     with pytest.raises(UserError, match="the trie was built from another item index"):
-        Recommender(small.model, small.book, small.index, DecodingSettings(), 20, trie)
+        Recommender(small.model, small.prompt_builder, small.index, DecodingSettings(), 20, trie)
 
 
 def test_an_index_and_a_model_that_do_not_belong_together_are_refused(
     small, settings, shop, tmp_path
 ):
-    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path)
+    save_tuned(small.model, small.prompt_builder.tokenizer, small.index, tmp_path)
     load_tuned(tmp_path, small.index)
     with pytest.raises(UserError, match="the model was tuned on another item index"):
         load_tuned(tmp_path, other_index(small.index))
@@ -193,17 +197,17 @@ def test_an_index_and_a_model_that_do_not_belong_together_are_refused(
         small.index.item_ids, codes, (*small.index.sources, "behaviour"), small.index.branching
     )
     with pytest.raises(UserError, match="the tokenizer does not know <"):
-        item_tokens(small.book.tokenizer, longer)
+        item_tokens(small.prompt_builder.tokenizer, longer)
     shorter = make_small(shop, settings)
     shorter.model.resize_token_embeddings(200)
     with pytest.raises(UserError, match="the model knows 200 tokens, the item index needs"):
-        Recommender(shorter.model, shorter.book, shorter.index, DecodingSettings(), 20)
+        Recommender(shorter.model, shorter.prompt_builder, shorter.index, DecodingSettings(), 20)
 
 
 def test_a_model_goes_with_later_versions_of_its_index_that_moved_nothing_and_with_no_other(
     small, tmp_path
 ):
-    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path, held_out=[3, 1])
+    save_tuned(small.model, small.prompt_builder.tokenizer, small.index, tmp_path, held_out=[3, 1])
     assert held_out_items(tmp_path) == [small.index.item_ids[1], small.index.item_ids[3]]
     rng = np.random.default_rng(1)
     new = {source: rng.normal(size=(2, 8)).astype(np.float32) for source in small.index.sources}
@@ -221,9 +225,23 @@ def test_a_model_goes_with_later_versions_of_its_index_that_moved_nothing_and_wi
     for index in (moved, assign_items(moved, ["new-1", "new-2"], new)):
         with pytest.raises(UserError, match="the model was tuned on another item index"):
             load_tuned(tmp_path, index)
-    save_tuned(small.model, small.book.tokenizer, second, tmp_path)
+    save_tuned(small.model, small.prompt_builder.tokenizer, second, tmp_path)
     with pytest.raises(UserError, match="the model was tuned on another item index"):
         load_tuned(tmp_path, small.index)  # an earlier version lacks items that the model may name
+
+
+def test_after_a_change_of_a_weight_answers_equal_those_of_a_new_recommender(shop, settings):
+    small = make_small(shop, settings)
+    assert settings.decoding.prefix_cache_mb  # whoever serves passes a cache; nobody else does
+    histories = [small.index.item_ids[:n] for n in (1, 5, 9)]
+    first = small.recommender.recommend(histories, 10)
+    with torch.no_grad():
+        key_weight = small.model.model.layers[0].self_attn.k_proj.weight
+        key_weight += torch.randn(key_weight.shape, generator=torch.Generator().manual_seed(0))
+    second = small.recommender.recommend(histories, 10)
+    new = Recommender(small.model, small.prompt_builder, small.index, settings.decoding, 20)
+    assert second == new.recommend(histories, 10)
+    assert second != first
 
 
 def test_broken_weights_are_an_error_not_a_ranking(shop, settings):

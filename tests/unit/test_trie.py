@@ -100,7 +100,7 @@ def test_a_file_that_is_no_trie_is_refused(tmp_path):
     trie.save(path)
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["eager_llm_trie"])
-    trie._facts = {**metadata, "schema_version": 9}
+    trie._metadata = {**metadata, "schema_version": 9}
     trie.save(path)
     with pytest.raises(UserError, match="trie version 9; expected 1"):
         Trie.load(path)

@@ -5,36 +5,42 @@ import pytest
 import torch
 from conftest import make_small
 
-from eager_llm.backbone.loading import hidden_states, load_tuned, logits_of, save_tuned
+from eager_llm.backbone.hidden_states import hidden_states
+from eager_llm.backbone.logits import logits_of
+from eager_llm.backbone.tuned_model import load_tuned, save_tuned
 from eager_llm.core.errors import UserError
-from eager_llm.prompts.builder import PromptBuilder, Trajectory, thinned, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.prompts.templates import DEFAULT_FILE, read_templates
 from eager_llm.settings import Settings, TaskSettings
 from eager_llm.tuning import trainer
 from eager_llm.tuning.batches import collate, plan_batches
+from eager_llm.tuning.examples import draw_epoch, draw_example
 from eager_llm.tuning.global_contrast import info_nce
 from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.trajectories import Trajectory, build_trajectories, drop_items
 
 
 def test_all_six_tasks_appear_as_often_as_asked(small, shop, examples):
-    train = trajectories(examples, small.index, shop.intentions)
+    train = build_trajectories(examples, small.index, shop.intentions)
     for task in vars(TaskSettings()):
         shares = TaskSettings(**{**dict.fromkeys(vars(TaskSettings()), 0.0), task: 0.5})
-        found = small.book.epoch(train, shares, np.random.default_rng(0))
+        found = draw_epoch(small.prompt_builder, train, shares, np.random.default_rng(0))
         assert len(found) == len(train) // 2
-        assert all(any(example.learn) for example in found)
+        assert all(any(example.loss_mask) for example in found)
         answers_items = task in ("seqrec", "item2index", "itemsearch")
         assert all(example.item_end_positions for example in found) or not answers_items
 
 
 def test_tasks_that_need_intentions_are_left_out_without_them(small, examples):
-    train = trajectories(examples, small.index, None)
-    shares = TaskSettings(0, 0, 0, 0, itemsearch=1, preferenceobtain=1)
-    assert small.book.epoch(train, shares, np.random.default_rng(0)) == []
+    train = build_trajectories(examples, small.index, None)
+    shares = TaskSettings(
+        seqrec=0, item2index=0, index2item=0, fusionseqrec=0, itemsearch=1, preferenceobtain=1
+    )
+    assert draw_epoch(small.prompt_builder, train, shares, np.random.default_rng(0)) == []
 
 
 def test_trajectories_hold_only_the_training_part(small, shop, examples):
-    train = trajectories(examples, small.index, shop.intentions)
+    train = build_trajectories(examples, small.index, shop.intentions)
     future = examples[examples["split"] != "train"]
     wanted = {(u, i) for u, i in zip(future["user_id"], future["item_id"], strict=True)}
     said = {(w.user_id, w.item_id): w.intention for w in shop.intentions.itertuples()}
@@ -47,33 +53,33 @@ def test_trajectories_hold_only_the_training_part(small, shop, examples):
 
 def test_thinned_trajectories_keep_their_order_and_their_target():
     whole, rng = Trajectory(list(range(100, 120)), "wish", "taste"), np.random.default_rng(0)
-    drawn = [thinned(whole, 0.3, rng) for _ in range(500)]
+    drawn = [drop_items(whole, 0.3, rng) for _ in range(500)]
     assert all(one.items == sorted(one.items) and one.items[-1] == 119 for one in drawn)
     assert all((one.intention, one.preference) == ("wish", "taste") for one in drawn)
     left_out = 1 - np.mean([(len(one.items) - 1) / 19 for one in drawn])
     assert abs(left_out - 0.3) < 0.02
-    assert thinned(whole, 0.0, rng) == whole
-    assert thinned(Trajectory([7, 8]), 0.9, rng).items == [7, 8]
-    assert thinned(Trajectory([8]), 0.9, rng).items == [8]
+    assert drop_items(whole, 0.0, rng) == whole
+    assert drop_items(Trajectory([7, 8]), 0.9, rng).items == [7, 8]
+    assert drop_items(Trajectory([8]), 0.9, rng).items == [8]
 
 
 def test_packing_trains_the_same_predictions_as_one_example_a_prefix(small):
     """The loss at every item of a packed trajectory equals that of the prefix that ends there."""
     items = [3, 17, 5, 40]
-    packed = small.book._packed(items, 0)
+    packed = small.prompt_builder.packed_example(items, 0)
     levels = small.index.levels
     ids = torch.tensor([packed.ids])
     hidden = hidden_states(small.model, ids).last_hidden_state
     log_p = logits_of(small.model, hidden).log_softmax(-1)[0]
     start = len(packed.ids) - len(items) * levels
     for n, item in enumerate(items):
-        prompt = small.book.prompt(items[:n])
-        prefix = torch.tensor([prompt + small.book.item_tokens[item].tolist()])
+        prompt = small.prompt_builder.prompt(items[:n])
+        prefix = torch.tensor([prompt + small.prompt_builder.item_tokens[item].tolist()])
         alone = logits_of(
             small.model, hidden_states(small.model, prefix).last_hidden_state
         ).log_softmax(-1)[0]
         for level in range(levels):
-            token = small.book.item_tokens[item, level]
+            token = small.prompt_builder.item_tokens[item, level]
             place = start + n * levels + level - 1
             assert log_p[place, token].item() == pytest.approx(
                 alone[len(prompt) + level - 1, token].item(), abs=1e-4
@@ -81,22 +87,26 @@ def test_packing_trains_the_same_predictions_as_one_example_a_prefix(small):
 
 
 def test_closings_point_at_the_last_token_of_an_item(small, shop, examples):
-    train = trajectories(examples, small.index, shop.intentions)
-    for example in small.book.epoch(train, TaskSettings(), np.random.default_rng(0)):
+    train = build_trajectories(examples, small.index, shop.intentions)
+    for example in draw_epoch(
+        small.prompt_builder, train, TaskSettings(), np.random.default_rng(0)
+    ):
         for position, item in example.item_end_positions:
             levels = small.index.levels
             assert (
                 example.ids[position - levels + 1 : position + 1]
-                == small.book.item_tokens[item].tolist()
+                == small.prompt_builder.item_tokens[item].tolist()
             )
 
 
 def test_text_answers_can_be_read_back(small, shop):
-    example = small.book._instruction("index2item", Trajectory([7]), np.random.default_rng(0))
-    answer = [token for token, learn in zip(example.ids, example.learn, strict=True) if learn]
-    assert answer[-1] == small.book.tokenizer.eos_token_id
+    example = draw_example(
+        small.prompt_builder, "index2item", Trajectory([7]), np.random.default_rng(0)
+    )
+    answer = [token for token, learn in zip(example.ids, example.loss_mask, strict=True) if learn]
+    assert answer[-1] == small.prompt_builder.tokenizer.eos_token_id
     item = shop.items.set_index("item_id").loc[small.index.item_ids[7]]
-    assert small.book.tokenizer.decode(answer[:-1]).strip() == item["title"]
+    assert small.prompt_builder.tokenizer.decode(answer[:-1]).strip() == item["title"]
 
 
 def test_info_nce_equals_a_worked_example():
@@ -108,8 +118,8 @@ def test_info_nce_equals_a_worked_example():
 
 
 def test_batches_hold_every_example_once_within_the_budget(small, shop, examples):
-    train = trajectories(examples, small.index, shop.intentions)
-    found = small.book.epoch(train, TaskSettings(), np.random.default_rng(0))
+    train = build_trajectories(examples, small.index, shop.intentions)
+    found = draw_epoch(small.prompt_builder, train, TaskSettings(), np.random.default_rng(0))
     plan = plan_batches(found, 512, np.random.default_rng(0))
     assert sorted(n for batch in plan for n in batch) == list(range(len(found)))
     for batch in plan:
@@ -122,10 +132,18 @@ class Killed(Exception):
 
 def train_both_stages(shop, examples, settings, folder):
     made = make_small(shop, settings)
-    train = trajectories(examples, made.index, shop.intentions)[:60]
+    train = build_trajectories(examples, made.index, shop.intentions)[:60]
     calls = iter([0.3, 0.2, 0.1])
-    stage_one(made.model, made.book, train, made.embeddings, settings, folder, lambda: next(calls))
-    adapted, _ = stage_two(made.model, made.book, train, settings, folder)
+    stage_one(
+        made.model,
+        made.prompt_builder,
+        train,
+        made.embeddings,
+        settings,
+        folder,
+        lambda: next(calls),
+    )
+    adapted, _ = stage_two(made.model, made.prompt_builder, train, settings, folder)
     return adapted.state_dict()
 
 
@@ -143,9 +161,10 @@ def test_a_killed_job_goes_on_to_bit_equal_weights(
     unbroken = train_both_stages(shop, examples, settings, tmp_path / "unbroken")
     save = trainer._save
 
-    def dying(file, job, optimizer, schedule, state):
-        save(file, job, optimizer, schedule, state)
-        if (job.name, state.epoch) == dies_at[:2] and state.step_in_epoch >= dies_at[2]:
+    def dying(run):
+        save(run)
+        state = run.state
+        if (run.job.name, state.epoch) == dies_at[:2] and state.step_in_epoch >= dies_at[2]:
             raise Killed
 
     monkeypatch.setattr(trainer, "_save", dying)
@@ -160,14 +179,16 @@ def test_a_killed_job_goes_on_to_bit_equal_weights(
 
 def test_the_best_validated_epoch_is_kept(shop, examples, settings, tmp_path):
     made = make_small(shop, settings)
-    train = trajectories(examples, made.index, shop.intentions)[:40]
+    train = build_trajectories(examples, made.index, shop.intentions)[:40]
     seen = []
 
     def validate():
         seen.append({name: value.clone() for name, value in made.model.state_dict().items()})
         return [0.5, 0.1][len(seen) - 1]
 
-    curve = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path, validate)
+    curve = stage_one(
+        made.model, made.prompt_builder, train, made.embeddings, settings, tmp_path, validate
+    )
     assert [row["validation"] for row in curve] == [0.5, 0.1]
     assert all(torch.equal(value, seen[0][name]) for name, value in made.model.state_dict().items())
 
@@ -175,13 +196,13 @@ def test_the_best_validated_epoch_is_kept(shop, examples, settings, tmp_path):
 def test_a_saved_model_answers_as_before_and_holds_no_projector(
     shop, examples, settings, tmp_path, small
 ):
-    train = trajectories(examples, small.index, shop.intentions)[:40]
-    stage_one(small.model, small.book, train, small.embeddings, settings, tmp_path / "c")
-    save_tuned(small.model, small.book.tokenizer, small.index, tmp_path)
-    adapted, _ = stage_two(small.model, small.book, train, settings, tmp_path / "c")
+    train = build_trajectories(examples, small.index, shop.intentions)[:40]
+    stage_one(small.model, small.prompt_builder, train, small.embeddings, settings, tmp_path / "c")
+    save_tuned(small.model, small.prompt_builder.tokenizer, small.index, tmp_path)
+    adapted, _ = stage_two(small.model, small.prompt_builder, train, settings, tmp_path / "c")
     adapted.save_pretrained(tmp_path / "adapter")
     loaded, tokenizer = load_tuned(tmp_path, small.index)
-    ids = torch.tensor([small.book.prompt([1, 2, 3])])
+    ids = torch.tensor([small.prompt_builder.prompt([1, 2, 3])])
     torch.testing.assert_close(
         hidden_states(loaded, ids).last_hidden_state,
         hidden_states(adapted, ids).last_hidden_state,
@@ -189,9 +210,9 @@ def test_a_saved_model_answers_as_before_and_holds_no_projector(
         atol=0,
     )
     assert not [name for name in loaded.state_dict() if "contrast" in name or "projector" in name]
-    assert tokenizer.convert_tokens_to_ids("<a_0>") == small.book.tokenizer.convert_tokens_to_ids(
+    assert tokenizer.convert_tokens_to_ids(
         "<a_0>"
-    )
+    ) == small.prompt_builder.tokenizer.convert_tokens_to_ids("<a_0>")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +256,7 @@ def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line
 def test_a_task_without_phrasings_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text('seqrec: [{prompt: "Then: $history", answer: $item}]\n')
-    with pytest.raises(UserError, match="item2index has no phrasing to train on"):
+    with pytest.raises(UserError, match="item2index has no template to train on"):
         read_templates(file)
     with pytest.raises(UserError, match="nowhere"):
         read_templates(tmp_path / "nowhere.json")
@@ -243,26 +264,33 @@ def test_a_task_without_phrasings_is_refused(tmp_path):
 
 def test_held_out_phrasings_and_items_are_never_trained_on(small, shop, examples):
     held_out = frozenset(range(0, len(small.index.item_ids), 3))
-    book = PromptBuilder(small.book.tokenizer, small.index, shop.items, 12, held_out=held_out)
-    train = trajectories(examples, small.index, shop.intentions)
-    shares = TaskSettings(
-        0, item2index=2, index2item=2, fusionseqrec=2, itemsearch=0, preferenceobtain=0
+    prompt_builder = PromptBuilder(
+        small.prompt_builder.tokenizer, small.index, shop.items, 12, held_out=held_out
     )
-    seen = [tuple(example.ids) for example in book.epoch(train, shares, np.random.default_rng(0))]
+    train = build_trajectories(examples, small.index, shop.intentions)
+    shares = TaskSettings(
+        seqrec=0, item2index=2, index2item=2, fusionseqrec=2, itemsearch=0, preferenceobtain=0
+    )
+    seen = [
+        tuple(example.ids)
+        for example in draw_epoch(prompt_builder, train, shares, np.random.default_rng(0))
+    ]
     assert len(seen) > len(train)
     for item in (0, 1):
-        title = tuple(book._titles[item])
+        title = tuple(prompt_builder.titles[item])
         told = [
             ids for ids in seen if any(ids[n : n + len(title)] == title for n in range(len(ids)))
         ]
         assert bool(told) == (item not in held_out)
     for task in ("item2index", "index2item"):
-        asked, answer = book.question(task, 1)
-        fields = {*book._titles[1], *book.item_tokens[1].tolist()}
+        asked, answer = prompt_builder.probe_prompt(task, 1)
+        fields = {*prompt_builder.titles[1], *prompt_builder.item_tokens[1].tolist()}
         words = tuple(token for token in asked[1:] if token not in fields)
         assert words not in {
             tuple(token for token in ids[1 : len(asked)] if token not in fields) for ids in seen
         }
         assert answer == (
-            book.item_tokens[1].tolist() if task == "item2index" else [*book._titles[1], *book._end]
+            prompt_builder.item_tokens[1].tolist()
+            if task == "item2index"
+            else [*prompt_builder.titles[1], *prompt_builder.end_tokens]
         )

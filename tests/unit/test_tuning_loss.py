@@ -7,9 +7,10 @@ from conftest import make_small
 from decoding_reference import tiny_model
 from torch.nn import functional
 
-from eager_llm.backbone.loading import hidden_states, logits_of
+from eager_llm.backbone.hidden_states import hidden_states
+from eager_llm.backbone.logits import logits_of
 from eager_llm.core.errors import UserError
-from eager_llm.prompts.builder import Example, Trajectory
+from eager_llm.prompts.builder import Example
 from eager_llm.settings import Settings
 from eager_llm.tuning import loss as loss_module
 from eager_llm.tuning.batches import collate
@@ -17,6 +18,7 @@ from eager_llm.tuning.global_contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss, cross_entropy
 from eager_llm.tuning.stages import _job, stage_one
 from eager_llm.tuning.trainer import _backward
+from eager_llm.tuning.trajectories import Trajectory
 
 
 def gradients(model, loss):
@@ -84,9 +86,11 @@ def test_a_few_logits_at_a_time_give_the_whole_loss_and_gradient(shape, levelwis
 def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(small, levelwise):
     """The mean over a packed sequence equals the prefixes' losses, weighted by their tokens."""
     items = [3, 17, 5, 40, 17]
-    book, model = small.book, small.model
+    prompt_builder, model = small.prompt_builder, small.model
     levels = (
-        Levels(book.item_tokens, model.get_input_embeddings().num_embeddings) if levelwise else None
+        Levels(prompt_builder.item_tokens, model.get_input_embeddings().num_embeddings)
+        if levelwise
+        else None
     )
 
     def summed(example):
@@ -94,13 +98,13 @@ def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(s
         hidden = hidden_states(model, batch.ids).last_hidden_state[:, :-1][batch.loss_mask[:, 1:]]
         return cross_entropy(model, hidden, batch.ids[:, 1:][batch.loss_mask[:, 1:]], levels)
 
-    packed = book._packed(items, 0)
+    packed = prompt_builder.packed_example(items, 0)
     prefixes = []
     for n, item in enumerate(items):
-        prompt, answer = book.prompt(items[:n]), book.item_tokens[item].tolist()
+        prompt, answer = prompt_builder.prompt(items[:n]), prompt_builder.item_tokens[item].tolist()
         prefixes.append(Example(prompt + answer, [False] * len(prompt) + [True] * len(answer), []))
-    tokens = sum(packed.learn)
-    assert tokens == sum(sum(prefix.learn) for prefix in prefixes)
+    tokens = sum(packed.loss_mask)
+    assert tokens == sum(sum(prefix.loss_mask) for prefix in prefixes)
     once = summed(packed) / tokens
     every = sum(summed(prefix) for prefix in prefixes) / tokens
     torch.testing.assert_close(once, every, rtol=1e-5, atol=1e-5)
@@ -110,11 +114,18 @@ def test_a_packed_trajectory_has_the_loss_and_gradient_of_one_example_a_prefix(s
 def test_a_step_of_several_batches_has_the_gradient_of_one_large_batch(small, settings, tmp_path):
     train = [Trajectory([n, n + 1, n + 5]) for n in range(8)] + [Trajectory([50])]
     job = _job(
-        "stage-1", small.model, None, small.book, train, settings.tuning.tasks, settings, tmp_path
+        "stage-1",
+        small.model,
+        None,
+        small.prompt_builder,
+        train,
+        settings.tuning.tasks,
+        settings,
+        tmp_path,
     )
     contrast = GlobalContrast(32, small.embeddings, 20, 0.07)
     job.module = TuningLoss(small.model, contrast, 0.1, None, 1024, 0)
-    examples = [small.book._packed(one.items, 0) for one in train]
+    examples = [small.prompt_builder.packed_example(one.items, 0) for one in train]
     found = []
     for step in ([examples], [examples[:3], examples[3:8], examples[8:]]):
         job.module.zero_grad()
@@ -145,7 +156,7 @@ def test_the_contrast_equals_a_worked_example():
 
 
 def test_bfloat16_trains_close_to_float32(small, settings):
-    batch = collate([small.book._packed([1, 2, 3], 0)], 0)
+    batch = collate([small.prompt_builder.packed_example([1, 2, 3], 0)], 0)
     totals = loss_module.Totals(12, 3)
     losses = [
         TuningLoss(small.model, None, 0.0, None, 1024, 0, precision)(batch, totals, 0)[0].item()
@@ -162,14 +173,24 @@ def changed(settings, **tuning):
 def test_a_checkpoint_of_other_settings_or_data_is_refused(shop, settings, tmp_path):
     train = [Trajectory([n, n + 1]) for n in range(20)]
     made = make_small(shop, settings)
-    before = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path)
-    assert stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path) == before
+    before = stage_one(made.model, made.prompt_builder, train, made.embeddings, settings, tmp_path)
+    assert (
+        stage_one(made.model, made.prompt_builder, train, made.embeddings, settings, tmp_path)
+        == before
+    )
     for other_settings, other_train in (
         (changed(settings, learning_rate=1e-3), train),
         (settings, train[:-1]),
     ):
         with pytest.raises(UserError, match="belongs to other settings or data"):
-            stage_one(made.model, made.book, other_train, made.embeddings, other_settings, tmp_path)
+            stage_one(
+                made.model,
+                made.prompt_builder,
+                other_train,
+                made.embeddings,
+                other_settings,
+                tmp_path,
+            )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +213,7 @@ def test_a_part_is_switched_off_by_its_setting(
         "eager_llm.tuning.trainer._backward",
         lambda j, m, s, n: (lengths.append(len(s[0])), backward(j, m, s, n))[1],
     )
-    curve = stage_one(made.model, made.book, train, made.embeddings, settings, tmp_path)
+    curve = stage_one(made.model, made.prompt_builder, train, made.embeddings, settings, tmp_path)
     assert absent not in curve[0]
     assert np.isfinite(curve[0]["loss"])
     assert (sum(lengths) == len(train)) == ("text_tasks" in tuning)
@@ -208,7 +229,7 @@ def test_tensorboard_files_hold_the_loss(shop, settings, tmp_path):
     made = make_small(shop, settings)
     train = [Trajectory([n, n + 1]) for n in range(20)]
     logged = changed(settings, epochs=2, tensorboard=str(tmp_path / "events"))
-    curve = stage_one(made.model, made.book, train, made.embeddings, logged, tmp_path)
+    curve = stage_one(made.model, made.prompt_builder, train, made.embeddings, logged, tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "events" / "stage-1"))
     events.Reload()
     assert [e.value for e in events.Scalars("epoch/loss")] == pytest.approx(

@@ -8,21 +8,18 @@ import torch
 from conftest import make_small
 from decoding_reference import tiny_model
 
-from eager_llm.backbone.loading import (
-    hidden_states,
-    load_backbone,
-    load_tuned,
-    logits_of,
-    save_tuned,
-    set_adapter_strength,
-    start_from_centroids,
-    train_tokenizer,
-)
+from eager_llm.backbone.adapter_strength import set_adapter_strength
+from eager_llm.backbone.hidden_states import hidden_states
+from eager_llm.backbone.index_tokens import initialize_from_centroids
+from eager_llm.backbone.loading import load_backbone, train_tokenizer
+from eager_llm.backbone.logits import logits_of
+from eager_llm.backbone.tuned_model import load_tuned, save_tuned
 from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.recommender import Recommender
-from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import BackboneSettings
 from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.trajectories import build_trajectories
 
 SHAPES = [("llama", False), ("llama", True), ("qwen2", False), ("qwen2", True), ("mistral", False), ("gemma", True),
           ("gemma", False), ("gpt2", True), ("gpt2", False)]  # fmt: skip
@@ -69,13 +66,13 @@ def test_a_foreign_model_answers_as_before_when_it_is_saved_adapted_merged_and_l
     )
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert is_tied == tied
-    book = PromptBuilder(tokenizer, made.index, shop.items, 12)
-    train = trajectories(examples, made.index, shop.intentions)[:30]
-    stage_one(model, book, train, made.embeddings, settings, tmp_path / "c")
+    prompt_builder = PromptBuilder(tokenizer, made.index, shop.items, 12)
+    train = build_trajectories(examples, made.index, shop.intentions)[:30]
+    stage_one(model, prompt_builder, train, made.embeddings, settings, tmp_path / "c")
     save_tuned(model, tokenizer, made.index, tmp_path)
-    ids = torch.tensor([book.prompt([1, 2, 3]), book.prompt([4, 5, 6])])
+    ids = torch.tensor([prompt_builder.prompt([1, 2, 3]), prompt_builder.prompt([4, 5, 6])])
     stage_one_answers = answers(model, ids)
-    adapted, _ = stage_two(model, book, train, settings, tmp_path / "c")
+    adapted, _ = stage_two(model, prompt_builder, train, settings, tmp_path / "c")
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
@@ -99,7 +96,7 @@ def test_a_foreign_model_answers_as_before_when_it_is_saved_adapted_merged_and_l
     torch.testing.assert_close(answers(half_merged, ids), halved, rtol=1e-4, atol=1e-4)
 
     ranked = [
-        Recommender(one, book, made.index, settings.decoding, 20).recommend(
+        Recommender(one, prompt_builder, made.index, settings.decoding, 20).recommend(
             [made.index.item_ids[:3]], 5
         )[0]
         for one in (adapted, merged)
@@ -136,7 +133,7 @@ def test_index_tokens_start_where_their_centroids_lie(shape, tied, checkpoint, m
 
 
 def test_centroids_wider_than_the_model_keep_their_main_axes(made, shop, settings):
-    model, tokenizer = make_small(shop, settings).model, made.book.tokenizer
+    model, tokenizer = make_small(shop, settings).model, made.prompt_builder.tokenizer
     wide = [
         np.random.default_rng(n).normal(size=(32, 200)).astype(np.float32)
         for n in range(made.index.levels)
@@ -144,5 +141,5 @@ def test_centroids_wider_than_the_model_keep_their_main_axes(made, shop, setting
     index = type(made.index)(
         made.index.item_ids, made.index.codes, made.index.sources, made.index.branching, wide
     )
-    start_from_centroids(model, tokenizer, index)
+    initialize_from_centroids(model, tokenizer, index)
     assert torch.isfinite(model.get_input_embeddings().weight).all()

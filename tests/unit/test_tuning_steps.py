@@ -5,7 +5,7 @@ import json
 import pytest
 from tuning_inputs import write_inputs
 
-from eager_llm.backbone.loading import load_tuned
+from eager_llm.backbone.tuned_model import load_tuned
 from eager_llm.core.errors import UserError
 from eager_llm.evaluation.language import MEASURES, STRENGTHS
 from eager_llm.index.item_index import ItemIndex

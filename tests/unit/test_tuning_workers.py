@@ -10,10 +10,10 @@ from conftest import make_small
 from safetensors.torch import load_file
 from tuning_inputs import write_inputs
 
-from eager_llm.prompts.builder import Trajectory
 from eager_llm.steps import model as steps
 from eager_llm.tuning.on_ray import on_workers
 from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.trajectories import Trajectory
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def tune_sharded(rank, port, shop, settings, folder):
     )
     made = make_small(shop, settings)
     train = [Trajectory([n, n + 1, n + 9]) for n in range(60)]
-    first = stage_one(made.model, made.book, train, made.embeddings, settings, folder)
-    adapted, second = stage_two(made.model, made.book, train, settings, folder)
+    first = stage_one(made.model, made.prompt_builder, train, made.embeddings, settings, folder)
+    adapted, second = stage_two(made.model, made.prompt_builder, train, settings, folder)
     again = make_small(shop, settings)
-    resumed = stage_one(again.model, again.book, train, again.embeddings, settings, folder)
+    resumed = stage_one(again.model, again.prompt_builder, train, again.embeddings, settings, folder)
     assert [row["loss"] for row in resumed] == [row["loss"] for row in first]
     if rank == 0:
         torch.save(
@@ -136,9 +136,9 @@ def test_weights_spread_over_processes_train_as_those_of_one(shop, settings, tmp
     )
     made, alone = make_small(shop, changed()), changed(accumulate=2)
     train = [Trajectory([n, n + 1, n + 9]) for n in range(60)]
-    curves = [stage_one(made.model, made.book, train, made.embeddings, alone, tmp_path / "one")]
+    curves = [stage_one(made.model, made.prompt_builder, train, made.embeddings, alone, tmp_path / "one")]
     backbone = {name: value.clone() for name, value in made.model.state_dict().items()}
-    adapted, second = stage_two(made.model, made.book, train, alone, tmp_path / "one")
+    adapted, second = stage_two(made.model, made.prompt_builder, train, alone, tmp_path / "one")
     for one, two in zip(
         [*curves, second], json.loads((tmp_path / "two/curves.json").read_text()), strict=True
     ):

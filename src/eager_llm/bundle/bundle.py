@@ -25,6 +25,7 @@ from eager_llm.core.files import read_json
 from eager_llm.data.tables import item_titles
 from eager_llm.decoding.filters import Filter
 from eager_llm.decoding.inference_weights import optimize_for_inference
+from eager_llm.decoding.prefix_cache import PrefixCache
 from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.text_generation import TextGenerator
 from eager_llm.decoding.trie import Trie
@@ -55,8 +56,12 @@ class Bundle:
     folder: Path
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "Bundle":
+    def load(cls, folder: Path, device: str = "cpu", with_prefix_cache: bool = False) -> "Bundle":
         """Verify and load a bundle.
+
+        Args:
+            with_prefix_cache: whether the recommenders keep the keys and values of prompts, as
+                `decoding.prefix_cache_mb` says: for who serves.
 
         Raises:
             UserError: the bundle is refused; see `verify_bundle`.
@@ -64,7 +69,7 @@ class Bundle:
         manifest = verify_bundle(folder)
         items = pd.read_parquet(folder / CATALOGUE)
         return cls(
-            recommender=_load_recommender(folder, items, device),
+            recommender=_load_recommender(folder, items, device, with_prefix_cache),
             items=items.set_index("item_id"),
             fallback=pd.read_parquet(folder / FALLBACK)["item_id"].tolist(),
             manifest=manifest,
@@ -99,6 +104,7 @@ class Bundle:
             tuned.settings,
             tuned.max_history,
             tuned.trie,
+            prefix_cache=None if tuned.prefix_cache is None else _prefix_cache(tuned.settings),
         )
 
     @cached_property
@@ -146,7 +152,9 @@ class Bundle:
         return item_titles(self.items.reset_index())
 
 
-def _load_recommender(folder: Path, items: pd.DataFrame, device: str) -> Recommender:
+def _load_recommender(
+    folder: Path, items: pd.DataFrame, device: str, with_prefix_cache: bool
+) -> Recommender:
     generation = read_json(folder / GENERATION)
     index = ItemIndex.load(folder / ITEM_INDEX)
     model, tokenizer = load_tuned(folder, index, device)
@@ -156,4 +164,13 @@ def _load_recommender(folder: Path, items: pd.DataFrame, device: str) -> Recomme
     trie = Trie.load(folder / TRIE)
     prior = ItemPriorTable.load(bundle_file(folder, ITEM_PRIOR), len(index.item_ids))
     model = optimize_for_inference(model, decoding.precision, decoding.adapter_strength)
-    return Recommender(model, builder, index, decoding, generation["max_history"], trie, prior)
+    cache = _prefix_cache(decoding) if with_prefix_cache else None
+    max_history = generation["max_history"]
+    return Recommender(model, builder, index, decoding, max_history, trie, prior, cache)
+
+
+def _prefix_cache(settings: DecodingSettings) -> PrefixCache | None:
+    """Return an empty prefix cache of the size that the settings say, or None."""
+    if not settings.prefix_cache_mb:
+        return None
+    return PrefixCache(settings.prefix_cache_mb << 20)

@@ -143,7 +143,7 @@ def night(
 
 def _waived_by_section(waived: str) -> dict[str, list[str]]:
     """Return the names of the gates by the section of the settings that they belong to."""
-    from eager_llm.validation.expectations import BUNDLE_GATES
+    from eager_llm.validation.gate_names import BUNDLE_GATES
 
     sections: dict[str, list[str]] = {}
     for name in filter(None, map(str.strip, waived.split(","))):
@@ -276,7 +276,7 @@ def evaluate(
     seed = loaded.manifest["settings"]["seed"]
     item_ids = loaded.recommender.index.item_ids
     table = {MODEL_WITH_PRIOR: evaluate_model(loaded.recommender, asked, split)}
-    neighbours = loaded.recommender.neighbours
+    neighbours = loaded.recommender.item_prior
     typer.echo(
         table_text({**table, **evaluate_baselines(asked, item_ids, split, seed, neighbours)}, split)
     )

@@ -1,10 +1,15 @@
-"""Attention masks in the form that a model's shape takes."""
+"""Attention masks in the form that a model's shape takes.
+
+Shapes: P prompts, Q queries, K keys.
+"""
 
 from typing import Any
 
 import torch
 
-from eager_llm.backbone.loading import unwrap
+from eager_llm.backbone.hidden_states import unwrap
+
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def model_mask(
@@ -12,35 +17,34 @@ def model_mask(
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Turn "who may see whom" into the `attention_mask` argument of the model.
 
-    Layers with a sliding window see only keys less than the window behind; where a model mixes
+    Layers with a sliding window see only keys less than the window behind. Where a model mixes
     layers with and without one, transformers takes a mask for each kind.
 
     Args:
-        visible: bool [prompts, queries, keys].
-        query_position: [prompts, queries], the place of each query in its own sequence.
-        key_position: [prompts, keys].
+        visible: bool [P, Q, K].
+        query_position: int64 [P, Q], the position of each query in its own sequence.
+        key_position: int64 [P, K].
     """
     config = unwrap(model).config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    kinds = set(
-        getattr(config, "layer_types", None)
-        or ["full_attention" if window is None else "sliding_attention"]
-    )
-    if window is None or "sliding_attention" not in kinds:
-        return _added(visible, model.dtype)
-    near = visible & (key_position[:, None] > query_position[..., None] - window)
-    if kinds == {"sliding_attention"}:
-        return _added(near, model.dtype)
+    layer_types = getattr(config, "layer_types", None)
+    if not layer_types:
+        layer_types = [FULL] if window is None else [SLIDING]
+    if window is None or SLIDING not in layer_types:
+        return _additive(visible, model.dtype)
+    in_window = visible & (key_position[:, None] > query_position[..., None] - window)
+    if set(layer_types) == {SLIDING}:
+        return _additive(in_window, model.dtype)
     return {
-        "full_attention": _added(visible, model.dtype),
-        "sliding_attention": _added(near, model.dtype),
+        FULL: _additive(visible, model.dtype),
+        SLIDING: _additive(in_window, model.dtype),
     }
 
 
-def _added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to the attention scores, [prompts, 1, queries, keys].
+def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to the attention scores, [P, 1, Q, K].
 
-    Eager attention takes no other form, and the fused ones would make it of booleans in every layer.
+    Eager attention takes no other form; the fused ones would make it of booleans in every layer.
     """
-    added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return added.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

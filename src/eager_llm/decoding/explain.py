@@ -1,13 +1,16 @@
-"""Why an item came: what each of its tokens cost, along its path through the trie."""
+"""Why an item came: what each of its tokens cost, along its path through the trie.
+
+Shapes: N items to explain, C children of a node.
+"""
 
 from typing import Any
 
 import torch
 
-from eager_llm.decoding.beam import Beams, Search
+from eager_llm.decoding.beam import Beams, BeamSearch
 from eager_llm.decoding.item_prior import ItemPrior
-from eager_llm.decoding.prefill import PrefixCache
-from eager_llm.decoding.prompt_attention import Prompts
+from eager_llm.decoding.prefix_cache import PrefixCache
+from eager_llm.decoding.prompt_attention import PromptAttention
 from eager_llm.decoding.trie import Trie
 
 
@@ -18,40 +21,60 @@ def path_scores(
     prompt: list[int],
     rows: list[int],
     normalise: str,
-    reader: type[Prompts],
-    memory: PrefixCache | None = None,
-    prior: ItemPrior | None = None,
+    prompt_attention: type[PromptAttention],
+    prefix_cache: PrefixCache | None = None,
+    item_prior: ItemPrior | None = None,
 ) -> list[list[float]]:
-    """Return the log-probability of every token of some items after a prompt, its share of the prior included: [items][levels].
+    """Return the log-probability of every token of some items after a prompt.
 
-    The sum over an item's tokens is its score in `beam_search`, whose arguments these are.
+    A token's share of the item prior is counted in. So the sum over an item's tokens is its score
+    in `beam_search`, whose arguments these are.
 
     Args:
         rows: the items' rows in the index, at least one.
+
+    Returns:
+        For each item, a number a level.
     """
-    search = Search(model, trie, [len(rows)], normalise)
-    read = reader(model, [prompt], memory)
-    hidden, now = read.hidden, search.start()
-    path = trie.path_nodes(torch.tensor(rows, device=trie.label.device))  # [items, depth]
-    parent = torch.zeros(1, len(rows), dtype=torch.long, device=path.device)
+    device = trie.label.device
+    search = BeamSearch(model, trie, [len(rows)], normalise, item_prior=item_prior)
+    states = prompt_attention(model, [prompt], prefix_cache)
+    hidden = states.hidden
+    beams = search.start()
+    path = trie.path_nodes(torch.tensor(rows, device=device))  # [N, depth]
+    # At the first level all items continue the prompt itself, from then on each its own beam.
+    root = torch.zeros(1, len(rows), dtype=torch.long, device=device)
+    own = torch.arange(len(rows), device=device)[None]
     scores = []
     for level in range(trie.depth):
         if level:
-            hidden = read.extend(parent, search.tokens(level - 1, trie.label[now.node])[..., None])[
-                :, :, 0
-            ]
-            parent = torch.arange(len(rows), device=path.device)[None]
-        child, exists = trie.children(now.node, level)
-        label = trie.label[child].long()
-        chosen = path[:, level][None]
-        log_p = search.log_p(level, hidden, label, exists)
-        if prior is not None:
-            log_p = log_p + prior.gain(level, now.node, child)
-        log_p = log_p.expand(-1, len(rows), -1)
-        offset = chosen - trie.first_child[now.node.expand(-1, len(rows))]
-        scores.append(log_p.gather(-1, offset.long()[..., None])[0, :, 0])
-        now = Beams(parent, chosen, torch.zeros(chosen.shape, device=path.device))
-    tail = torch.zeros(len(rows), trie.levels - trie.depth, device=path.device)
-    if tail.shape[1] and normalise != "allowed":  # a forced token is certain among the allowed ones
-        tail = search.tail_scores(read, now, now.node - trie.level_start[trie.depth])[0]
+            hidden = search.read_tokens(level - 1, states, beams)
+        nodes = path[:, level][None]
+        scores.append(_entry_scores(search, level, hidden, beams.node, nodes))
+        parent = own if level else root
+        beams = Beams(parent, nodes, torch.zeros(nodes.shape, device=device))
+    tail = torch.zeros(len(rows), trie.levels - trie.depth, device=device)
+    # Among the allowed tokens a forced one is certain.
+    if tail.shape[1] and normalise != "allowed":
+        leaf = beams.node - trie.level_start[trie.depth]
+        tail = search.tail_scores(states, beams, leaf)[0]
     return torch.cat([torch.stack(scores, dim=1), tail], dim=1).tolist()
+
+
+def _entry_scores(
+    search: BeamSearch, level: int, hidden: torch.Tensor, parents: torch.Tensor, nodes: torch.Tensor
+) -> torch.Tensor:
+    """Return what entering each node costs, [N].
+
+    Args:
+        hidden: of the parents' last tokens, [1, N or 1, width].
+        parents: nodes of the level, [1, N or 1].
+        nodes: one child of each parent, [1, N].
+    """
+    trie, items = search.trie, nodes.shape[1]
+    child, exists = trie.children(parents, level)  # [1, N or 1, C]
+    log_p = search.log_p(level, hidden, trie.label[child].long(), exists)
+    if search.item_prior is not None:
+        log_p = log_p + search.item_prior.gain(level, parents, child)
+    offset = nodes - trie.first_child[parents.expand(-1, items)]
+    return log_p.expand(-1, items, -1).gather(-1, offset.long()[..., None])[0, :, 0]

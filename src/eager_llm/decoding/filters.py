@@ -1,4 +1,4 @@
-"""The filter language: conditions on catalogue columns, checked, and turned into "these items pass"."""
+"""The filter language: conditions on catalogue columns, and which items meet them."""
 
 import math
 import re
@@ -16,6 +16,7 @@ ITEM_ID = "item_id"
 # Columns whose cells are lists joined by commas: a cell equals each of its labels.
 LISTS = ("categories",)
 _CONDITION = re.compile(r"\s*([^=!<>]*[^=!<>\s])\s*(!=|<=|>=|=)\s*(.*\S)\s*")
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class OneOf:
     Attributes:
         column: a column of the catalogue.
         values: in any order; texts are compared as they are written.
-        deny: items that meet the condition are left out, instead of only these kept.
+        deny: items that meet the condition are left out, instead of all others.
     """
 
     column: str
@@ -39,7 +40,8 @@ class OneOf:
         object.__setattr__(self, "values", tuple(ordered))
 
     def __str__(self) -> str:
-        return f"{self.column} {'!=' if self.deny else '='} {' | '.join(map(str, self.values))}"
+        operator = "!=" if self.deny else "="
+        return f"{self.column} {operator} {' | '.join(map(str, self.values))}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Between:
         column: a column of numbers.
         least: lower bound, inclusive; None: no bound.
         most: upper bound, inclusive; None: no bound.
-        deny: items that meet the condition are left out, instead of only these kept.
+        deny: items that meet the condition are left out, instead of all others.
     """
 
     column: str
@@ -60,17 +62,16 @@ class Between:
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.least, self.most) if bound is not None]
-        if not bounds or any(
-            isinstance(b, bool) or not isinstance(b, (int, float)) or math.isnan(b) for b in bounds
-        ):
+        if not bounds or not all(map(_is_bound, bounds)):
             raise UserError(
                 f"filter on {self.column!r}: a range needs numbers for `least`, `most` or both"
             )
 
     def __str__(self) -> str:
+        negation = "not " if self.deny else ""
         least = "" if self.least is None else f"{self.least:g} <= "
         most = "" if self.most is None else f" <= {self.most:g}"
-        return f"{'not ' if self.deny else ''}{least}{self.column}{most}"
+        return f"{negation}{least}{self.column}{most}"
 
 
 Condition = OneOf | Between
@@ -84,25 +85,27 @@ def parse_condition(text: str) -> Condition:
     Raises:
         UserError: it has another form.
     """
-    read = _CONDITION.fullmatch(text)
-    if read is None:
+    match = _CONDITION.fullmatch(text)
+    if match is None:
         raise UserError(
-            f"filter {text!r}: expected COLUMN=VALUE|VALUE, COLUMN!=VALUE, COLUMN<=NUMBER or COLUMN>=NUMBER"
+            f"filter {text!r}: expected COLUMN=VALUE|VALUE, COLUMN!=VALUE, COLUMN<=NUMBER "
+            "or COLUMN>=NUMBER"
         )
-    column, operator, value = read.groups()
+    column, operator, value = match.groups()
     if operator in ("=", "!="):
-        return OneOf(
-            column, tuple(part.strip() for part in value.split("|")), deny=operator == "!="
-        )
+        values = tuple(alternative.strip() for alternative in value.split("|"))
+        return OneOf(column, values, deny=operator == "!=")
     try:
         bound = float(value)
     except ValueError:
         raise UserError(f"filter {text!r}: {value!r} is not a number") from None
-    return Between(column, most=bound) if operator == "<=" else Between(column, least=bound)
+    if operator == "<=":
+        return Between(column, most=bound)
+    return Between(column, least=bound)
 
 
 class Columns:
-    """The catalogue, made ready to be filtered; a column is read when it is first asked for.
+    """The columns of the catalogue, each prepared when a filter first needs it.
 
     Args:
         items: the catalogue, with a column `item_id`.
@@ -111,7 +114,7 @@ class Columns:
 
     def __init__(self, items: pd.DataFrame, item_ids: list[str]) -> None:
         self._items = items.set_index(ITEM_ID, drop=False).loc[item_ids]
-        self._read: dict[str, _Texts | _Numbers] = {}
+        self._columns: dict[str, _TextColumn | _NumberColumn] = {}
 
     def passing(self, filter: Filter) -> np.ndarray:
         """Return which items pass, bool [items].
@@ -122,22 +125,23 @@ class Columns:
         """
         passes = np.ones(len(self._items), dtype=bool)
         for condition in filter:
-            met = self._column(condition.column).meet(condition)
-            passes &= ~met if condition.deny else met
+            matches = self._column(condition.column).matches(condition)
+            passes &= ~matches if condition.deny else matches
         return passes
 
-    def _column(self, name: str) -> "_Texts | _Numbers":
+    def _column(self, name: str) -> "_TextColumn | _NumberColumn":
         if name not in self._items.columns:
-            known = ", ".join(map(str, self._items.columns))
-            raise UserError(f"filter on {name!r}: the catalogue has no such column; it has {known}")
-        if name not in self._read:
+            names = ", ".join(map(str, self._items.columns))
+            raise UserError(f"filter on {name!r}: the catalogue has no such column; it has {names}")
+        if name not in self._columns:
             cells = self._items[name]
-            numeric = pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells)
-            self._read[name] = _Numbers(name, cells) if numeric else _Texts(name, cells)
-        return self._read[name]
+            is_bool = pd.api.types.is_bool_dtype(cells)
+            is_number = is_bool or pd.api.types.is_numeric_dtype(cells)
+            self._columns[name] = (_NumberColumn if is_number else _TextColumn)(name, cells)
+        return self._columns[name]
 
 
-class _Numbers:
+class _NumberColumn:
     """A column of numbers, or of true and false."""
 
     def __init__(self, name: str, cells: pd.Series) -> None:
@@ -145,12 +149,13 @@ class _Numbers:
         self.is_bool = bool(pd.api.types.is_bool_dtype(cells))
         self.cells = cells.to_numpy(dtype=np.float64, na_value=np.nan)
 
-    def meet(self, condition: Condition) -> np.ndarray:
+    def matches(self, condition: Condition) -> np.ndarray:
+        """Return which items meet a condition, bool [items]."""
         if isinstance(condition, OneOf):
-            met = np.zeros(len(self.cells), dtype=bool)
+            matches = np.zeros(len(self.cells), dtype=bool)
             for value in condition.values:
-                met |= self.cells == self._number(value)
-            return met
+                matches |= self.cells == self._number(value)
+            return matches
         if self.is_bool:
             raise UserError(
                 f"filter on {self.name!r}: the column holds true and false; it has no ranges"
@@ -160,8 +165,9 @@ class _Numbers:
         return (self.cells >= least) & (self.cells <= most)
 
     def _number(self, value: Value) -> float:
+        """Return a value as the column's cells are."""
         if self.is_bool:
-            truth = {"true": 1.0, "false": 0.0}.get(str(value).lower())
+            truth = _TRUTH.get(str(value).lower())
             if truth is None:
                 raise UserError(f"filter on {self.name!r}: {value!r} is neither true nor false")
             return truth
@@ -175,52 +181,65 @@ class _Numbers:
         )
 
 
-class _Texts:
-    """A column of texts, or of lists of texts; item ids are checked, other values may be unknown."""
+class _TextColumn:
+    """A column of texts or lists of texts; item ids are checked, other values may be unknown."""
 
     def __init__(self, name: str, cells: pd.Series) -> None:
         self.name = name
         self._cells = cells.where(cells.notna(), "")
 
-    def meet(self, condition: Condition) -> np.ndarray:
+    def matches(self, condition: Condition) -> np.ndarray:
+        """Return which items meet a condition, bool [items]."""
+        values = self._check(condition)
+        codes, rows, _ = self._coded
+        is_wanted = np.zeros(len(self._code_of), dtype=bool)
+        for value in values:
+            if value in self._code_of:
+                is_wanted[self._code_of[value]] = True
+        matches = is_wanted[codes]
+        if rows is None:
+            return matches
+        item_matches = np.zeros(len(self._cells), dtype=bool)
+        item_matches[rows[matches]] = True
+        return item_matches
+
+    def _check(self, condition: Condition) -> list[str]:
+        """Return the values of a condition. Raises UserError where they do not fit."""
         if isinstance(condition, Between):
             raise UserError(
                 f"filter on {self.name!r}: the column holds text; a range needs numbers"
             )
+        values = []
         for value in condition.values:
             if not isinstance(value, str):
                 raise UserError(
                     f"filter on {self.name!r}: {value!r} is not text, as the column's cells are"
                 )
+            values.append(value)
         if self.name == ITEM_ID:
-            unknown = [str(value) for value in condition.values if value not in self._codes]
+            unknown = [value for value in values if value not in self._code_of]
             if unknown:
                 raise UserError(f"filter on {ITEM_ID!r}: not in the index: {', '.join(unknown)}")
-        codes, rows, _ = self._coded
-        wanted = np.zeros(len(self._codes), dtype=bool)
-        wanted[[self._codes[str(value)] for value in condition.values if value in self._codes]] = (
-            True
-        )
-        met = wanted[codes]
-        if rows is None:
-            return met
-        passes = np.zeros(len(self._cells), dtype=bool)
-        passes[rows[met]] = True
-        return passes
+        return values
 
     @cached_property
-    def _codes(self) -> dict[str, int]:
-        return {value: code for code, value in enumerate(self._coded[2])}
+    def _code_of(self) -> dict[str, int]:
+        _, _, labels = self._coded
+        return {label: code for code, label in enumerate(labels)}
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, np.ndarray | None, Any]:
-        """Return a code a label, the item row of each label (None: one a row, in order), and the labels."""
+        """A code a label, the item row of each label (None: one a row, in order), the labels."""
         if self.name not in LISTS:
             codes, labels = pd.factorize(self._cells)
             return codes, None, labels
-        lists = [[label.strip() for label in cell.split(",")] for cell in self._cells]
+        lists = [cell.split(",") for cell in self._cells]
         rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
-        codes, labels = pd.factorize(
-            np.array([label for labels in lists for label in labels], dtype=object)
-        )
+        stripped = [label.strip() for labels in lists for label in labels]
+        codes, labels = pd.factorize(np.array(stripped, dtype=object))
         return codes, rows, labels
+
+
+def _is_bound(value: Any) -> bool:
+    """Return whether a value is a number that cells can be compared with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

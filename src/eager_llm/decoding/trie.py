@@ -15,15 +15,17 @@ from eager_llm.core.files import whole_file
 SCHEMA_VERSION = 1
 _METADATA_KEY = "eager_llm_trie"
 _TABLES = ("label", "first_child", "first_leaf", "leaf_item", "tail", "vocabulary")
+# A path is sorted by one packed key where an int64 without its sign holds it.
+_KEY_BITS = 63
 
 
 class Trie:
     """The prefixes of all items' paths.
 
-    A balanced index names an item by its first source alone: from some level on nothing branches. The
-    trie has nodes only as far as paths branch (`depth` levels); what follows is kept as a table of
-    `tail` labels, one row a leaf. Nodes are numbered level by level, the root is 0; the children of a
-    node, and so the leaves below it, lie side by side. All tables are int32: about 8 bytes a node.
+    A balanced index names an item by its first source alone: from some level on nothing branches.
+    The trie has nodes only as far as paths branch (`depth` levels); what follows is a table of
+    `tail` labels, one row a leaf. Nodes are numbered level by level, the root is 0; the children of
+    a node, and so the leaves below it, lie side by side. All tables are int32: about 8 bytes a node.
 
     Attributes:
         levels: tokens of an item.
@@ -41,71 +43,56 @@ class Trie:
         digest: names the paths that the trie was built from.
     """
 
-    def __init__(self, tables: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        self.label, self.first_child = tables["label"], tables["first_child"]
-        self.first_leaf, self.leaf_item, self.tail = (
-            tables["first_leaf"],
-            tables["leaf_item"],
-            tables["tail"],
-        )
-        self.level_start: list[int] = facts["level_start"]
-        self.widest: list[int] = facts["widest"]
-        self.digest: str = facts["digest"]
-        self.tokens = list(tables["vocabulary"].split(facts["labels"]))
+    def __init__(self, tables: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+        self.label = tables["label"]
+        self.first_child = tables["first_child"]
+        self.first_leaf = tables["first_leaf"]
+        self.leaf_item = tables["leaf_item"]
+        self.tail = tables["tail"]
+        self.level_start: list[int] = metadata["level_start"]
+        self.widest: list[int] = metadata["widest"]
+        self.digest: str = metadata["digest"]
+        self.tokens = list(tables["vocabulary"].split(metadata["labels"]))
         self.rows = [_slice_or_ids(tokens) for tokens in self.tokens]
-        self.depth, self.levels = len(self.widest), len(self.tokens)
-        self._tables, self._facts = tables, facts
+        self.depth = len(self.widest)
+        self.levels = len(self.tokens)
+        self._tables = tables
+        self._metadata = metadata
 
     @classmethod
     def build(cls, item_tokens: np.ndarray) -> "Trie":
         """Build the trie of int64 [items, levels] token ids, a path an item, no two alike."""
         items, levels = item_tokens.shape
-        columns = [_labels(item_tokens[:, level]) for level in range(levels)]
-        order = _order([labels for labels, _ in columns], [len(tokens) for _, tokens in columns])
-        is_new = np.zeros(items, dtype=bool)  # a prefix starts at this sorted item
-        is_new[0] = True
-        start = np.zeros(1, dtype=np.int64)
-        label, first_child, first_leaf, widest = [np.zeros(1, dtype=np.int64)], [], [], []
-        level_start = [0, 1]
-        for labels, _ in columns:
-            path = labels[order]
-            is_new[1:] |= path[1:] != path[:-1]
-            child_start = np.flatnonzero(is_new)
-            bounds = np.append(np.searchsorted(child_start, start), len(child_start))
-            first_child.append(level_start[-1] + bounds[:-1])
-            first_leaf.append(start)
-            widest.append(int(np.diff(bounds).max()))
-            label.append(path[child_start])
-            start = child_start
-            level_start.append(level_start[-1] + len(start))
-            if len(start) == items:
-                break
-        first_child.append(np.array([level_start[-1]]))
-        tail = [labels[order] for labels, _ in columns[len(widest) :]]
-        tables = {
-            "label": np.concatenate(label),
-            "first_child": np.concatenate(first_child),
-            "first_leaf": np.concatenate(first_leaf),
-            "leaf_item": order,
-            "tail": np.stack(tail, axis=1) if tail else np.zeros((items, 0)),
-        }
-        narrow = {name: torch.from_numpy(table.astype(np.int32)) for name, table in tables.items()}
-        narrow["vocabulary"] = torch.from_numpy(np.concatenate([tokens for _, tokens in columns]))
-        facts = {
+        labels, vocabulary = [], []
+        for level in range(levels):
+            level_labels, tokens = _label_tokens(item_tokens[:, level])
+            labels.append(level_labels)
+            vocabulary.append(tokens)
+        sizes = [len(tokens) for tokens in vocabulary]
+        order = _path_order(labels, sizes)
+        tables, level_start, widest = _build_nodes(labels, order)
+        tables["leaf_item"] = order
+        tail = [level_labels[order] for level_labels in labels[len(widest) :]]
+        tables["tail"] = np.stack(tail, axis=1) if tail else np.zeros((items, 0))
+        tensors = {}
+        for name, table in tables.items():
+            tensors[name] = torch.from_numpy(table.astype(np.int32))
+        tensors["vocabulary"] = torch.from_numpy(np.concatenate(vocabulary))
+        metadata = {
             "schema_version": SCHEMA_VERSION,
             "level_start": level_start,
             "widest": widest,
-            "labels": [len(tokens) for _, tokens in columns],
+            "labels": sizes,
             "digest": paths_digest(item_tokens),
         }
-        return cls(narrow, facts)
+        return cls(tensors, metadata)
 
     def save(self, path: Path) -> None:
         """Write the trie as one safetensors file."""
         from safetensors.torch import save_file
 
         with whole_file(path) as draft:
-            save_file(self._tables, draft, {_METADATA_KEY: json.dumps(self._facts)})
+            save_file(self._tables, draft, {_METADATA_KEY: json.dumps(self._metadata)})
 
     @classmethod
     def load(cls, path: Path) -> "Trie":
@@ -118,18 +105,18 @@ class Trie:
 
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-                if facts.get("schema_version") != SCHEMA_VERSION:
-                    raise UserError(
-                        f"{path}: trie version {facts.get('schema_version')}; expected {SCHEMA_VERSION}"
-                    )
-                return cls({name: file.get_tensor(name) for name in _TABLES}, facts)
+                metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+                version = metadata.get("schema_version")
+                if version != SCHEMA_VERSION:
+                    raise UserError(f"{path}: trie version {version}; expected {SCHEMA_VERSION}")
+                return cls({name: file.get_tensor(name) for name in _TABLES}, metadata)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not readable as a trie: {error}") from None
 
     def to(self, device: Any) -> "Trie":
         """Return the trie on a device."""
-        return Trie({name: table.to(device) for name, table in self._tables.items()}, self._facts)
+        tables = {name: table.to(device) for name, table in self._tables.items()}
+        return Trie(tables, self._metadata)
 
     @property
     def items(self) -> int:
@@ -149,10 +136,9 @@ class Trie:
     @cached_property
     def leaf_of(self) -> torch.Tensor:
         """The leaf of each item, counted from 0, by the item's row in the index: int32 [items]."""
+        leaves = torch.arange(self.items, dtype=torch.int32, device=self.leaf_item.device)
         leaf = torch.empty_like(self.leaf_item)
-        leaf[self.leaf_item.long()] = torch.arange(
-            self.items, dtype=torch.int32, device=leaf.device
-        )
+        leaf[self.leaf_item.long()] = leaves
         return leaf
 
     def path_nodes(self, rows: torch.Tensor) -> torch.Tensor:
@@ -161,30 +147,29 @@ class Trie:
         Args:
             rows: the items' rows in the index, int64 [items].
         """
-        wanted, nodes = self.leaf_of[rows], []
+        leaves = self.leaf_of[rows]
+        nodes = []
         for level in range(1, self.depth):
             start, end = self.level_start[level], self.level_start[level + 1]
-            # The leaves below a node lie side by side: the last node that begins at or before the leaf.
-            nodes.append(
-                torch.searchsorted(self.first_leaf[start:end], wanted, right=True) - 1 + start
-            )
-        nodes.append(wanted + self.level_start[self.depth])
-        return torch.stack([node.int() for node in nodes], dim=1)
+            # The leaves below a node lie side by side: it is the last node that begins at or before
+            # the leaf.
+            number = torch.searchsorted(self.first_leaf[start:end], leaves, right=True) - 1
+            nodes.append((number + start).int())
+        nodes.append((leaves + self.level_start[self.depth]).int())
+        return torch.stack(nodes, dim=1)
 
     def children(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return child nodes [..., widest] of nodes [...] of a level, and which of them exist.
+        """Return the children of nodes [...] of a level, and which of them exist.
 
         Where a child does not exist, some other node of the same level stands in for it.
+
+        Returns:
+            Nodes int32 [..., widest of the level] and bool of the same shape.
         """
         offset = torch.arange(self.widest[level], dtype=torch.int32, device=nodes.device)
         child = self.first_child[nodes][..., None] + offset
         exists = child < self.first_child[nodes + 1][..., None]
         return child.clamp_(max=self.level_start[level + 2] - 1), exists
-
-
-def _slice_or_ids(tokens: torch.Tensor) -> slice | torch.Tensor:
-    low, high = int(tokens[0]), int(tokens[-1]) + 1
-    return slice(low, high) if high - low == len(tokens) else tokens
 
 
 def paths_digest(item_tokens: np.ndarray) -> str:
@@ -194,20 +179,75 @@ def paths_digest(item_tokens: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _labels(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _slice_or_ids(tokens: torch.Tensor) -> slice | torch.Tensor:
+    start, end = int(tokens[0]), int(tokens[-1]) + 1
+    return slice(start, end) if end - start == len(tokens) else tokens
+
+
+def _label_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number a level's tokens: each item's label, and the token id of each label, rising."""
-    low = tokens.min()
-    used = np.zeros(tokens.max() - low + 1, dtype=bool)
-    used[tokens - low] = True
-    return (np.cumsum(used) - 1)[tokens - low], np.flatnonzero(used) + low
+    lowest = tokens.min()
+    offsets = tokens - lowest
+    is_used = np.zeros(tokens.max() - lowest + 1, dtype=bool)
+    is_used[offsets] = True
+    label_of = np.cumsum(is_used) - 1
+    return label_of[offsets], np.flatnonzero(is_used) + lowest
 
 
-def _order(columns: list[np.ndarray], sizes: list[int]) -> np.ndarray:
-    """Return the order that sorts the paths: by one packed key where 63 bits hold it (tenfold faster)."""
+def _path_order(labels: list[np.ndarray], sizes: list[int]) -> np.ndarray:
+    """Return the order that sorts the paths: by one packed key where it fits (tenfold faster).
+
+    Args:
+        labels: of all items, for each level.
+        sizes: how many labels each level has.
+    """
     bits = [max(1, (size - 1).bit_length()) for size in sizes]
-    if sum(bits) > 63:
-        return np.lexsort(columns[::-1])
-    key = np.zeros(len(columns[0]), dtype=np.int64)
-    for column, width in zip(columns, bits, strict=True):
-        key = (key << width) | column
+    if sum(bits) > _KEY_BITS:
+        return np.lexsort(labels[::-1])
+    key = np.zeros(len(labels[0]), dtype=np.int64)
+    for level_labels, width in zip(labels, bits, strict=True):
+        key = (key << width) | level_labels
     return np.argsort(key)
+
+
+def _build_nodes(
+    labels: list[np.ndarray], order: np.ndarray
+) -> tuple[dict[str, np.ndarray], list[int], list[int]]:
+    """Number the nodes level by level, as far as the paths branch.
+
+    Args:
+        labels: of all items, for each level.
+        order: sorts the paths.
+
+    Returns:
+        The tables `label`, `first_child` and `first_leaf`, then `level_start` and `widest`: see
+        `Trie`.
+    """
+    items = len(order)
+    label = [np.zeros(1, dtype=np.int64)]
+    first_child, first_leaf, widest = [], [], []
+    level_start = [0, 1]
+    # Where the sorted paths begin that share a node: of the level above, and of the level itself.
+    parent_starts = np.zeros(1, dtype=np.int64)
+    begins_node = np.zeros(items, dtype=bool)
+    begins_node[0] = True
+    for level_labels in labels:
+        path = level_labels[order]
+        begins_node[1:] |= path[1:] != path[:-1]
+        starts = np.flatnonzero(begins_node)
+        first = np.append(np.searchsorted(starts, parent_starts), len(starts))
+        label.append(path[starts])
+        first_child.append(level_start[-1] + first[:-1])
+        first_leaf.append(parent_starts)
+        widest.append(int(np.diff(first).max()))
+        level_start.append(level_start[-1] + len(starts))
+        parent_starts = starts
+        if len(starts) == items:
+            break
+    first_child.append(np.array([level_start[-1]]))
+    tables = {
+        "label": np.concatenate(label),
+        "first_child": np.concatenate(first_child),
+        "first_leaf": np.concatenate(first_leaf),
+    }
+    return tables, level_start, widest

@@ -194,7 +194,7 @@ def sweep_adapter(
     """Return recommendation and language for each strength of the adapter, and leave it at 1.
 
     Args:
-        recommender: its model is a PEFT model, not merged.
+        recommender: its model is a PEFT model, not merged; it has no prefix cache.
         quality: NDCG@10 on validation.
         show: whether to show the progress.
     """
@@ -202,9 +202,7 @@ def sweep_adapter(
     strengths = progress(STRENGTHS, desc="adapter's strength", unit="strength", disable=not show)
     for strength in strengths:
         set_adapter_strength(recommender.model, strength)
-        # The caches of the recommender belong to another strength.
-        uncached = recommender.again()
-        measures = probe.measure(uncached)
-        rows.append({"strength": strength, "ndcg@10": quality(uncached), **measures})
+        measures = probe.measure(recommender)
+        rows.append({"strength": strength, "ndcg@10": quality(recommender), **measures})
     set_adapter_strength(recommender.model, 1.0)
     return rows

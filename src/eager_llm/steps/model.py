@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.backbone.loading import (
+from eager_llm.backbone.loading import load_backbone
+from eager_llm.backbone.tuned_model import (
     ADAPTER,
     TEMPLATES,
     held_out_items,
-    load_backbone,
     load_tuned,
     save_tuned,
 )
@@ -47,7 +47,7 @@ from eager_llm.index.item_index import ItemIndex, prefix_purity
 from eager_llm.item_prior.table import FILE as NEIGHBOURS
 from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
 from eager_llm.item_prior.tfidf import item_tfidf
-from eager_llm.prompts.builder import INTENTION_TASKS, PromptBuilder, held_out_rows, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.prompts.templates import template_file
 from eager_llm.settings import AFTER_TUNING, Settings
 from eager_llm.steps.data import read_examples, rows_of
@@ -55,9 +55,11 @@ from eager_llm.steps.distributed import distributed
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.distributed_context import DistributedContext
+from eager_llm.tuning.examples import INTENTION_TASKS, held_out_rows
 from eager_llm.tuning.on_ray import on_workers
 from eager_llm.tuning.stages import stage_one, stage_two
-from eager_llm.validation.gates import require
+from eager_llm.tuning.trajectories import build_trajectories
+from eager_llm.validation.report import require_passed
 
 SAMPLED_USERS = 3
 
@@ -90,7 +92,7 @@ def index(
         results = run_index_gates(
             draft_file, found_items, files, even, settings.gates, memory, rows_of(report)
         )
-        require(results, report, "Index gates")
+        require_passed(results, report, "Index gates")
     service = Features(repository, features).publish_index(
         item_ids, [built.tokens(item) for item in item_ids], built.version_name
     )
@@ -186,7 +188,7 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     )
     # To be spread over the workers, it waits where there is room.
     model.to("cpu" if settings.tuning.sharded else device)
-    book = PromptBuilder(
+    prompt_builder = PromptBuilder(
         tokenizer,
         built,
         loaded.items,
@@ -194,27 +196,33 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
         template_file(settings),
         held_out_rows(built, settings.tuning, settings.seed),
     )
-    train = trajectories(asked, built, loaded.intentions)
+    train = build_trajectories(asked, built, loaded.intentions)
     if loaded.intentions is None and context.is_main_process:
         say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
-    recommender = Recommender(model, book, built, settings.decoding, settings.data.max_history)
+    recommender = Recommender(
+        model, prompt_builder, built, settings.decoding, settings.data.max_history
+    )
     validate = partial(_validation_ndcg, recommender, _drawn(asked, settings))
-    probe = LanguageProbe(book, settings.tuning.language_items, settings.seed)
+    probe = LanguageProbe(prompt_builder, settings.tuning.language_items, settings.seed)
     language = {"before stage 1": probe.measure(recommender) if context.is_main_process else {}}
     # Before the hours of training: what it may refuse is refused at once.
     neighbours = (
         item_prior_of(asked, loaded.items, built, settings) if context.is_main_process else None
     )
-    curves = {"stage-1": stage_one(model, book, train, sources, settings, folder, validate)}
+    curves = {
+        "stage-1": stage_one(model, prompt_builder, train, sources, settings, folder, validate)
+    }
     with whole_folder(out) if context.is_main_process else nullcontext() as draft:
         if draft:
-            language["after stage 1"] = probe.measure(recommender.again())
+            language["after stage 1"] = probe.measure(recommender)
             write_json(draft / LANGUAGE, language)
-            save_tuned(model, tokenizer, built, draft, template_file(settings), book.held_out)
+            save_tuned(
+                model, tokenizer, built, draft, template_file(settings), prompt_builder.held_out
+            )
         if draft and neighbours is not None:
             neighbours.save(draft / NEIGHBOURS)
         if settings.annealing.epochs:
-            adapted, curves["stage-2"] = stage_two(model, book, train, settings, folder)
+            adapted, curves["stage-2"] = stage_two(model, prompt_builder, train, settings, folder)
             if draft:
                 adapted.save_pretrained(draft / ADAPTER)
         if draft:
@@ -244,15 +252,18 @@ def evaluate(
     built = ItemIndex.load(item_index)
     tuned, tokenizer = load_tuned(model, built, device)
     held_out = {built.rows[item] for item in held_out_items(model) if item in built.rows}
-    book = PromptBuilder(
+    prompt_builder = PromptBuilder(
         tokenizer, built, loaded.items, settings.tuning.text_tokens, model / TEMPLATES, held_out
     )
-    recommender = Recommender(tuned, book, built, settings.decoding, settings.data.max_history)
-    language, adapter_sweep = _language(recommender, _drawn(asked, settings), model, settings)
-    recommender.model = optimize_for_inference(
-        tuned, settings.decoding.precision, settings.decoding.adapter_strength
+    recommender = Recommender(
+        tuned, prompt_builder, built, settings.decoding, settings.data.max_history
     )
-    recommender = recommender.again()
+    language, adapter_sweep = _language(recommender, _drawn(asked, settings), model, settings)
+    recommender = recommender.with_model(
+        optimize_for_inference(
+            tuned, settings.decoding.precision, settings.decoding.adapter_strength
+        )
+    )
     neighbours = ItemPriorTable.load(model / NEIGHBOURS, len(built.item_ids))
     judges = drawn_users(asked, settings.item_prior.validation_users, settings.seed)
     neighbours, tried = choose_prior_weight(
@@ -261,17 +272,17 @@ def evaluate(
     say(f"weight of the neighbours beside the model, chosen on validation: {neighbours.weight:g}")
     result: dict[str, dict[str, dict[str, float]]] = {}
     for part in ("validation", "test"):
-        recommender.weigh(None)
+        recommender.set_item_prior(None)
         alone = evaluate_model(recommender, asked, part)
         rows = {MODEL_WITH_PRIOR: alone, MODEL: alone}
         if neighbours.weight:  # without it both are the same
-            recommender.weigh(neighbours)
+            recommender.set_item_prior(neighbours)
             rows[MODEL_WITH_PRIOR] = evaluate_model(recommender, asked, part)
         result[part] = {
             **rows,
             **evaluate_baselines(asked, built.item_ids, part, settings.seed, neighbours),
         }
-    recommender.weigh(neighbours)
+    recommender.set_item_prior(neighbours)
     prior = {
         "weight": neighbours.weight,
         "tried": {f"{weight:g}": ndcg for weight, ndcg in tried.items()},
@@ -318,7 +329,7 @@ def pack(
 
     def check(bundle: Path) -> dict[str, Any]:
         results = run_bundle_gates(bundle, settings.acceptance, rows_of(report))
-        require(results, report, "Bundle gates")
+        require_passed(results, report, "Bundle gates")
         waived = [result.name for result in results if result.waived]
         return {WAIVED_GATES: waived} if waived else {}
 
@@ -372,7 +383,7 @@ def _language(
     recommender: Recommender, drawn: pd.DataFrame, model: Path, settings: Settings
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
     """Return the language measures by moment, and the curve along the adapter's strength."""
-    probe = LanguageProbe(recommender.book, settings.tuning.language_items, settings.seed)
+    probe = LanguageProbe(recommender.prompt_builder, settings.tuning.language_items, settings.seed)
     found = read_json(model / LANGUAGE)
     if not settings.annealing.epochs:
         return found, []

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eager_llm.backbone.loading import ADAPTER, TEMPLATES, held_out_items, load_tuned, mark_tuned
+from eager_llm.backbone.tuned_model import (
+    ADAPTER,
+    TEMPLATES,
+    held_out_items,
+    load_tuned,
+    mark_tuned,
+)
 from eager_llm.bundle.layout import CURVES, LANGUAGE, REFRESH_PLAN, bundle_file, read_language
 from eager_llm.core.compute import prepare_torch
 from eager_llm.core.errors import UserError
@@ -21,7 +27,7 @@ from eager_llm.index.gates import run_index_gates
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.versions import grow
 from eager_llm.item_prior.table import FILE as NEIGHBOURS
-from eager_llm.prompts.builder import PromptBuilder, trajectories
+from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest, read_examples, rows_of
@@ -35,8 +41,9 @@ from eager_llm.steps.model import (
 )
 from eager_llm.steps.timing import timed
 from eager_llm.tuning.stages import stage_two
+from eager_llm.tuning.trajectories import build_trajectories
 from eager_llm.validation.drift import shift_since
-from eager_llm.validation.gates import require
+from eager_llm.validation.report import require_passed
 
 BUILD, ANNEAL = "build", "anneal"
 
@@ -174,7 +181,7 @@ def update_index(
             settings.data.memory_gb,
             rows_of(report),
         )
-        require(results, report, "Index gates")
+        require_passed(results, report, "Index gates")
     tokens = [grown.tokens(item) for item in grown.item_ids]
     service = Features(repository, features).publish_index(
         grown.item_ids, tokens, grown.version_name
@@ -263,7 +270,7 @@ def _anneal(
     loaded, asked, built = Tables.load(tables), read_examples(examples), ItemIndex.load(item_index)
     model, tokenizer = load_tuned(running, built, device, trainable=True)
     held_out = [item for item in held_out_items(running) if item in built.rows]
-    book = PromptBuilder(
+    prompt_builder = PromptBuilder(
         tokenizer,
         built,
         loaded.items,
@@ -281,7 +288,9 @@ def _anneal(
             copy_into(running / part, draft / part)
         shutil.copyfile(bundle_file(running, TEMPLATES), draft / TEMPLATES)
         write_json(draft / LANGUAGE, read_language(running))
-        adapted, curve = stage_two(model, book, trajectories(chosen, built, None), settings, folder)
+        adapted, curve = stage_two(
+            model, prompt_builder, build_trajectories(chosen, built, None), settings, folder
+        )
         if not np.isfinite(curve[-1]["loss"]):
             raise UserError(
                 f"refresh.learning_rate = {refresh.learning_rate:g}: annealing diverged, its loss is {curve[-1]['loss']}; "

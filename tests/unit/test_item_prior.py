@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from eager_llm.decoding.beam import beam_search
-from eager_llm.decoding.constraints import MaskCache
 from eager_llm.decoding.item_prior import ItemPriorFactory
+from eager_llm.decoding.mask_cache import MaskCache
 from eager_llm.decoding.prompt_attention import RereadPrompts
 from eager_llm.decoding.trie import Trie
 from eager_llm.item_prior.table import ItemPriorTable
@@ -89,7 +89,13 @@ def test_any_prior_equals_the_references(items, levels, labels, seed, weight):
     priors = [obvious_prior(table, history) for history in histories]
     for beams in (items, max(1, items // 3)):
         found = beam_search(
-            model, trie, prompts, beams, "allowed", reader=RereadPrompts, prior=prior_of(histories)
+            model,
+            trie,
+            prompts,
+            beams,
+            "allowed",
+            prompt_attention=RereadPrompts,
+            item_prior=prior_of(histories),
         )
         for rows, scores, prompt, prior in zip(*found, prompts, priors, strict=True):
             if beams == items:
@@ -108,11 +114,11 @@ def test_a_filter_changes_no_score():
     model = CheapModel(int(paths.max()) + 2, 0)
     prior = ItemPriorFactory(trie, neighbours(table, 1.0))([[3, 4]])
     every = beam_search(
-        model, trie, [[1]], len(paths), "allowed", reader=RereadPrompts, prior=prior
+        model, trie, [[1]], len(paths), "allowed", prompt_attention=RereadPrompts, item_prior=prior
     )
     constraint = MaskCache(trie, lambda _: passes, batch=1).constraint(["half"], [[]])
     some = beam_search(
-        model, trie, [[1]], len(paths), "allowed", constraint, RereadPrompts, prior=prior
+        model, trie, [[1]], len(paths), "allowed", constraint, RereadPrompts, item_prior=prior
     )
     kept = [
         (i, s) for i, s in zip(every[0][0].tolist(), every[1][0].tolist(), strict=True) if passes[i]
@@ -134,7 +140,13 @@ def test_with_other_definitions_of_the_score_the_prior_counts_as_much(normalise)
     model, trie = CheapModel(int(paths.max()) + 2, 3), Trie.build(paths)
     prior_of = ItemPriorFactory(trie, neighbours(table, 0.7))
     found = beam_search(
-        model, trie, [[1, 2]], len(paths), normalise, reader=RereadPrompts, prior=prior_of([[5]])
+        model,
+        trie,
+        [[1, 2]],
+        len(paths),
+        normalise,
+        prompt_attention=RereadPrompts,
+        item_prior=prior_of([[5]]),
     )
     exact = brute_force(logits_by(model), paths, [1, 2], normalise).detach().numpy()
     expected = best_of(exact + 0.7 * np.log(obvious_prior(table, [5])))

@@ -1,0 +1,205 @@
+"""Filters and histories, compiled into constraints on the trie."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from eager_llm.decoding.constraints import Constraint, Exclusion
+from eager_llm.decoding.trie import Trie
+
+
+@dataclass(frozen=True)
+class _CompiledFilter:
+    """A filter in the cache.
+
+    Attributes:
+        row: of the flags.
+        passes: which items pass, bool [items].
+        below: how many of them lie below each inner node, int32 [inner nodes].
+        items: how many there are.
+    """
+
+    row: int
+    passes: np.ndarray
+    below: np.ndarray
+    items: int
+
+
+class MaskCache:
+    """Flags of the filters in use, the least recently used dropped first.
+
+    Args:
+        compile: returns which items pass a filter, bool [items] in the order of the index.
+        batch: filters of one batch; these always fit.
+        max_bytes: what the flags may take.
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        compile: Callable[[Any], np.ndarray],
+        batch: int,
+        max_bytes: int = 256 << 20,
+    ) -> None:
+        self.trie = trie
+        self._compile = compile
+        self._leaf_item = trie.leaf_item.cpu().numpy()
+        self._leaf_of = trie.leaf_of.cpu().numpy()
+        self._first_leaf = trie.first_leaf.cpu().numpy()
+        self._first_child = trie.first_child.cpu().numpy()
+        self._all_below = self._count_below(np.ones(trie.items, dtype=bool))
+        # Row 0 lets everything pass.
+        self.capacity = max(batch, max_bytes // trie.nodes) + 1
+        fits_int32 = self.capacity * trie.nodes <= np.iinfo(np.int32).max
+        self._index_type = torch.int32 if fits_int32 else torch.int64
+        self._flags: torch.Tensor | None = None
+        self._entries: OrderedDict[Hashable, _CompiledFilter] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def constraint(
+        self, filters: Sequence[Hashable], histories: Sequence[Sequence[int]]
+    ) -> Constraint | None:
+        """Return what the prompts of a batch may be answered with; None: with anything.
+
+        Args:
+            filters: a filter a prompt; None lets everything pass.
+            histories: item rows, for each prompt, that may not come.
+        """
+        entries = [None if filter is None else self._entry(filter) for filter in filters]
+        flags = mask = excluded = None
+        if any(entry is not None for entry in entries):
+            rows = [0 if entry is None else entry.row for entry in entries]
+            flags = self._flags
+            mask = torch.tensor(rows, dtype=self._index_type, device=self.trie.label.device)
+        if any(map(len, histories)):
+            excluded = self._exclude(entries, histories)
+        if flags is None and excluded is None:
+            return None
+        return Constraint(flags, mask, excluded)
+
+    def count_allowed(self, filter: Hashable, history: Sequence[int] = ()) -> int:
+        """Return how many items pass a filter, those of a history not counted.
+
+        Args:
+            filter: None lets everything pass.
+            history: item rows.
+        """
+        rows = np.unique(np.asarray(history, dtype=np.int64))
+        if filter is None:
+            return self.trie.items - len(rows)
+        entry = self._entry(filter)
+        return entry.items - int(entry.passes[rows].sum())
+
+    def _entry(self, filter: Hashable) -> _CompiledFilter:
+        """Return a filter from the cache; it is compiled where it is not there."""
+        entry = self._entries.get(filter)
+        if entry is not None:
+            self._entries.move_to_end(filter)
+            return entry
+        passes = self._compile(filter)
+        leaves = passes[self._leaf_item]
+        below = self._count_below(leaves)
+        row = len(self._entries) + 1
+        if row == self.capacity:
+            _, oldest = self._entries.popitem(last=False)
+            row = oldest.row
+        self._write_flags(row, np.concatenate([below > 0, leaves]))
+        entry = _CompiledFilter(row, passes, below, int(leaves.sum()))
+        self._entries[filter] = entry
+        return entry
+
+    def _write_flags(self, row: int, flags: np.ndarray) -> None:
+        if self._flags is None:
+            # Empty, not zeros: memory of rows that were never in use is never touched.
+            shape = (self.capacity, self.trie.nodes)
+            self._flags = torch.empty(shape, dtype=torch.bool, device=self.trie.label.device)
+            self._flags[0] = True
+        self._flags[row] = torch.from_numpy(flags).to(self._flags.device)
+
+    def _count_below(self, leaves: np.ndarray) -> np.ndarray:
+        """Count the marked leaves below every inner node: they lie side by side."""
+        counts = []
+        for start, end in pairwise(self.trie.level_start[:-1]):
+            first_leaf = self._first_leaf[start:end]
+            counts.append(np.add.reduceat(leaves, first_leaf, dtype=np.int32))
+        return np.concatenate(counts)
+
+    def _exclude(
+        self, entries: Sequence[_CompiledFilter | None], histories: Sequence[Sequence[int]]
+    ) -> list[Exclusion | None]:
+        """Return, level by level, the nodes below which a history leaves nothing that may come."""
+        prompts, leaves = self._history_leaves(entries, histories)
+        parents = np.zeros_like(prompts)  # of each leaf, at the level
+        levels: list[Exclusion | None] = []
+        for level in range(self.trie.depth):
+            start = self.trie.level_start[level + 1]
+            if level + 1 == self.trie.depth:
+                nodes = leaves + start
+                is_empty = np.ones(len(leaves), dtype=bool)
+            else:
+                end = self.trie.level_start[level + 2]
+                first_leaf = self._first_leaf[start:end]
+                nodes = np.searchsorted(first_leaf, leaves, side="right") - 1 + start
+                is_empty = self._are_empty(entries, prompts, nodes)
+            exclusion = self._exclusion(
+                len(entries), prompts[is_empty], parents[is_empty], nodes[is_empty]
+            )
+            levels.append(exclusion)
+            parents = nodes
+        return levels
+
+    def _history_leaves(
+        self, entries: Sequence[_CompiledFilter | None], histories: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the leaves of histories, those that pass the filter: (number of prompt, leaf)."""
+        prompts, leaves = [], []
+        for number, (entry, history) in enumerate(zip(entries, histories, strict=True)):
+            rows = np.unique(np.asarray(history, dtype=np.int64))
+            if entry is not None:
+                rows = rows[entry.passes[rows]]
+            prompts.append(np.full(len(rows), number))
+            leaves.append(np.sort(self._leaf_of[rows]))
+        return np.concatenate(prompts), np.concatenate(leaves)
+
+    def _are_empty(
+        self, entries: Sequence[_CompiledFilter | None], prompts: np.ndarray, nodes: np.ndarray
+    ) -> np.ndarray:
+        """Return where a node has as many leaves of the history below as leaves that may come.
+
+        Only the first of equal pairs of prompt and node is marked.
+        """
+        pairs, first, excluded = np.unique(
+            np.stack([prompts, nodes]), axis=1, return_index=True, return_counts=True
+        )
+        is_empty = np.zeros(len(nodes), dtype=bool)
+        for prompt, node, index, count in zip(*pairs, first, excluded, strict=True):
+            entry = entries[prompt]
+            below = self._all_below if entry is None else entry.below
+            is_empty[index] = below[node] == count
+        return is_empty
+
+    def _exclusion(
+        self, count: int, prompts: np.ndarray, parents: np.ndarray, nodes: np.ndarray
+    ) -> Exclusion | None:
+        """Lay the nodes out in a row a prompt.
+
+        Args:
+            count: prompts of the batch.
+            prompts: number of the prompt of each node, rising.
+        """
+        if not len(prompts):
+            return None
+        column = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
+        parent = np.full((count, column.max() + 1), -1, dtype=np.int32)
+        offset = np.zeros(parent.shape, dtype=np.int64)
+        parent[prompts, column] = parents
+        offset[prompts, column] = nodes - self._first_child[parents]
+        device = self.trie.label.device
+        return Exclusion(torch.from_numpy(parent).to(device), torch.from_numpy(offset).to(device))
