@@ -317,21 +317,22 @@ function explanationElement(why, open) {
   const neighbours = why.neighbours.map(neighbourElement);
   const list = neighbours.length ? make("ul", { class: "near" }, ...neighbours) : null;
   const caption = make("p", { class: "quiet" },
-    "Factor of each token. The logarithms of the factors add up to the score.");
+    "The score is the sum of a share for each token.");
   return make("details", { open },
     make("summary", {}, "why"), make("div", { class: "why" }, caption, ...steps, list));
 }
 
-// The API's field `probability` holds the factor: the token's probability times that of the prior.
+// The API's field `probability` is the token's factor: its probability, times that of the prior.
 function pathStep(token) {
-  const factor = token.probability;
   const fill = make("i");
-  fill.style.width = `${100 * factor}%`;
+  fill.style.width = `${100 * token.probability}%`;
+  // A factor too small for a number is 0, and has no logarithm.
+  const share = token.probability > 0 ? Math.log(token.probability).toFixed(2) : "< -700";
   return make("div", { class: "step" },
     make("span", {}, `${token.source} ${token.level}`),
     make("code", {}, token.token),
     make("span", { class: "bar", "aria-hidden": "true" }, fill),
-    make("span", { class: "number" }, factor >= 0.001 ? factor.toFixed(3) : "< 0.001"));
+    make("span", { class: "number" }, share));
 }
 
 function neighbourElement(neighbour) {
@@ -340,7 +341,7 @@ function neighbourElement(neighbour) {
   if (count === 1) shared = ", same first token";
   if (count > 1) shared = `, same first ${count} tokens`;
   return make("li", {},
-    `nearest in the history by ${neighbour.source}: `, make("b", {}, neighbour.title), shared);
+    `nearest in the history (${neighbour.source}): `, make("b", {}, neighbour.title), shared);
 }
 
 // --- events of the page --------------------------------------------------------------------------

@@ -56,12 +56,16 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
     )
     # A score with an item prior is no probability, so the page shows no share in per cent.
     assert "%" not in page.value("document.getElementById('columns').textContent")
-    # Why: the tokens of the first item with their factors, and its neighbours in the history.
+    # Why: the tokens of the first item with their shares of the score, and its neighbours in the history.
     assert page.value("document.querySelector('details').open")
     tokens = page.value(
         "[...document.querySelector('.why').querySelectorAll('code')].map(e => e.textContent)"
     )
     assert tokens == bundle.recommender.index.tokens(expected[0]["item_id"])
+    shares = page.value(
+        "[...document.querySelector('.why').querySelectorAll('.number')].map(e => e.textContent)"
+    )
+    assert sum(map(float, shares)) == pytest.approx(expected[0]["score"], abs=0.03)
     assert (
         page.value("document.querySelectorAll('.why')[0].querySelectorAll('.near li').length") == 2
     )
