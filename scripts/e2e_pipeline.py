@@ -125,7 +125,7 @@ def whole_run(folder: Path, containers: Containers) -> list[Row]:
         ),
         (
             "all ended well",
-            all(entry.exit == 0 for entry in runs),
+            all(entry.exit_status == 0 for entry in runs),
             f"{sum(entry.seconds for entry in runs):.0f} s in all",
         ),
         ("not root", users == {str(USER)}, f"user {', '.join(users)}"),
@@ -249,7 +249,7 @@ def store_away(folder: Path) -> list[Row]:
     holds = message is not None and endpoint in message[1] and "Traceback" not in said
     ended = containers.runs[0]
     return [
-        ("the store is away", holds and ended.exit == 1, message[1] if message else said[-300:])
+        ("the store is away", holds and ended.exit_status == 1, message[1] if message else said[-300:])
     ]
 
 

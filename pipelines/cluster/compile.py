@@ -2,7 +2,7 @@
 
 Overlays apply them: `kubectl apply -k pipelines/overlays/cpu`, or laptop, or gpu.
 
-The version's name comes from the content, so that every change is a version of its own.
+A version's name comes from its content, so that every change is a version of its own.
 """
 
 import argparse
@@ -22,11 +22,10 @@ from pipelines.graphs.refresh import refresh
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 PIPELINES = {"recommender.yaml": recommender, "refresh.yaml": refresh}
-TARGETS = {
-    MANIFESTS / folder / name: (pipeline, target)
-    for folder, target in (("", Target()), ("cuda", Target(accelerator="cuda")))
-    for name, pipeline in PIPELINES.items()
-}
+TARGETS: dict[Path, tuple[GraphComponent, Target]] = {}
+for _name, _pipeline in PIPELINES.items():
+    TARGETS[MANIFESTS / _name] = (_pipeline, Target())
+    TARGETS[MANIFESTS / "cuda" / _name] = (_pipeline, Target(accelerator="cuda"))
 
 
 def manifest(pipeline: GraphComponent, target: Target) -> str:
@@ -37,42 +36,41 @@ def manifest(pipeline: GraphComponent, target: Target) -> str:
 
 
 def _compile(pipeline: GraphComponent, version: str) -> str:
+    options = KubernetesManifestOptions(
+        pipeline_name=pipeline.name, pipeline_version_name=version, include_pipeline_manifest=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(
             pipeline,
             str(path),
             kubernetes_manifest_format=True,
-            kubernetes_manifest_options=KubernetesManifestOptions(
-                pipeline_name=pipeline.name,
-                pipeline_version_name=version,
-                include_pipeline_manifest=True,
-            ),
+            kubernetes_manifest_options=options,
         )
         return path.read_text(encoding="utf-8")
 
 
 def main() -> None:
-    """Write the manifests of the project, or one for a registry of one's own."""
+    """Write the manifests of the project, or those for a registry of one's own."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.cluster.compile", description=__doc__
     )
-    parser.add_argument("--registry", default=REGISTRY, help="what stands before the images' names")
+    parser.add_argument("--registry", default=REGISTRY, help="prefix of the images' names")
     parser.add_argument(
         "--out", type=Path, help="folder for the manifests; default: this project's own"
     )
-    asked = parser.parse_args()
-    if asked.registry != REGISTRY and asked.out is None:
+    options = parser.parse_args()
+    if options.registry != REGISTRY and options.out is None:
         parser.error(
-            "--registry: name a folder for these manifests with --out; the project's own stay as they are"
+            "--registry: name a folder for these manifests with --out; the project's own stay as "
+            "they are"
         )
+    out = options.out or MANIFESTS
     for file, (pipeline, target) in TARGETS.items():
-        path = file if asked.out is None else asked.out / file.relative_to(MANIFESTS)
+        path = out / file.relative_to(MANIFESTS)
+        text = manifest(pipeline, Target("cluster", target.accelerator, options.registry))
         with whole_file(path) as draft:
-            draft.write_text(
-                manifest(pipeline, Target("cluster", target.accelerator, asked.registry)),
-                encoding="utf-8",
-            )
+            draft.write_text(text, encoding="utf-8")
         print(path)
 
 

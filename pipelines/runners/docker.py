@@ -1,4 +1,4 @@
-"""Run the steps in containers on this machine: each in its own image, bounded as its row of the table says."""
+"""Run the steps in containers on this machine, each in its own image and limits."""
 
 import os
 import sys
@@ -19,35 +19,44 @@ from pipelines.graphs.placement import STEPS, THREADS_VARIABLE
 from pipelines.runners.summary import ARTIFACTS
 
 LABEL = "eager-llm.run"
-PATIENCE_SECONDS = 5.0
-UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-PERIOD = 100_000
-PASSED_ON = (THREADS_VARIABLE,)
+LAST_EVENTS_SECONDS = 5.0
+MEBIBYTE = 2**20
+CPU_PERIOD = 100_000  # microseconds, of the scheduler
+# Variables of this process that every container gets, too.
+INHERITED = (THREADS_VARIABLE,)
+HEADER = ("step", "image", "user", "seconds", "most memory", "of", "status")
 
 
 @dataclass
 class StepRun:
-    """What the engine said of one step's container.
+    """What the engine reported of one step's container.
 
     Attributes:
-        memory: the most that it had in use, looked at once a second, in bytes.
-        exit: its status; None while it runs.
+        step: its name.
+        image: reference of its image.
+        user: user and group that it runs as.
+        memory_limit: of its container, as Kubernetes writes it.
+        start_time: seconds since the epoch.
+        seconds: how long it ran, once it has ended.
+        memory: its largest use in bytes, measured once a second.
+        exit_status: None while it runs.
+        out_of_memory: whether the system ended one of its processes at the limit.
     """
 
     step: str
     image: str
     user: str
     memory_limit: str
-    began: float
+    start_time: float
     seconds: float = 0.0
     memory: int = 0
-    exit: int | None = None
+    exit_status: int | None = None
     out_of_memory: bool = False
 
     @property
     def ended_by_memory(self) -> bool:
-        """Whether the limit ended it; one of its processes may be lost and replaced, and the step go on."""
-        return self.out_of_memory and self.exit != 0
+        """Whether the limit ended the step; it can also replace a lost process and go on."""
+        return self.out_of_memory and self.exit_status != 0
 
     @property
     def failure(self) -> str:
@@ -55,8 +64,8 @@ class StepRun:
         if not self.ended_by_memory:
             return ""
         return (
-            f"{self.step}: out of memory: the system ended it (status {self.exit}) at the {self.memory_limit} of its "
-            f"container. {remedy(self.step, ())}"
+            f"{self.step}: out of memory: the system ended it (status {self.exit_status}) at the "
+            f"{self.memory_limit} of its container. {remedy(self.step, ())}"
         )
 
 
@@ -66,7 +75,7 @@ class Containers:
 
     Attributes:
         memory: limits that differ from the table's, by step.
-        runs: a row for each container, in their order.
+        runs: a row for each container, in the order of their starts.
     """
 
     memory: Mapping[str, str] = field(default_factory=dict)
@@ -78,43 +87,41 @@ class Containers:
         self,
         folder: Path,
         environment: Mapping[str, str],
-        read: Sequence[Path],
-        write: Sequence[Path],
+        inputs: Sequence[Path],
+        outputs: Sequence[Path],
     ) -> Any:
-        """Return kfp's runner: no root, nothing writable but the run's folder and /tmp, no capabilities.
+        """Return kfp's runner of containers.
+
+        They run without root and capabilities; only the run's folder, `outputs` and /tmp are
+        writable.
 
         Args:
             folder: of the run; every container has it under its own path.
-            environment: beside that of the steps, and of what is set here for threads.
-            read: further files and folders that a step may read.
-            write: further folders that a step may write to.
+            environment: variables of the steps beside those of their rows.
+            inputs: further files and folders that a step may read.
+            outputs: further folders that a step may write to.
         """
         from docker.types import Mount
         from kfp import local
 
-        bound = [
-            (folder, False),
-            *((path, True) for path in read),
-            *((path, False) for path in write),
-        ]
         # kfp mounts the artifacts' folder by itself; the engine would make a missing one root's.
-        for path in (folder / ARTIFACTS, folder, *write):
-            _hand_over(path)
+        for path in (folder / ARTIFACTS, folder, *outputs):
+            _give_to_user(path)
+        mounts = [Mount(str(path), str(path), "bind") for path in (folder, *outputs)]
+        mounts += [Mount(str(path), str(path), "bind", read_only=True) for path in inputs]
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return local.DockerRunner(
             network_mode="host",
             init=True,
             read_only=True,
             tmpfs={"/tmp": "mode=1777"},  # noqa: S108
-            shm_size=max(size(row.shared_memory) for row in STEPS.values() if row.shared_memory),
+            shm_size=_largest_shared_memory(),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            user=f"{USER}:{USER}" if os.geteuid() == 0 else f"{os.getuid()}:{os.getgid()}",
+            user=_user(),
             labels={LABEL: self._label},
-            environment={
-                **environment,
-                **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
-            },
-            mounts=[Mount(str(path), str(path), "bind", read_only=only) for path, only in bound],
+            environment={**environment, **inherited},
+            mounts=mounts,
         )
 
     def __enter__(self) -> "Containers":
@@ -129,12 +136,10 @@ class Containers:
             raise UserError(
                 "the runner docker needs the Python package docker: pip install docker"
             ) from None
-
+        filters = {"type": "container", "label": self._label_filter}
         try:
             self._client = docker.from_env()
-            self._events = self._client.events(
-                filters={"type": "container", "label": self._mark}, decode=True
-            )
+            self._events = self._client.events(filters=filters, decode=True)
         except docker.errors.DockerException as error:
             raise UserError(
                 f"no Docker engine answers; start one, or take the runner `process` ({error})"
@@ -144,104 +149,124 @@ class Containers:
         return self
 
     @property
-    def _mark(self) -> str:
+    def _label_filter(self) -> str:
         return f"{LABEL}={self._label}"
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        at: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Stop to listen, and leave no container behind."""
-        for container in self._client.containers.list(filters={"label": self._mark}):
+        for container in self._client.containers.list(filters={"label": self._label_filter}):
             container.kill()
-        # What was told last may still be under way.
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(run.exit is None for run in self.runs) and time.monotonic() < deadline:
+        # The last events may still be under way.
+        deadline = time.monotonic() + LAST_EVENTS_SECONDS
+        while any(run.exit_status is None for run in self.runs) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._events.close()
         self._listener.join(10)
         self._client.close()
 
-    def tell(self) -> None:
+    def print_summary(self) -> None:
         """Print what became of the steps, and why one failed that could not say it."""
         if self.runs:
             print(f"\n{table(self.runs)}")
-        for failure in filter(None, (run.failure for run in self.runs)):
-            print(f"error: {failure}", file=sys.stderr)
+        for run in self.runs:
+            if run.failure:
+                print(f"error: {run.failure}", file=sys.stderr)
 
     def _listen(self) -> None:
         for event in self._events:
-            name, moment = event["Action"], event["timeNano"] / 1e9
-            if name == "start":
-                self._started(event["id"], moment)
-            elif event["id"] in self._by_id:
-                self._ended(self._by_id[event["id"]], name, moment, event["Actor"]["Attributes"])
+            action = event["Action"]
+            container_id = event["id"]
+            seconds = event["timeNano"] / 1e9
+            if action == "start":
+                self._on_start(container_id, seconds)
+            elif container_id in self._by_id:
+                run = self._by_id[container_id]
+                _on_end(run, action, seconds, event["Actor"]["Attributes"])
 
-    def _started(self, key: str, moment: float) -> None:
+    def _on_start(self, container_id: str, start_time: float) -> None:
         import docker
 
         try:
-            container = self._client.containers.get(key)
-        except docker.errors.NotFound:  # over already
+            container = self._client.containers.get(container_id)
+        except docker.errors.NotFound:  # it has ended already
             return
-        metadata = container.attrs["Config"]
-        command = [*(metadata["Entrypoint"] or []), *metadata["Cmd"]]
+        config = container.attrs["Config"]
+        command = [*(config["Entrypoint"] or []), *config["Cmd"]]
         step = command[command.index("--function_to_execute") + 1]
-        limit = self.memory.get(step, STEPS[step].memory_limit)
-        run = StepRun(step, metadata["Image"], metadata["User"], limit, moment)
+        memory_limit = self.memory.get(step, STEPS[step].memory_limit)
+        run = StepRun(step, config["Image"], config["User"], memory_limit, start_time)
         self.runs.append(run)
-        self._by_id[key] = run
-        _bound(container, run)
-        threading.Thread(target=_look, args=(container, run), daemon=True).start()
-
-    def _ended(self, run: StepRun, name: str, moment: float, metadata: Mapping[str, str]) -> None:
-        if name == "oom":
-            run.out_of_memory = True
-        elif name == "die":
-            run.exit, run.seconds = int(metadata["exitCode"]), moment - run.began
+        self._by_id[container_id] = run
+        _set_limits(container, run)
+        threading.Thread(target=_follow_memory, args=(container, run), daemon=True).start()
 
 
-def _bound(container: Any, run: StepRun) -> None:
+def _on_end(run: StepRun, action: str, end_time: float, attributes: Mapping[str, str]) -> None:
+    """Note that a container lost a process for want of memory, or that it ended."""
+    if action == "oom":
+        run.out_of_memory = True
+    elif action == "die":
+        run.exit_status = int(attributes["exitCode"])
+        run.seconds = end_time - run.start_time
+
+
+def _set_limits(container: Any, run: StepRun) -> None:
     """Give a container the limits of its step: kfp's runner starts all of them alike."""
     import docker
+    from kubernetes.utils.quantity import parse_quantity
 
-    memory, quota = size(run.memory_limit), int(cores(STEPS[run.step].cpu[1]) * PERIOD)
+    memory = int(parse_quantity(run.memory_limit))
+    cores = parse_quantity(STEPS[run.step].cpu[1])
     try:
-        container.update(mem_limit=memory, memswap_limit=memory, cpu_period=PERIOD, cpu_quota=quota)
-    except docker.errors.NotFound:  # over already
+        container.update(
+            mem_limit=memory,
+            memswap_limit=memory,
+            cpu_period=CPU_PERIOD,
+            cpu_quota=int(cores * CPU_PERIOD),
+        )
+    except docker.errors.NotFound:  # it has ended already
         return
     except docker.errors.APIError as error:
         say(f"warning: {run.step}: the engine sets no limits here ({error.explanation})")
 
 
-def _look(container: Any, run: StepRun) -> None:
-    """Follow a container's memory, without the file cache that it would give back, until it ends."""
+def _follow_memory(container: Any, run: StepRun) -> None:
+    """Measure a container's memory until it ends, without the file cache, which it gives back."""
     import docker
 
     try:
-        for look in container.stats(stream=True, decode=True):
-            memory = look.get("memory_stats") or {}
-            found = memory.get("stats", {})
-            cache = found.get("total_inactive_file", found.get("inactive_file", 0))
+        for sample in container.stats(stream=True, decode=True):
+            memory = sample.get("memory_stats") or {}
+            details = memory.get("stats", {})
+            # The first name is that of control groups of version 1, the second that of version 2.
+            cache = details.get("total_inactive_file", details.get("inactive_file", 0))
             run.memory = max(run.memory, memory.get("usage", 0) - cache)
-    except docker.errors.APIError:  # removed between two looks
+    except docker.errors.APIError:  # removed between two samples
         return
 
 
-def size(text: str) -> int:
-    """Return the bytes of a quantity such as 512Mi or 4Gi."""
-    return int(float(text[:-2]) * UNITS[text[-2:]])
+def _largest_shared_memory() -> int:
+    """Return the largest /dev/shm of all steps in bytes: kfp's runner has one size for all."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    sizes = [row.shared_memory for row in STEPS.values() if row.shared_memory]
+    return max(int(parse_quantity(size)) for size in sizes)
 
 
-def cores(text: str) -> float:
-    """Return the cores of a quantity such as 500m or 2."""
-    return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
+def _user() -> str:
+    """Return user and group of the containers: those of the images where this process is root."""
+    if os.geteuid() == 0:
+        return f"{USER}:{USER}"
+    return f"{os.getuid()}:{os.getgid()}"
 
 
-def _hand_over(folder: Path) -> None:
-    """Give a folder to the images' user, as a cluster's storage class does."""
+def _give_to_user(folder: Path) -> None:
+    """Make a folder, and give it to the images' user, as a cluster's storage class does."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
@@ -250,17 +275,22 @@ def _hand_over(folder: Path) -> None:
 
 def table(runs: Sequence[StepRun]) -> str:
     """Return the steps with their image, user, seconds, memory and status, as text."""
-    head = ("step", "image", "user", "seconds", "most memory", "of", "status")
-    rows = [
-        (
-            run.step, run.image, run.user.split(":")[0], f"{run.seconds:.1f}", f"{run.memory / 2**20:.0f} MiB",
-            run.memory_limit, "out of memory" if run.ended_by_memory else str(run.exit),
-        )
-        for run in runs
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (head, *rows)
+    rows = [HEADER, *(_row(run) for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _row(run: StepRun) -> tuple[str, ...]:
+    return (
+        run.step,
+        run.image,
+        run.user.split(":")[0],
+        f"{run.seconds:.1f}",
+        f"{run.memory / MEBIBYTE:.0f} MiB",
+        run.memory_limit,
+        "out of memory" if run.ended_by_memory else str(run.exit_status),
     )
-    return "\n".join(line.rstrip() for line in lines)

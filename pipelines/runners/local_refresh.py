@@ -1,4 +1,4 @@
-"""Run one night on this machine with kfp.local: the graph that a cluster runs, a process a step."""
+"""Run one incremental refresh on this machine with kfp.local: a process a step."""
 
 import argparse
 import os
@@ -16,20 +16,47 @@ from eager_llm.release.run_folder import RunFolder
 from eager_llm.release.verdict import REFUSED
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import read_times
-from pipelines.runners.local import ROOT, Readable, environment, with_whole_paths
-from pipelines.runners.summary import TIMES_FILE
+from pipelines.graphs.refresh import with_refresh_split
+from pipelines.runners.local import SETTINGS, step_environment, with_absolute_paths
+from pipelines.runners.output import StepOutput
+from pipelines.runners.summary import ARTIFACTS, TIMES_FILE
 
 REFUSED_STATUS = 3
 FAILED_STATUS = 1
+# Each page of the pipeline's outputs, and its file in the folder of the refresh.
+PAGES = {"evaluation": "evaluation.html", "gates": "gates.html", "report": "report.html"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run."""
+    """Parse the command line and run.
+
+    Returns:
+        As `run_refresh`, or 2 where the input is wrong.
+    """
+    options = _parser().parse_args(arguments)
+    arrivals = Path(options.data)
+    try:
+        if not arrivals.is_dir():
+            raise UserError(
+                f"{options.data}: no such folder; name the folder that holds what arrived"
+            )
+        run_folder = RunFolder(options.run.resolve())
+        settings = refresh_settings(run_folder, options.settings, options.set)
+        return run_refresh(arrivals.resolve(), run_folder, settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.runners.local_refresh", description=__doc__
     )
     parser.add_argument(
-        "--run", type=Path, required=True, help="folder that stands from night to night"
+        "--run",
+        type=Path,
+        required=True,
+        help="folder of the run, with the accepted log and the running bundle",
     )
     parser.add_argument("--data", required=True, help="folder that holds what arrived")
     parser.add_argument(
@@ -42,109 +69,114 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="SECTION.NAME=VALUE",
         help="override a setting",
     )
-    asked = parser.parse_args(arguments)
-    try:
-        if not Path(asked.data).is_dir():
-            raise UserError(
-                f"{asked.data}: no such folder; name the folder that holds what arrived"
-            )
-        place = RunFolder(asked.run.resolve())
-        return night(
-            Path(asked.data).resolve(), place, refresh_settings(place, asked.settings, asked.set)
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
 
 
-def refresh_settings(place: RunFolder, file: Path | None, overrides: list[str]) -> Settings:
-    """Return the settings of a night: a file's, or the running bundle's, cut in time through what arrived."""
-    from pipelines.graphs.refresh import cut_for_a_refresh
+def refresh_settings(run_folder: RunFolder, file: Path | None, overrides: list[str]) -> Settings:
+    """Return the settings of a refresh: a file's, or those of the running bundle.
 
-    base: Any = file or ROOT / "pipelines" / "settings" / "small.yaml"
-    if file is None and place.running:
-        base = read_json(place.running / "manifest.json")["settings"]
-    settings = (
-        Settings.read(base, overrides)
-        if isinstance(base, Path)
-        else Settings.read(None, overrides, base)
-    )
-    return cut_for_a_refresh(with_whole_paths(settings))
+    Raises:
+        UserError: the file is missing, or a setting is wrong.
+    """
+    if file is None and run_folder.running:
+        manifest = read_json(run_folder.running / "manifest.json")
+        settings = Settings.read(None, overrides, manifest["settings"])
+    else:
+        settings = Settings.read(file or SETTINGS / "small.yaml", overrides)
+    return with_refresh_split(with_absolute_paths(settings))
 
 
-def night(arrivals: Path, place: RunFolder, settings: Settings) -> int:
-    """Run one night, and leave its pages and its summary in a folder of its own under `nights`.
+def run_refresh(arrivals: Path, run_folder: RunFolder, settings: Settings) -> int:
+    """Run one refresh, and leave its pages and its summary in a folder of its own.
+
+    Args:
+        arrivals: folder of the new events and items.
+        run_folder: the accepted log and the running bundle.
+        settings: all sections.
 
     Returns:
-        0 where the new bundle was promoted, `REFUSED_STATUS` where it was refused, `FAILED_STATUS` where a step
-        failed; the step has said why, and what was running still is.
+        0 where the new bundle was promoted, `REFUSED_STATUS` where it was refused, `FAILED_STATUS`
+        where a step failed. The step has said why, and what was running still is.
     """
     from kfp import local
 
     from pipelines.graphs.placement import Target, compiled_for
     from pipelines.graphs.refresh import refresh
 
-    folder = place.next_refresh()
+    folder = run_folder.next_refresh()
     folder.mkdir(parents=True)
-    with environment(folder), redirect_stdout(Readable(sys.stdout)):
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "artifacts"))
+    with step_environment(folder), redirect_stdout(StepOutput(sys.stdout)):
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / ARTIFACTS))
         try:
             task = compiled_for(refresh, Target("laptop"))(
                 arrivals=str(arrivals),
-                run=str(place.folder),
+                run=str(run_folder.folder),
                 feature_repo=str(project_home() / "feature_repo"),
-                feature_store=str(place.folder / "features"),
-                checkpoints=str(place.folder / "checkpoints"),
+                feature_store=str(run_folder.folder / "features"),
+                checkpoints=str(run_folder.folder / "checkpoints"),
                 settings=settings.to_dict(),
             )
         except RuntimeError as error:
             print(f"error: {error}", file=sys.stderr)
             return FAILED_STATUS
-    return _finish(
-        folder, {name: Path(artifact.uri) for name, artifact in task.outputs.items()}, place
-    )
+    outputs = {name: Path(artifact.uri) for name, artifact in task.outputs.items()}
+    verdict = _keep_outputs(folder, outputs)
+    _print_summary(folder, verdict, run_folder)
+    return REFUSED_STATUS if verdict["outcome"] == REFUSED else 0
 
 
-def _finish(folder: Path, outputs: dict[str, Path], place: RunFolder) -> int:
-    """Bring the night's outputs to their fixed places, drop the rest, and print what came of it."""
-    for name, file in (
-        ("evaluation", "evaluation.html"),
-        ("gates", "gates.html"),
-        ("report", "report.html"),
-    ):
-        with whole_file(folder / file) as draft:
-            shutil.copyfile(outputs[name], draft)
+def _keep_outputs(folder: Path, outputs: dict[str, Path]) -> dict[str, Any]:
+    """Copy what people read to the folder of the refresh, and delete the artifacts of the steps.
+
+    Returns:
+        The verdict, with the plan of the refresh and the seconds of its steps: summary.json.
+    """
+    for output, page in PAGES.items():
+        with whole_file(folder / page) as draft:
+            shutil.copyfile(outputs[output], draft)
     with whole_folder(folder / "bundle") as draft_folder:
         copy_into(outputs["bundle"], draft_folder)
-    verdict, plan = read_json(outputs["verdict"]), read_json(outputs["plan"])
-    shutil.rmtree(folder / "artifacts")
-    write_json(
-        folder / "summary.json",
-        {**verdict, "plan": plan, "step_seconds": read_times(folder / TIMES_FILE)},
-    )
+    verdict = read_json(outputs["verdict"])
+    plan = read_json(outputs["plan"])
+    shutil.rmtree(folder / ARTIFACTS)
+    step_seconds = read_times(folder / TIMES_FILE)
+    summary = {**verdict, "plan": plan, "step_seconds": step_seconds}
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _print_summary(folder: Path, verdict: dict[str, Any], run_folder: RunFolder) -> None:
     if verdict["table"]:
         print("\n" + table_text(verdict["table"]))
-    drift = ", ".join(
-        f"{name} {row['found']:.3f} (at most {row['most']:g})"
-        for name, row in plan["drift"].items()
-    )
-    print(f"\n{plan['action']}{': ' + drift if drift else ''}")
+    print(f"\n{_plan_text(verdict['plan'])}")
     for check in verdict["checks"]:
-        outcome = "passed" if check["passed"] else "FAILED"
-        worst = (
-            f"at worst {100 * check['worst']:+.1f} %, {100 * check['tolerance']:g} % may be lost"
-        )
-        print(
-            f"  {outcome}  {check['name']:<38} {check['running']:>8.4f} -> {check['new']:>8.4f}  {worst}"
-        )
+        print(f"  {_check_text(check)}")
     print(f"\nbundle {verdict['new']}: {verdict['outcome']}")
     for reason in verdict["reasons"]:
         print(f"  {reason}")
+    bundle = os.path.relpath(folder / "bundle")
     print(f"report   {os.path.relpath(folder / 'report.html')}")
-    print(
-        f"bundle   {os.path.relpath(folder / 'bundle')}; running: {os.path.relpath(place.bundle)}"
-    )
-    return REFUSED_STATUS if verdict["outcome"] == REFUSED else 0
+    print(f"bundle   {bundle}; running: {os.path.relpath(run_folder.bundle)}")
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    """Return what the refresh did, and each measure of drift with its limit."""
+    drift = [
+        f"{name} {row['found']:.3f} (at most {row['most']:g})"
+        for name, row in plan["drift"].items()
+    ]
+    if not drift:
+        return str(plan["action"])
+    return f"{plan['action']}: {', '.join(drift)}"
+
+
+def _check_text(check: dict[str, Any]) -> str:
+    """Return one check of the new bundle against the running one, as a line."""
+    outcome = "passed" if check["passed"] else "FAILED"
+    values = f"{check['running']:>8.4f} -> {check['new']:>8.4f}"
+    worst = f"at worst {100 * check['worst']:+.1f} %"
+    tolerance = f"{100 * check['tolerance']:g} % may be lost"
+    return f"{outcome}  {check['name']:<38} {values}  {worst}, {tolerance}"
 
 
 if __name__ == "__main__":

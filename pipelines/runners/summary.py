@@ -18,37 +18,44 @@ ARTIFACTS = "artifacts"
 
 
 def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
-    """Bring the pipeline's outputs to their fixed places under `folder`, and print the summary."""
-    bundle, report = folder / "bundle", folder / "report.html"
-    with whole_folder(bundle) as draft:
-        copy_into(outputs["bundle"], draft)
-    # What a night adds to.
+    """Copy the pipeline's outputs to their fixed paths under `folder`, and print the summary.
+
+    Args:
+        folder: of the run.
+        outputs: where the pipeline's outputs `bundle`, `report`, `table` and `tables` lie.
+        settings: all sections of the run.
+    """
+    bundle_folder = folder / "bundle"
+    report = folder / "report.html"
+    with whole_folder(bundle_folder) as draft_folder:
+        copy_into(outputs["bundle"], draft_folder)
+    # The log that a refresh adds to.
     RunFolder(folder).accept(outputs["tables"])
-    with whole_file(report) as draft_file:
-        shutil.copyfile(outputs["report"], draft_file)
+    with whole_file(report) as draft:
+        shutil.copyfile(outputs["report"], draft)
+    bundle = Bundle.load(bundle_folder)
     table = read_json(outputs["table"])["test"]
-    loaded = Bundle.load(bundle)
-    metadata = loaded.manifest["data"]
+    metadata = bundle.manifest["data"]
     summary = {
         "methods": table,
         "seconds": read_times(folder / TIMES_FILE),
-        "report": _shown(report),
-        "bundle": _shown(bundle),
+        "report": _shortest(report),
+        "bundle": _shortest(bundle_folder),
         "seed": settings.seed,
         "data": metadata,
         "settings": settings.to_dict(),
     }
     write_json(folder / "summary.json", summary)
     print(
-        f"\n{metadata['source']}: {metadata['users']} users, {metadata['items']} items, item-level over the whole catalogue"
+        f"\n{metadata['source']}: {metadata['users']} users, {metadata['items']} items, "
+        "item-level over the whole catalogue"
     )
     print(table_text(table))
-    _print_recommendations(
-        loaded, Features(project_home() / "feature_repo", folder / "features"), folder
-    )
-    for name in ("report", "bundle"):
-        print(f"{name:<8} {summary[name]}")
-    print(f"summary  {_shown(folder / 'summary.json')}")
+    features = Features(project_home() / "feature_repo", folder / "features")
+    _print_recommendations(bundle, features, folder)
+    print(f"report   {summary['report']}")
+    print(f"bundle   {summary['bundle']}")
+    print(f"summary  {_shortest(folder / 'summary.json')}")
     print(f"serve it: make serve RUN={folder.name}")
 
 
@@ -56,19 +63,19 @@ def _print_recommendations(bundle: Bundle, features: Features, folder: Path) -> 
     """Recommend for the first user of the log, with the history that serving reads online."""
     import pandas as pd
 
-    user = str(
-        pd.read_parquet(folder / "features" / "user_history.parquet", columns=["user_id"])[
-            "user_id"
-        ].iat[0]
-    )
+    histories = folder / "features" / "user_history.parquet"
+    user_ids = pd.read_parquet(histories, columns=["user_id"])["user_id"]
+    user = str(user_ids.iat[0])
     history = features.online_history(user) or []
-    print(f"\nuser {user} last chose: " + "; ".join(bundle.title(item) for item in history[-3:]))
-    for place, (item, score) in enumerate(bundle.recommender.recommend([history], 5)[0], start=1):
-        print(f"  {place}. {bundle.title(item)[:80]}  ({item}, score {score:.2f})")
+    titles = [bundle.title(item) for item in history[-3:]]
+    print(f"\nuser {user} last chose: " + "; ".join(titles))
+    (recommendations,) = bundle.recommender.recommend([history], 5)
+    for rank, (item, score) in enumerate(recommendations, start=1):
+        print(f"  {rank}. {bundle.title(item)[:80]}  ({item}, score {score:.2f})")
     print()
 
 
-def _shown(path: Path) -> str:
-    """Return a path relative to here where that is shorter to read."""
+def _shortest(path: Path) -> str:
+    """Return a path relative to the current folder if it lies below it, else the whole path."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

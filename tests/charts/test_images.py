@@ -69,6 +69,7 @@ def test_wheels_are_pinned_as_they_lie(tmp_path):
 CALLED = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
     "great_expectations": "great-expectations",
     "redis": "feast",
     "psycopg": "feast",

@@ -11,7 +11,7 @@ from components.images import IMAGES, REGISTRY, TAG
 from eager_llm.cluster.rayjob import filled
 from eager_llm.cluster.step_calls import Call
 from eager_llm.settings import RaySettings, Settings
-from pipelines.cluster.submit import _parser
+from pipelines.cluster.submit import command_parser
 from pipelines.graphs.placement import CLAIM, OBJECT_STORE, ONLINE_STORE, STORE
 
 PLATFORM = CHARTS / "eager-llm-platform"
@@ -142,10 +142,10 @@ def test_the_schedule_is_a_command_that_there_is():
     for hook in ("set", "delete"):
         (box,) = one(found, "Job", f"-{hook}")["spec"]["template"]["spec"]["containers"]
         assert box["command"] == ["python3", "-m", "pipelines.cluster.submit", "recurring"]
-        asked = _parser().parse_args(["recurring", *box["args"]])
+        asked = command_parser().parse_args(["recurring", *box["args"]])
         assert asked.delete == (hook == "delete")
         assert asked.namespace == "shop"
-    asked = _parser().parse_args(
+    asked = command_parser().parse_args(
         [
             "recurring",
             *one(found, "Job", "-set")["spec"]["template"]["spec"]["containers"][0]["args"],
@@ -163,6 +163,14 @@ def test_the_schedule_is_a_command_that_there_is():
     )
     assert (settings.ray.cluster, settings.tuning.workers) == ("rayjob", 7)
     assert [o for o in rendered(LAPTOP) if o["kind"] == "Job"] == []
+
+
+@pytest.mark.parametrize("name", ["refresh", "nightly"])
+def test_a_schedule_of_refreshes_goes_by_its_earlier_name_too(name):
+    job = one(rendered(GPU, f"recurringRun.pipeline={name}"), "Job", "-set")
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--pipeline=refresh" in arguments
+    assert "--file=/app/pipelines/manifests/cuda/refresh.yaml" in arguments
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import io
 
 import pytest
+from kubernetes.utils.quantity import parse_quantity
 
 from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings
 from pipelines.graphs.placement import ENVIRONMENT, STEPS, Target, compiled_for
 from pipelines.graphs.recommender import recommender
 from pipelines.runners import local
-from pipelines.runners.docker import Containers, StepRun, cores, size, table
+from pipelines.runners.docker import Containers, StepRun, table
+from pipelines.runners.output import StepOutput
 
 
 def event(action, moment, **metadata):
@@ -34,7 +36,7 @@ def watched(*events, limit="300Mi"):
 
 def test_an_end_without_a_word_is_explained_where_memory_was_short():
     run = watched(event("oom", 103), event("die", 104, exitCode="137"))
-    assert (run.exit, run.seconds) == (137, 4.0)
+    assert (run.exit_status, run.seconds) == (137, 4.0)
     assert run.failure == (
         "build_index: out of memory: the system ended it (status 137) at the 300Mi of its container. "
         "Give it more: memory_limit of build_index in pipelines/graphs/placement.py, then `make manifests`"
@@ -50,24 +52,18 @@ def test_a_lost_worker_that_was_replaced_is_no_failure():
 
 def test_a_step_that_said_why_it_failed_is_left_its_word():
     run = watched(event("die", 101, exitCode="1"))
-    assert (run.exit, run.failure) == (1, "")
+    assert (run.exit_status, run.failure) == (1, "")
 
 
 def test_events_of_other_containers_are_not_counted():
     run = watched({**event("die", 104, exitCode="0"), "id": "b2"})
-    assert run.exit is None
+    assert run.exit_status is None
 
 
-def test_quantities_are_read():
-    assert (size("512Mi"), size("4Gi"), cores("500m"), cores("2")) == (
-        512 * 2**20,
-        4 * 2**30,
-        0.5,
-        2.0,
-    )
+def test_no_step_requests_more_than_its_limit():
     for row in STEPS.values():
-        assert size(row.memory) <= size(row.memory_limit)
-        assert cores(row.cpu[0]) <= cores(row.cpu[1])
+        assert parse_quantity(row.memory) <= parse_quantity(row.memory_limit)
+        assert parse_quantity(row.cpu[0]) <= parse_quantity(row.cpu[1])
 
 
 def test_without_an_engine_the_run_says_so(tmp_path, monkeypatch):
@@ -79,7 +75,7 @@ def test_without_an_engine_the_run_says_so(tmp_path, monkeypatch):
 
 def test_what_a_step_says_is_passed_on_and_what_kfp_says_of_itself_is_not():
     told = io.StringIO()
-    readable = local.Readable(told)
+    readable = StepOutput(told)
     # A container's lines come many at once, a process's one by one.
     readable.write('[KFP Executor 9 INFO]: Got executor_input:\n{\n    "inputs": {}\n}\n')
     readable.write("  stage-1: 10%\n")

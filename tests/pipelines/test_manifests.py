@@ -87,8 +87,8 @@ def test_every_step_has_its_row_and_gets_all_of_it(compiled):
         assert container["resources"]["resourceCpuLimit"] == row.cpu[1]
         environment = {**ENVIRONMENT, **dict(row.environment), THREADS_VARIABLE: row.cpu[1]}
         assert {e["name"]: e["value"] for e in container["env"]} == environment
-        fresh = spec["pipelineInfo"]["name"] == refresh.name
-        assert task["cachingOptions"].get("enableCache", False) == (row.cached and not fresh)
+        uncached = spec["pipelineInfo"]["name"] == refresh.name
+        assert task["cachingOptions"].get("enableCache", False) == (row.cached and not uncached)
         assert task.get("retryPolicy", {}).get("maxRetryCount", 0) == row.retries
         assert int(platform[name]["activeDeadlineSeconds"]) == row.timeout.total_seconds()
         assert platform[name]["securityContext"] == {"runAsNonRoot": True}
@@ -153,7 +153,7 @@ def test_a_registry_of_ones_own_gets_manifests_of_its_own(tmp_path):
     assert "--out" in refused.stderr
 
 
-def test_no_step_of_a_night_is_taken_from_an_earlier_one_and_the_last_one_promotes():
+def test_no_step_of_a_refresh_is_taken_from_an_earlier_one_and_the_last_one_promotes():
     _, _, spec, _ = parts(manifest(refresh, Target()))
     tasks = spec["root"]["dag"]["tasks"]
     assert len(tasks) == 8

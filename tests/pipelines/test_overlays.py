@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "tests" / "charts"))
 from rendering import check, versions
 
 from pipelines.cluster.compile import MANIFESTS, PIPELINES, TARGETS
-from pipelines.cluster.submit import version_name
+from pipelines.cluster.versions import version_name
 
 OVERLAYS = {"laptop": "kubeflow", "cpu": "eager-llm", "gpu": "eager-llm"}
 needs_kubectl = pytest.mark.skipif(

@@ -14,9 +14,11 @@ sys.path.insert(0, str(ROOT / "tests" / "cluster"))
 from fake_kube import fake_kube
 from rendering import check_custom
 
+from eager_llm.core.errors import UserError
 from pipelines.cluster import submit
 from pipelines.cluster.compile import MANIFESTS, TARGETS
-from pipelines.cluster.submit import submit_version, version_name
+from pipelines.cluster.runs import TOKEN_VARIABLE
+from pipelines.cluster.versions import submit_version, version_name
 
 CPU, CUDA = MANIFESTS / "recommender.yaml", MANIFESTS / "cuda" / "recommender.yaml"
 
@@ -56,7 +58,7 @@ def test_the_same_version_twice_is_nothing_and_another_content_is_refused(kube, 
     )
     assert version_name(changed) == name
     with pytest.raises(
-        submit.UserError, match=f"PipelineVersion {name} is there already with another pipelineSpec"
+        UserError, match=f"PipelineVersion {name} is there already with another pipelineSpec"
     ):
         submit_version(changed, "shop")
     assert json.dumps(list(kube.objects.values()), sort_keys=True) == before
@@ -68,11 +70,11 @@ def test_the_same_version_twice_is_nothing_and_another_content_is_refused(kube, 
 
 def test_a_cluster_that_knows_no_versions_or_refuses_is_named(kube):
     kube.unknown.add("pipelines")
-    with pytest.raises(submit.UserError, match="namespace shop knows no Pipeline"):
+    with pytest.raises(UserError, match="namespace shop knows no Pipeline"):
         submit_version(CPU, "shop")
     kube.unknown.clear()
     kube.forbidden.add("pipelineversions")
-    with pytest.raises(submit.UserError, match=r"PipelineVersion .* refused: 403"):
+    with pytest.raises(UserError, match=r"PipelineVersion .* refused: 403"):
         submit_version(CPU, "shop")
 
 
@@ -158,7 +160,7 @@ def test_one_run_carries_the_version_and_its_settings(kubeflow, capsys):
         "s3://shop/log",
         "--set",
         "ray.cluster=rayjob",
-        "--mark",
+        "--log-version",
         "monday",
     ]
     assert submit.main(["run", *arguments, "--root", "s3://shop/runs", "--wait"]) == 0
@@ -179,9 +181,20 @@ def test_one_run_carries_the_version_and_its_settings(kubeflow, capsys):
     assert submit.main(["run", *arguments, "--wait"]) == 1
 
 
+def test_earlier_names_of_options_are_accepted_and_told(capsys):
+    options = submit.command_parser().parse_args(["run", "--pipeline", "nightly", "--mark", "may"])
+    assert (options.pipeline, options.log_version) == ("refresh", "may")
+    assert "--pipeline nightly is called refresh now" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        submit.main(["run", "--help"])
+    help_text = capsys.readouterr().out
+    assert "nightly" not in help_text
+    assert "--mark" not in help_text
+
+
 def test_a_pod_proves_who_it_is(kubeflow, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("of-the-audience")
-    monkeypatch.setenv(submit.TOKEN_VARIABLE, str(tmp_path / "token"))
+    monkeypatch.setenv(TOKEN_VARIABLE, str(tmp_path / "token"))
     assert submit.main(["recurring", "--host", kubeflow.host, "--delete"]) == 0
     assert kubeflow.tokens == {"Bearer of-the-audience"}
 

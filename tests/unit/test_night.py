@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from eager_llm.backbone.loading import ADAPTER
+from eager_llm.backbone.tuned_model import ADAPTER
 from eager_llm.bundle.bundle import Bundle
 from eager_llm.bundle.layout import REFRESH_PLAN
 from eager_llm.bundle.verify import verify_bundle

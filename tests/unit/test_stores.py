@@ -14,7 +14,7 @@ from eager_llm.data.demo_shop import demo_shop
 from eager_llm.index.shards import Shards
 from eager_llm.settings import Settings
 from eager_llm.steps.data import ingest
-from pipelines.runners.local import fingerprint
+from pipelines.fingerprint import fingerprint
 
 ENDPOINT = "http://127.0.0.1:9"  # discard: nobody listens there
 
