@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import copy_into, whole_folder
+from eager_llm.data.tables import metadata_file
 
 REFRESHES = "refreshes"
 # What earlier versions call the folder of the refreshes.
@@ -31,7 +32,7 @@ class RunFolder:
     @property
     def accepted(self) -> Path | None:
         """The accepted log, or None before the first refresh."""
-        return self.tables if (self.tables / "facts.json").is_file() else None
+        return self.tables if metadata_file(self.tables).is_file() else None
 
     @property
     def running(self) -> Path | None:
