@@ -15,7 +15,7 @@ SETTINGS := $(foreach s,$(SET),--set $(s))
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,9 +30,11 @@ setup: $(VENV)/.ready ## make .venv with everything pinned in requirements.lock
 demo: setup ## the main job, end to end: DATA=folder of a log (default: the made-up demo shop)
 	$(BIN)/eager-llm run --data "$(DATA)" $(SETTINGS)
 
-.PHONY: two-nights
-two-nights: setup ## two nights in a row on the made-up demo shop, and a worse bundle that is refused, into runs/nights
-	PYTHONPATH=src $(BIN)/python scripts/two_nights.py $(SETTINGS)
+# two-nights is its earlier name.
+.PHONY: two-refreshes two-nights
+two-refreshes: setup ## two refreshes in a row on the made-up demo shop, and a worse bundle that is refused, into runs/refreshes
+	PYTHONPATH=src $(BIN)/python scripts/two_refreshes.py $(SETTINGS)
+two-nights: two-refreshes
 
 .PHONY: serve
 serve: setup ## answer from the bundle of runs/RUN (default: demo) on PORT: the API, and a page at /ui
@@ -76,7 +78,7 @@ manifests: setup ## compile the pipeline for a cluster into pipelines/manifests
 	$(BIN)/python -m pipelines.cluster.compile
 
 .PHONY: pages
-pages: setup ## write each step's README from its code and its place
+pages: setup ## write each step's README from its code and its row of the placement table
 	$(BIN)/python scripts/pages.py
 
 .PHONY: goldens

@@ -1,8 +1,8 @@
 """How often promotion refuses a bundle that is as good, and one that is worse, by the users of the test part.
 
-python benchmarks/promotion.py [--quick] [--run runs/nights]
+python benchmarks/promotion.py [--quick] [--run runs/refreshes]
 
-From a run of nights (`make two-nights`): what the running bundle and the one before gained on each target of the last
+From a run of refreshes (`make two-refreshes`): what the running bundle and the one before gained on each target of the last
 night's test part. Users are drawn from these; which bundle is the new one is drawn by lot for each user, so that both
 are equally good and differ as two nights do; a worse one then loses a share of its hits. Prints a table and, as the
 last line, one JSON object.
@@ -93,7 +93,7 @@ def refusals(
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/nights"))
+    parser.add_argument("--run", type=Path, default=Path("runs/refreshes"))
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
     settings = PromotionSettings(resamples=300)

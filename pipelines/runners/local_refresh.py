@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from eager_llm.bundle.layout import read_manifest
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import copy_into, read_json, whole_file, whole_folder, write_json
 from eager_llm.core.project import project_home
@@ -79,7 +80,7 @@ def refresh_settings(run_folder: RunFolder, file: Path | None, overrides: list[s
         UserError: the file is missing, or a setting is wrong.
     """
     if file is None and run_folder.running:
-        manifest = read_json(run_folder.running / "manifest.json")
+        manifest = read_manifest(run_folder.running)
         settings = Settings.read(None, overrides, manifest["settings"])
     else:
         settings = Settings.read(file or SETTINGS / "small.yaml", overrides)

@@ -37,7 +37,7 @@ from pipelines.graphs.refresh import with_refresh_split
 
 QUICK = [
     "refresh.epochs=1", "refresh.test_share=0.4", "refresh.learning_rate=1e-4", "promotion.resamples=200",
-    # That a night runs is tried here; what it is worth is tried by `make two-nights`.
+    # That a night runs is tried here; what it is worth is tried by `make two-refreshes`.
     "promotion.tolerance=0.6", "promotion.language_tolerance=0.3", "promotion.latency_tolerance=100",
     "promotion.latency_requests=3", "gates.max_drift=2.0", "refresh.max_shift=50.0", "refresh.max_unfit=1.0", "data.min_interactions=5", "index.workers=0", "threads=1",
 ]  # fmt: skip
