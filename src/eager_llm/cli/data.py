@@ -3,12 +3,19 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import in_store
+
+if TYPE_CHECKING:
+    from eager_llm.data.importing.column_mapping import ColumnMapping
+    from eager_llm.release.erasure import Erased
+
+# Of an ISO date, up to its seconds.
+SECONDS_LENGTH = 19
 
 
 def import_command(
@@ -18,55 +25,89 @@ def import_command(
             help="folder of the log or its URI, a database's URL or env:NAME, or `demo`"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder for the tables")],
+    out: Annotated[
+        Path,
+        typer.Option(help="folder for the tables"),
+    ],
     mapping: Annotated[
-        Path | None, typer.Option(help="YAML file: the source's files and columns")
+        Path | None,
+        typer.Option(help="YAML file: the source's files and columns"),
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="table.field=column, repeatable")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="table.field=column, repeatable"),
+    ] = None,
     query: Annotated[
-        list[str] | None, typer.Option(help="table=SELECT ..., repeatable; for databases")
+        list[str] | None,
+        typer.Option(help="table=SELECT ..., repeatable; for databases"),
     ] = None,
-    form: Annotated[str, typer.Option(help="the source's form, where it is not found out")] = "",
+    log_format: Annotated[
+        str,
+        typer.Option("--format", help="the source's format, where it is not recognised"),
+    ] = "",
+    earlier_format: Annotated[str, typer.Option("--form", hidden=True)] = "",
     append: Annotated[
-        bool, typer.Option("--append", help="add to the tables that are there")
+        bool,
+        typer.Option("--append", help="add to the tables that are there"),
     ] = False,
     settings: Annotated[
-        Path | None, typer.Option("--settings", help="YAML file of settings")
+        Path | None,
+        typer.Option("--settings", help="YAML file of settings"),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.name=value; repeatable")
+        list[str] | None,
+        typer.Option("--set", help="section.name=value; repeatable"),
     ] = None,
 ) -> None:
     """Bring a log and its catalogue into clean tables, and say what was dropped.
 
-    Known forms: LC-Rec JSON, RecBole atomic files, MovieLens, Amazon Reviews 2018 and 2023, events.* with
-    items.* and intentions.* as CSV, TSV, Parquet or JSON lines (plain or gzip), an event topic as JSON
-    lines, a SQL query. Other names: --column, or an import.yaml in the folder. Rows that were refused or
-    dropped are kept in OUT/dropped.
+    Known formats: LC-Rec JSON, RecBole atomic files, MovieLens, Amazon
+    Reviews 2018 and 2023, events.* with items.* and intentions.* as CSV, TSV,
+    Parquet or JSON lines (plain or gzip), an event topic as JSON lines, a SQL
+    query. Other names: --column, or an import.yaml in the folder. Rows that
+    were refused or dropped are kept in OUT/dropped.
 
     Examples: eager-llm import my-shop --out tables --column events.user_id=customer
 
-    SHOP=postgresql://... eager-llm import env:SHOP --out tables --query "events=SELECT user_id, item_id, timestamp FROM log"
+    SHOP=postgresql://... eager-llm import env:SHOP --out tables --query "events=SELECT ..."
     """
-    from eager_llm.data.importing.column_mapping import MAPPING_FILE, ColumnMapping
     from eager_llm.settings import Settings
     from eager_llm.steps.data import ingest
 
-    said = Path(source) / MAPPING_FILE
-    found = ColumnMapping.read(mapping or said) if mapping or said.is_file() else ColumnMapping()
-    values = {"form": form or found.form, "queries": {**found.queries, **_queries(query or [])}}
-    ColumnMapping.from_dict(values, "the command line")
-    found = replace(found, **values).with_columns(column or [])  # type: ignore[arg-type]
-    # The import.yaml of a store is read with the rest of it, unless something here is put in its place.
-    own = mapping or column or query or form or not in_store(source)
-    metadata = ingest(
-        source, Settings.read(settings, overrides), out, found if own else None, append
-    )
+    log_format = log_format or earlier_format
+    columns = column or []
+    queries = _queries(query or [])
+    column_mapping: ColumnMapping | None = None
+    # The import.yaml of a store is read with the store's other files, unless an option replaces it.
+    has_options = mapping or columns or queries or log_format
+    if has_options or not in_store(source):
+        column_mapping = _column_mapping(source, mapping, log_format, queries, columns)
+    metadata = ingest(source, Settings.read(settings, overrides), out, column_mapping, append)
     for name, value in metadata.items():
-        typer.echo(f"{name.replace('_', ' '):<30} {value}")
+        label = name.replace("_", " ")
+        typer.echo(f"{label:<30} {value}")
+
+
+def _column_mapping(
+    source: str, file: Path | None, log_format: str, queries: dict[str, str], columns: list[str]
+) -> "ColumnMapping":
+    """Return the mapping of a file, by default the source's own, with the options put into it."""
+    from eager_llm.data.importing.column_mapping import MAPPING_FILE, ColumnMapping
+
+    own_file = Path(source) / MAPPING_FILE
+    mapping = ColumnMapping()
+    if file is not None or own_file.is_file():
+        mapping = ColumnMapping.read(file or own_file)
+    options: dict[str, Any] = {
+        "format": log_format or mapping.format,
+        "queries": {**mapping.queries, **queries},
+    }
+    ColumnMapping.from_dict(options, "the command line")
+    return replace(mapping, **options).with_columns(columns)
 
 
 def _queries(flags: list[str]) -> dict[str, str]:
+    """Return table → SQL of flags written as table=SELECT."""
     queries = {}
     for flag in flags:
         table, separator, sql = flag.partition("=")
@@ -79,7 +120,8 @@ def _queries(flags: list[str]) -> dict[str, str]:
 def features_command(
     folder: Annotated[Path, typer.Argument(help="published features")] = Path("runs/demo/features"),
     user: Annotated[
-        str | None, typer.Option(help="a user, whose online features are shown")
+        str | None,
+        typer.Option(help="a user, whose online features are shown"),
     ] = None,
 ) -> None:
     """List the feature services, one for each model version, or show what is online of a user.
@@ -95,16 +137,20 @@ def features_command(
         raise UserError(f"{folder}: no such folder; name the published features of a run")
     store = Features(project_home() / "feature_repo", folder)
     if user is None:
-        for row in store.services():
+        for service in store.services():
+            published = service["published"][:SECONDS_LENGTH]
             typer.echo(
-                f"{row['name']:<32} {row['published'][:19]:<20} {row['items']:>9} items  {row['features']}"
+                f"{service['name']:<32} {published:<20} {service['items']:>9} items  "
+                f"{service['features']}"
             )
         return
     history = store.online_history(user)
     if history is None:
         raise UserError(f"user {user!r} is not in the online store {folder}")
-    typer.echo(f"{'items':<16} {', '.join(history)}")
-    for name, value in store.request_features(user, pd.Timestamp.now("UTC")).items():
+    items = ", ".join(history)
+    typer.echo(f"{'items':<16} {items}")
+    features = store.request_features(user, pd.Timestamp.now("UTC"))
+    for name, value in features.items():
         typer.echo(f"{name:<16} {value}")
 
 
@@ -117,35 +163,52 @@ def erase_command(
 ) -> None:
     """Remove users' events, features and histories everywhere, and say where was looked.
 
-    Tables and published features are rewritten, rows of the online store (SQLite, or the Redis of
-    EAGER_LLM_ONLINE_STORE) and of the warehouse of EAGER_LLM_OFFLINE_STORE deleted. Bundles trained on the users are named with their date: train anew
-    to be rid of what the model has learned. The source of the log is not ours to change: erase there first.
+    Tables and published features are rewritten. Rows of the online store
+    (SQLite, or the Redis of EAGER_LLM_ONLINE_STORE) and of the warehouse of
+    EAGER_LLM_OFFLINE_STORE are deleted. Bundles trained on the users are
+    named with their date: train anew to be rid of what the model has learned.
+    The source of the log is not ours to change: erase there first.
 
     Example: eager-llm erase customer-0007 --in runs
     """
     from eager_llm.core.project import project_home
     from eager_llm.release.erasure import bundle_source, erase
 
-    done = erase(users, folders, project_home() / "feature_repo")
-    for file, count in done.searched.items():
+    erased = erase(users, folders, project_home() / "feature_repo")
+    for file, count in erased.searched.items():
         typer.echo(f"{count:>8} removed  {file}")
-    for store, count in done.online.items():
+    for store, count in erased.online.items():
         typer.echo(f"{count:>8} removed  online store of {store}")
-    for table, count in done.warehouse.items():
+    for table, count in erased.warehouse.items():
         typer.echo(f"{count:>8} removed  warehouse {table}")
-    for bundle, packed in done.bundles.items():
-        typer.echo(f"trained on them: {bundle}, packed {packed} from {bundle_source(bundle)}")
-    total = sum(sum(found.values()) for found in (done.searched, done.online, done.warehouse))
-    kinds = Counter(file.suffix or file.name for file in done.other)
-    if kinds:
-        typer.echo(
-            "not looked into: "
-            + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        )
-    typer.echo(
-        f"looked at {len(done.searched)} files and {len(done.online)} online stores and {len(done.warehouse)} tables of a warehouse; removed {total}"
-    )
-    for file, reason in done.unreadable.items():
+    for bundle, packed in erased.bundles.items():
+        source = bundle_source(bundle)
+        typer.echo(f"trained on them: {bundle}, packed {packed} from {source}")
+    if erased.other:
+        typer.echo(f"not looked into: {_file_types(erased.other)}")
+    typer.echo(_erased_total(erased))
+    for file, reason in erased.unreadable.items():
         typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
-    if done.unreadable:
+    if erased.unreadable:
         raise typer.Exit(1)
+
+
+def _file_types(files: list[Path]) -> str:
+    """Say how many files there are of each suffix."""
+    counts = Counter(file.suffix or file.name for file in files)
+    ordered = sorted(counts.items())
+    return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
+
+
+def _erased_total(erased: "Erased") -> str:
+    """Say in how many places was looked, and how much was removed."""
+    total = 0
+    for counts in (erased.searched, erased.online, erased.warehouse):
+        total += sum(counts.values())
+    files = len(erased.searched)
+    stores = len(erased.online)
+    tables = len(erased.warehouse)
+    return (
+        f"looked at {files} files and {stores} online stores and {tables} tables of a warehouse; "
+        f"removed {total}"
+    )

@@ -32,7 +32,8 @@ def attributes_object(columns: Mapping[str, str]) -> str:
         return "CAST(NULL AS VARCHAR)"
     pairs = []
     for column, kind in columns.items():
-        pairs.append(f"{literal(column)}, {_json_value(column, kind)}")
+        pairs.append(literal(column))
+        pairs.append(_json_value(column, kind))
     return f"CAST(json_object({', '.join(pairs)}) AS VARCHAR)"
 
 
@@ -59,7 +60,8 @@ def clean_attributes(text: str | None, field_names: Collection[str], markup: boo
     attributes: dict[str, str | int | float] = {}
     for column, value in json.loads(text).items():
         # RecBole's columns carry their type: price:float.
-        key = column.split(":")[0].strip().replace('"', "'")
+        key = column.split(":")[0].strip()
+        key = key.replace('"', "'")
         if not key or key.lower() in field_names:
             continue
         if isinstance(value, (str, list)):
@@ -87,8 +89,10 @@ def item_columns(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     columns = list(ITEM_COLUMNS)
     for keys in spellings.values():
         values = [f"json_extract_string(attributes, {json_path(key)})" for key in keys]
-        cell = _typed(connection, table, f"coalesce({', '.join(values)})")
-        columns.append(f"{cell} AS {name(keys[0])}")
+        value = f"coalesce({', '.join(values)})"
+        cell = _typed(connection, table, value)
+        column = name(keys[0])
+        columns.append(f"{cell} AS {column}")
     return ", ".join(columns)
 
 

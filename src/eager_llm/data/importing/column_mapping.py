@@ -1,5 +1,6 @@
 """How somebody's log maps onto the tables: columns, files, dialect, times; by flags or a YAML file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,17 @@ TABLE_KEYS = ("columns", "files", "queries")
 LONGEST_DELIMITER = 4
 # What `format` was called in earlier versions.
 EARLIER_FORMAT = "form"
+TEXT_KEYS = (
+    "format",
+    EARLIER_FORMAT,
+    "url",
+    "delimiter",
+    "encoding",
+    "time_format",
+    "time_unit",
+    "item_aliases",
+)
+CHOICES = {"format": FORMATS, EARLIER_FORMAT: FORMATS, "time_unit": TIME_UNITS}
 
 
 @dataclass(frozen=True)
@@ -67,13 +79,15 @@ class ColumnMapping:
             UserError: the file is missing or not YAML, or has mistakes; every one is named.
         """
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            text = file.read_text(encoding="utf-8")
+            values = yaml.safe_load(text) or {}
         except FileNotFoundError:
             raise UserError(f"{file}: no such file") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not readable as YAML: {error}") from None
         if not isinstance(values, dict):
-            raise UserError(f"{file}: expected names with values, found {type(values).__name__}")
+            kind = type(values).__name__
+            raise UserError(f"{file}: expected names with values, found {kind}")
         return cls.from_dict(values, str(file))
 
     @classmethod
@@ -83,14 +97,16 @@ class ColumnMapping:
         Raises:
             UserError: there are mistakes; `origin` and every one of them are named.
         """
+        texts = {key: values[key] for key in TEXT_KEYS if key in values}
         mistakes = [
             *_key_mistakes(values),
             *_table_mistakes(values),
-            *_text_mistakes(values),
+            *_text_mistakes("", texts),
             *_choice_mistakes(values),
         ]
         if mistakes:
-            raise UserError(f"{origin}: the mapping has mistakes:\n  " + "\n  ".join(mistakes))
+            lines = "\n  ".join(mistakes)
+            raise UserError(f"{origin}: the mapping has mistakes:\n  {lines}")
         values = dict(values)
         if EARLIER_FORMAT in values:
             values["format"] = values.pop(EARLIER_FORMAT)
@@ -106,15 +122,14 @@ class ColumnMapping:
         for flag in flags:
             target, separator, column = flag.partition("=")
             table, dot, field_name = target.partition(".")
-            if not (separator and dot and column) or table not in FIELDS:
+            is_complete = separator and dot and column
+            if not is_complete or table not in FIELDS:
                 raise UserError(
                     f"--column {flag!r}: write it as table.field=column, "
                     "such as events.user_id=customer"
                 )
             columns.setdefault(table, {})[field_name] = column
-        mistakes = []
-        for table, names in columns.items():
-            mistakes += _column_mistakes(table, names)
+        mistakes = _column_mistakes(columns)
         if mistakes:
             raise UserError("--column: " + "; ".join(mistakes))
         return replace(self, columns=columns)
@@ -129,8 +144,8 @@ ENTRIES = tuple(spec.name for spec in fields(ColumnMapping))
 
 def _key_mistakes(values: dict[str, Any]) -> list[str]:
     """Name entries that do not exist."""
-    unknown = [key for key in values if key not in (*ENTRIES, EARLIER_FORMAT)]
-    mistakes = [f"{key}: no such entry; known: {', '.join(ENTRIES)}" for key in unknown]
+    keys = [key for key in values if key != EARLIER_FORMAT]
+    mistakes = _unknown_names("", keys, ENTRIES, "entry")
     if "format" in values and EARLIER_FORMAT in values:
         mistakes.append(f"{EARLIER_FORMAT}: an earlier name of format; keep one of them")
     return mistakes
@@ -139,56 +154,69 @@ def _key_mistakes(values: dict[str, Any]) -> list[str]:
 def _table_mistakes(values: dict[str, Any]) -> list[str]:
     """Name what is wrong with the entries that have a value for each table."""
     mistakes = []
-    tables = ", ".join(FIELDS)
+    tables = tuple(FIELDS)
     for key in TABLE_KEYS:
         entries = values.get(key, {})
         if not isinstance(entries, dict):
-            mistakes.append(f"{key}: expected {tables}, found {entries!r}")
+            mistakes.append(f"{key}: expected {', '.join(tables)}, found {entries!r}")
             continue
-        unknown = [table for table in entries if table not in FIELDS]
-        mistakes += [f"{key}.{table}: no such table; known: {tables}" for table in unknown]
-        for table, value in entries.items():
-            if key == "columns":
-                mistakes += _column_mistakes(table, value)
-            elif not isinstance(value, str):
-                mistakes.append(f"{key}.{table} = {value!r}: expected text")
+        mistakes += _unknown_names(f"{key}.", entries, tables, "table")
+        if key == "columns":
+            mistakes += _column_mistakes(entries)
+        else:
+            mistakes += _text_mistakes(f"{key}.", entries)
     return mistakes
 
 
-def _column_mistakes(table: str, names: Any) -> list[str]:
-    """Name what is wrong with the columns of a table."""
-    if not isinstance(names, dict):
-        return [f"columns.{table}: expected field: column, found {names!r}"]
-    fields_known = ", ".join(FIELDS.get(table, ()))
-    unknown = [field_name for field_name in names if field_name not in FIELDS.get(table, ())]
-    mistakes = [
-        f"columns.{table}.{field_name}: no such field; known: {fields_known}"
-        for field_name in unknown
-    ]
-    for field_name, column in names.items():
-        if not isinstance(column, str):
-            mistakes.append(f"columns.{table}.{field_name} = {column!r}: expected text")
+def _column_mistakes(columns: dict[str, Any]) -> list[str]:
+    """Name what is wrong with the columns of the tables."""
+    mistakes = []
+    for table, names in columns.items():
+        if not isinstance(names, dict):
+            mistakes.append(f"columns.{table}: expected field: column, found {names!r}")
+            continue
+        prefix = f"columns.{table}."
+        mistakes += _unknown_names(prefix, names, FIELDS.get(table, ()), "field")
+        mistakes += _text_mistakes(prefix, names)
     return mistakes
-
-
-def _text_mistakes(values: dict[str, Any]) -> list[str]:
-    """Name entries that are no text."""
-    keys = [key for key in (*ENTRIES, EARLIER_FORMAT) if key not in TABLE_KEYS]
-    return [
-        f"{key} = {values[key]!r}: expected text"
-        for key in keys
-        if not isinstance(values.get(key, ""), str)
-    ]
 
 
 def _choice_mistakes(values: dict[str, Any]) -> list[str]:
     """Name entries that are none of their choices, or too long."""
     mistakes = []
-    choices = {"format": FORMATS, EARLIER_FORMAT: FORMATS, "time_unit": TIME_UNITS}
-    for key, allowed in choices.items():
-        if values.get(key, "") not in ("", *allowed):
-            mistakes.append(f"{key} = {values[key]!r}: choose from {', '.join(allowed)}")
+    for key, choices in CHOICES.items():
+        value = values.get(key, "")
+        if value not in ("", *choices):
+            mistakes.append(f"{key} = {value!r}: choose from {', '.join(choices)}")
     delimiter = values.get("delimiter", "")
-    if len(str(delimiter).encode()) > LONGEST_DELIMITER:
+    size = len(str(delimiter).encode())
+    if size > LONGEST_DELIMITER:
         mistakes.append(f"delimiter = {delimiter!r}: expected at most {LONGEST_DELIMITER} bytes")
+    return mistakes
+
+
+def _unknown_names(
+    prefix: str, names: Iterable[str], known: tuple[str, ...], noun: str
+) -> list[str]:
+    """Name those that are not known.
+
+    Args:
+        prefix: before each name.
+        noun: what the names are.
+    """
+    mistakes = []
+    for name in names:
+        if name in known:
+            continue
+        mistakes.append(f"{prefix}{name}: no such {noun}; known: {', '.join(known)}")
+    return mistakes
+
+
+def _text_mistakes(prefix: str, entries: dict[str, Any]) -> list[str]:
+    """Name entries that are no text."""
+    mistakes = []
+    for name, value in entries.items():
+        if isinstance(value, str):
+            continue
+        mistakes.append(f"{prefix}{name} = {value!r}: expected text")
     return mistakes

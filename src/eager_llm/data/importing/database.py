@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from eager_llm.core.duckdb_engine import name
 from eager_llm.core.errors import UserError
-from eager_llm.data.attributes import attributes_object
 from eager_llm.data.importing.relation import STREAM_VIEW, Reader, Relation
 from eager_llm.data.importing.streams import BATCH_ROWS, Stream
 
@@ -22,16 +20,24 @@ VARIABLE_PREFIX = "env:"
 class QueryReader(Reader):
     """Reads the query of a source table."""
 
+    @property
+    def origin(self) -> str:
+        """The query, for people."""
+        return f"the query for {self.source_table.table}"
+
     def open(self, numbered: bool = False) -> Relation:
         """Return the relation; see `Reader.open`."""
-        source_table = self.source_table
-        stream, columns = query_rows(source_table.url, source_table.query)
+        url, query = self.source_table.url, self.source_table.query
+        stream, available = query_rows(url, query)
         self.connection.register(STREAM_VIEW, stream.reader)
-        matches = self.match_columns(columns, f"query for {source_table.table}")
-        cells = {field_name: name(column) for field_name, column in matches.items()}
-        attributes = dict.fromkeys(self.attribute_columns(columns, matches), "VARCHAR")
-        sql = self.select(cells, STREAM_VIEW, "row", attributes_object(attributes))
-        return Relation(sql, f"the query for {source_table.table}", stream=stream)
+        matches = self.match_columns(available)
+        sql = self.select(
+            self.text_cells(matches),
+            STREAM_VIEW,
+            "row",
+            self.text_attributes(available, matches),
+        )
+        return Relation(sql, self.origin, stream=stream)
 
 
 def database_url(url: str) -> str:
@@ -50,17 +56,21 @@ def database_url(url: str) -> str:
 
 
 def query_rows(url: str, query: str) -> tuple[Stream, list[str]]:
-    """Stream the rows of a query as text, with `row`; and return the query's columns.
+    """Run a query.
+
+    Returns:
+        A stream of its rows, as text, with their number `row`; and its columns.
 
     Raises:
         UserError: the database cannot be reached or refuses the query.
     """
     import sqlalchemy
 
+    options = {"stream_results": True, "yield_per": BATCH_ROWS}
     try:
         database = sqlalchemy.create_engine(database_url(url))
         _require_database_file(database)
-        connection = database.connect().execution_options(stream_results=True, yield_per=BATCH_ROWS)
+        connection = database.connect().execution_options(**options)
         result = connection.execute(sqlalchemy.text(query))
         columns = list(result.keys())
     except ImportError as error:
@@ -68,8 +78,9 @@ def query_rows(url: str, query: str) -> tuple[Stream, list[str]]:
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the database does not answer: {reason}\n  query: {query}") from None
-    text_columns = [(column, pa.string()) for column in columns]
-    schema = pa.schema([("row", pa.int64()), *text_columns])
+    fields = [("row", pa.int64())]
+    fields += [(column, pa.string()) for column in columns]
+    schema = pa.schema(fields)
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
@@ -86,7 +97,9 @@ def _require_database_file(database: "sqlalchemy.Engine") -> None:
     if database.dialect.name != "sqlite":
         return
     file = database.url.database
-    if file and file != ":memory:" and not Path(file).is_file():
+    if not file or file == ":memory:":
+        return
+    if not Path(file).is_file():
         raise UserError(f"{file}: no such database")
 
 
@@ -99,13 +112,14 @@ def _result_batches(
     earlier_rows = 0
     try:
         for rows in result.partitions(BATCH_ROWS):
-            numbers = range(earlier_rows + 1, earlier_rows + 1 + len(rows))
+            first = earlier_rows + 1
+            earlier_rows += len(rows)
+            numbers = range(first, earlier_rows + 1)
             arrays = [pa.array(numbers, pa.int64())]
             for column in zip(*rows, strict=True):
                 texts = [_text(value) for value in column]
                 arrays.append(pa.array(texts, pa.string()))
             yield pa.record_batch(arrays, schema=schema)
-            earlier_rows += len(rows)
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the database stopped after {earlier_rows} rows: {reason}") from None
@@ -118,7 +132,7 @@ def _text(value: Any) -> str | None:
     if isinstance(value, (bytes, memoryview)):
         return bytes(value).decode("utf-8", errors="replace")
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat())
+        value = int(value)
+    elif hasattr(value, "isoformat"):
+        value = value.isoformat()
     return str(value)

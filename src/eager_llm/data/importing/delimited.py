@@ -3,10 +3,9 @@
 import csv
 from collections import Counter
 
-from eager_llm.core.duckdb_engine import literal, name, one
+from eager_llm.core.duckdb_engine import literal
 from eager_llm.core.errors import UserError
-from eager_llm.data.attributes import attributes_object
-from eager_llm.data.importing.relation import FileReader, Relation
+from eager_llm.data.importing.relation import FileReader, Relation, has_table
 from eager_llm.data.importing.streams import (
     LONGEST_LINE,
     first_line,
@@ -18,6 +17,8 @@ from eager_llm.data.importing.streams import (
 DELIMITERS = (",", ";", "\t", "|")
 # By itself DuckDB takes sixteen of the longest lines at a time: a gigabyte of a large file.
 BUFFER = 2 * LONGEST_LINE
+NUMBERED_ROW = "row_number() OVER ()"
+UNNUMBERED_ROW = "CAST(NULL AS BIGINT)"
 # DuckDB's tables of the lines that it skipped.
 REJECT_TABLES = ("reject_errors", "reject_scans")
 REJECT_REASONS = {
@@ -35,24 +36,29 @@ class DelimitedReader(FileReader):
         """Return the relation; see `Reader.open`."""
         require_whole(self.file)
         head = first_line(self.file)
-        delimiter = self.source_table.delimiter or max(DELIMITERS, key=head.count)
+        delimiter = self.source_table.delimiter
+        if not delimiter:
+            delimiter = max(DELIMITERS, key=head.count)
         header = self._header(head, delimiter)
-        matches = self.match_columns(header, str(self.file))
+        matches = self.match_columns(header)
         for table in REJECT_TABLES:
             self.connection.execute(f"DROP TABLE IF EXISTS {table}")
-        cells = {field_name: name(column) for field_name, column in matches.items()}
-        attributes = dict.fromkeys(self.attribute_columns(header, matches), "VARCHAR")
-        row = "row_number() OVER ()" if numbered else "CAST(NULL AS BIGINT)"
         sql = self.select(
-            cells, self._source(header, delimiter), row, attributes_object(attributes)
+            self.text_cells(matches),
+            self._source(header, delimiter),
+            NUMBERED_ROW if numbered else UNNUMBERED_ROW,
+            self.text_attributes(header, matches),
         )
-        return Relation(sql, str(self.file), numbered)
+        return Relation(sql, self.origin, numbered)
 
     def _header(self, head: str, delimiter: str) -> list[str]:
         """Return the names of the columns: those of the format, or those of the first line."""
-        header = list(self.source_table.header) or self._header_cells(head, delimiter)
-        for column, count in Counter(header).items():
-            if count > 1:
+        header = list(self.source_table.header)
+        if not header:
+            header = self._header_cells(head, delimiter)
+        occurrences = Counter(header)
+        for column in header:
+            if occurrences[column] > 1:
                 raise UserError(f"{self.file}: the column {column!r} appears twice in the header")
         return header
 
@@ -62,10 +68,9 @@ class DelimitedReader(FileReader):
                 f"{self.file}: line 1: the header is not UTF-8; "
                 "save the file as UTF-8, or name its encoding"
             )
+        cells = head.split(delimiter)
         if self.source_table.quote and len(delimiter) == 1:
             cells = next(csv.reader([head], delimiter=delimiter))
-        else:
-            cells = head.split(delimiter)
         return [cell.strip() for cell in cells]
 
     @property
@@ -74,23 +79,30 @@ class DelimitedReader(FileReader):
 
     def _source(self, header: list[str], delimiter: str) -> str:
         """Return SQL that reads the file, every column as text."""
-        columns = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in header)
+        columns = [f"{literal(column)}: 'VARCHAR'" for column in header]
+        has_header = not self.source_table.header
         quote = literal(self.source_table.quote)
-        return (
-            f"read_csv({literal(str(self.file))}, auto_detect = false, columns = {{{columns}}}, "
-            f"header = {not self.source_table.header}, delim = {literal(delimiter)}, "
-            f"quote = {quote}, escape = {quote}, encoding = {literal(self._encoding)}, "
-            f"store_rejects = true, rejects_limit = 0, max_line_size = {LONGEST_LINE}, "
-            f"buffer_size = {BUFFER})"
-        )
+        options = {
+            "auto_detect": "false",
+            "columns": f"{{{', '.join(columns)}}}",
+            "header": has_header,
+            "delim": literal(delimiter),
+            "quote": quote,
+            "escape": quote,
+            "encoding": literal(self._encoding),
+            "store_rejects": "true",
+            "rejects_limit": 0,
+            "max_line_size": LONGEST_LINE,
+            "buffer_size": BUFFER,
+        }
+        arguments = [literal(self.origin)]
+        for option, value in options.items():
+            arguments.append(f"{option} = {value}")
+        return f"read_csv({', '.join(arguments)})"
 
     def rejected_lines(self) -> list[tuple[int, str]]:
         """Return the lines that the last reading skipped: their number from 1, and why."""
-        has_rejects = one(
-            self.connection,
-            "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'",
-        )
-        if not has_rejects:
+        if not has_table(self.connection, "reject_errors"):
             return []
         rows = self.connection.execute(
             "SELECT line, any_value(error_type), any_value(line_byte_position), "
@@ -103,8 +115,7 @@ class DelimitedReader(FileReader):
                 reason = self._not_utf8(int(position) - 1)
             else:
                 label = REJECT_REASONS.get(kind, message.splitlines()[0])
-                start = text.splitlines()[0] if text else ""
-                reason = f"{label}: {start}"
+                reason = f"{label}: {_first_line(text)}"
             lines.append((int(line), reason))
         return lines
 
@@ -118,3 +129,7 @@ class DelimitedReader(FileReader):
         except UnicodeDecodeError as error:
             return not_utf8_byte(data, error.start)
         return "a byte is not UTF-8; save the file as UTF-8 and import it again"
+
+
+def _first_line(text: str | None) -> str:
+    return text.splitlines()[0] if text else ""

@@ -39,8 +39,9 @@ def import_path(
     Raises:
         UserError: nothing there has a known format, or a file is broken; file, row and field named.
     """
+    settings = settings or DataSettings()
     with engine() as connection:
-        metadata = stage(connection, str(path), settings or DataSettings(), mapping)
+        metadata = stage(connection, str(path), settings, mapping)
         events = connection.execute(
             "SELECT user_id, item_id, make_timestamptz(us) AS timestamp, event_type, weight "
             "FROM events_in ORDER BY user_id, us, item_id"
@@ -52,7 +53,9 @@ def import_path(
         if events[column].isna().all():
             events = events.drop(columns=column)
     events["timestamp"] = events["timestamp"].dt.as_unit("us")
-    return Tables(events, items, intentions if len(intentions) else None, metadata)
+    if intentions.empty:
+        intentions = None
+    return Tables(events, items, intentions, metadata)
 
 
 def stage(
@@ -76,8 +79,9 @@ def stage(
     create_staging_tables(connection)
     log_format = recognise(source, mapping)
     _stage_log(connection, log_format, settings, read_events)
-    if log_format.mapping.item_aliases:
-        _stage_aliases(connection, Path(source) / log_format.mapping.item_aliases)
+    aliases = log_format.mapping.item_aliases
+    if aliases:
+        _stage_aliases(connection, Path(source) / aliases)
     if not one(connection, "SELECT count(*) FROM events_in"):
         raise UserError(f"{source}: no row of the log is readable")
     has_items = any(table.table == "items" for table in log_format.tables)
@@ -101,19 +105,21 @@ def _stage_log(
     """Read every table of a log."""
     mapping = log_format.mapping
     if log_format.lcrec is not None:
-        stage_frames(connection, *lcrec_frames(log_format.lcrec))
-    for table in log_format.tables:
-        if read_events and table.table == "events" and table.files:
-            rows = read_events(connection, table, mapping)
-            _report_faults(connection, table.table, rows, settings)
+        events, items = lcrec_frames(log_format.lcrec)
+        stage_frames(connection, events, items)
+    for source_table in log_format.tables:
+        table = source_table.table
+        if read_events and table == "events" and source_table.files:
+            rows = read_events(connection, source_table, mapping)
+            _report_faults(connection, table, rows, settings)
             continue
-        rows = read_source_table(connection, table, mapping)
-        _report_faults(connection, table.table, rows, settings)
-        if table.table == "events":
+        rows = read_source_table(connection, source_table, mapping)
+        _report_faults(connection, table, rows, settings)
+        if table == "events":
             connection.execute("INSERT INTO events_local BY NAME SELECT * FROM events_raw")
             connection.execute("DROP TABLE events_raw")
         else:
-            _stage_texts(connection, table, settings.clean_markup)
+            _stage_texts(connection, source_table, settings.clean_markup)
 
 
 def _report_faults(
@@ -128,8 +134,9 @@ def _report_faults(
     if not broken:
         return
     if broken > settings.bad_rows * rows:
+        names = _named_faults(connection, broken)
         raise UserError(
-            f"{_named_faults(connection, broken)}\n"
+            f"{names}\n"
             f"  {broken} of {rows} rows of the {table} are broken; mend them, or let a share "
             f"of them go into the report with data.bad_rows (now {settings.bad_rows:g})"
         )
@@ -144,11 +151,11 @@ def _named_faults(connection: duckdb.DuckDBPyConnection, broken: int) -> str:
     rows = connection.execute(
         f"SELECT file, unit, row, reason FROM source_faults ORDER BY file, row LIMIT {NAMED_FAULTS}"
     ).fetchall()
-    names = [f"{file}: {unit} {row}: {reason}" for file, unit, row, reason in rows]
-    text = "\n  ".join(names)
-    if broken > len(names):
-        text += f"\n  and {broken - len(names)} more"
-    return text
+    lines = [f"{file}: {unit} {row}: {reason}" for file, unit, row, reason in rows]
+    more = broken - len(lines)
+    if more:
+        lines.append(f"and {more} more")
+    return "\n  ".join(lines)
 
 
 def _stage_texts(
@@ -156,12 +163,18 @@ def _stage_texts(
 ) -> None:
     """Clean the texts of items or intentions, batch by batch, and note which of them were cut."""
     table = source_table.table
-    columns = (*ITEM_COLUMNS, "attributes") if table == "items" else INTENTION_COLUMNS
+    columns = INTENTION_COLUMNS
+    if table == "items":
+        columns = (*ITEM_COLUMNS, "attributes")
     cursor = connection.cursor()
     rows = cursor.execute(f"SELECT {', '.join(columns)} FROM {table}_raw")
-    batches = rows.to_arrow_reader(ITEM_BATCH)
+    batches = _clean_batches(
+        rows.to_arrow_reader(ITEM_BATCH),
+        source_table.field_columns,
+        markup,
+    )
     schema = pa.schema([(column, pa.string()) for column in columns])
-    stream = Stream(schema, _clean_batches(batches, schema, source_table.field_columns, markup))
+    stream = Stream(schema, batches)
     connection.register("cleaned", stream.reader)
     connection.execute(f"INSERT INTO {table}_in SELECT * FROM cleaned")
     stream.check()
@@ -175,7 +188,6 @@ def _stage_texts(
 
 def _clean_batches(
     batches: Iterator[pa.RecordBatch],
-    schema: pa.Schema,
     field_columns: frozenset[str],
     markup: bool,
 ) -> Iterator[pa.RecordBatch]:
@@ -186,15 +198,16 @@ def _clean_batches(
         markup: take HTML out of texts.
     """
     for batch in batches:
+        names = batch.schema.names
         arrays = []
-        for column in schema.names:
+        for column in names:
             values = batch.column(column).to_pylist()
             if column in CLEANED_TEXTS:
                 values = [clean_text(value, markup) for value in values]
             elif column == "attributes":
                 values = [clean_attributes(value, field_columns, markup) for value in values]
             arrays.append(pa.array(values, pa.string()))
-        yield pa.record_batch(arrays, schema=schema)
+        yield pa.record_batch(arrays, names)
 
 
 def _note_cut_texts(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> None:
@@ -209,13 +222,15 @@ def _note_cut_texts(connection: duckdb.DuckDBPyConnection, table: str, column: s
 def _stage_aliases(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
     """Read the items that are one, each with the item that it stands for."""
     try:
-        aliases = pd.read_csv(file, dtype=str, keep_default_na=False)[["item_id", "same_as"]]
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        aliases = table[["item_id", "same_as"]]
     except FileNotFoundError:
         raise UserError(f"{file}: no such file, as item_aliases says") from None
     except (KeyError, ValueError) as error:
         raise UserError(f"{file}: not readable as a CSV of item_id, same_as: {error}") from None
-    both = sorted(set(aliases["item_id"]) & set(aliases["same_as"]))
-    if both or aliases["item_id"].duplicated().any():
+    merged = aliases["item_id"]
+    both = sorted(set(merged) & set(aliases["same_as"]))
+    if both or merged.duplicated().any():
         raise UserError(
             f"{file}: an item stands for another once, and not for one that is merged itself: "
             f"{', '.join(both[:5])}"

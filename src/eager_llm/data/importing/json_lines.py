@@ -45,8 +45,9 @@ class JsonReader(FileReader):
         stream = json_lines(self.file)
         self.connection.register(STREAM_VIEW, stream.reader)
         paths, cells = self._cells()
-        sql = self.select(cells, self._source(paths), "row", "others", BROKEN)
-        return Relation(sql, str(self.file), stream=stream)
+        source = self._source(paths)
+        sql = self.select(cells, source, "row", "others", BROKEN)
+        return Relation(sql, self.origin, stream=stream)
 
     @property
     def _is_topic(self) -> bool:
@@ -56,7 +57,8 @@ class JsonReader(FileReader):
         """Return the JSON paths to extract into the list `v`, and our field → SQL of its cell."""
         paths: list[str] = []
         cells = {}
-        for field_name, alternatives in self.source_table.columns.items():
+        fields = self.source_table.columns
+        for field_name, alternatives in fields.items():
             values = []
             for column in alternatives:
                 for path in _column_paths(column):
@@ -64,7 +66,9 @@ class JsonReader(FileReader):
                     values.append(f"v[{len(paths)}]")
             if self._is_topic and field_name == "timestamp":
                 values += TOPIC_TIMES
-            cells[field_name] = f"coalesce({', '.join(values)})" if len(values) > 1 else values[0]
+            cells[field_name] = values[0]
+            if len(values) > 1:
+                cells[field_name] = f"coalesce({', '.join(values)})"
         return paths, cells
 
     def _source(self, paths: list[str]) -> str:
@@ -81,18 +85,24 @@ class JsonReader(FileReader):
         )
 
     def _attributes(self) -> str:
+        """Return SQL of the object of attributes."""
         attributes = self.source_table.attributes
         if attributes == ALL_COLUMNS:
             return "inside"
-        pairs = [f"{literal(key)}, json_extract(inside, {json_path(key)})" for key in attributes]
+        pairs = []
+        for key in attributes:
+            pairs.append(literal(key))
+            pairs.append(f"json_extract(inside, {json_path(key)})")
         return f"CAST(json_object({', '.join(pairs)}) AS VARCHAR)"
 
 
 def _column_paths(column: str) -> list[str]:
     """Return the JSON paths of a column: the key itself, and, where it has dots, a level a dot."""
     key = f'$."{column}"'
-    levels = '$."' + column.replace(".", '"."') + '"'
-    return [key] if levels == key else [key, levels]
+    if "." not in column:
+        return [key]
+    levels = column.replace(".", '"."')
+    return [key, f'$."{levels}"']
 
 
 def json_lines(path: Path) -> Stream:
@@ -101,27 +111,28 @@ def json_lines(path: Path) -> Stream:
 
 
 def _line_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    row, tail = 0, b""
+    earlier_lines = 0
+    tail = b""
     for block in blocks(path):
         lines = (tail + block).split(b"\n")
         tail = lines.pop()
         if len(tail) > LONGEST_LINE:
+            number = earlier_lines + len(lines) + 1
             raise UserError(
-                f"{path}: line {row + len(lines) + 1}: longer than {LONGEST_LINE >> 20} MiB; "
-                "is this JSON lines?"
+                f"{path}: line {number}: longer than {LONGEST_LINE >> 20} MiB; is this JSON lines?"
             )
-        yield from _batches(lines, row)
-        row += len(lines)
+        yield from _batches(lines, earlier_lines)
+        earlier_lines += len(lines)
     if tail:
-        yield from _batches([tail], row)
+        yield from _batches([tail], earlier_lines)
 
 
-def _batches(lines: list[bytes], earlier_rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(lines: list[bytes], earlier_lines: int) -> Iterator[pa.RecordBatch]:
     """Decode lines; one that is not UTF-8 is told by its first such byte."""
     numbers: list[int] = []
     texts: list[str | None] = []
     faults: list[str | None] = []
-    for number, line in enumerate(lines, start=earlier_rows + 1):
+    for number, line in enumerate(lines, start=earlier_lines + 1):
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
         if not line or line.isspace():
@@ -134,7 +145,13 @@ def _batches(lines: list[bytes], earlier_rows: int) -> Iterator[pa.RecordBatch]:
             texts.append(None)
             faults.append(not_utf8_byte(line, error.start))
         if len(numbers) == BATCH_ROWS:
-            yield pa.record_batch([numbers, texts, faults], schema=LINES)
+            yield _batch(numbers, texts, faults)
             numbers, texts, faults = [], [], []
     if numbers:
-        yield pa.record_batch([numbers, texts, faults], schema=LINES)
+        yield _batch(numbers, texts, faults)
+
+
+def _batch(numbers: list[int], texts: list[str | None], faults: list[str | None]) -> pa.RecordBatch:
+    """Return lines as a batch of `LINES`."""
+    columns = [numbers, texts, faults]
+    return pa.record_batch(columns, schema=LINES)

@@ -28,35 +28,52 @@ def lcrec_frames(log: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 
 def _events(log: Path) -> pd.DataFrame:
+    """Read the histories.
+
+    Returns:
+        `user_id`, `item_id` and `timestamp`, a day a position.
+    """
+    histories = _read_object(log, list, "[item, item, ...]")
     rows = []
-    for user, history in _read_object(log, list, "[item, item, ...]").items():
-        if not user.strip():
+    for user, history in histories.items():
+        user_id = user.strip()
+        if not user_id:
             raise UserError(f"{log}: a user's id is empty")
         for position, item in enumerate(history):
-            if not _is_id(item):
+            item_id = _item_id(item)
+            if not item_id:
                 raise UserError(
                     f"{log}: user {user!r}, position {position}: {item!r} is not an item id"
                 )
-            rows.append((user.strip(), str(item).strip(), position))
+            rows.append((user_id, item_id, position))
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "position"])
-    days = pd.to_timedelta(events.pop("position"), unit="D")
-    events["timestamp"] = (ORDINAL_START + days).dt.as_unit("us")
+    positions = events.pop("position")
+    times = ORDINAL_START + pd.to_timedelta(positions, unit="D")
+    events["timestamp"] = times.dt.as_unit("us")
     return events
 
 
-def _is_id(value: Any) -> bool:
+def _item_id(value: Any) -> str:
+    """Return an entry of a history as an id; empty where it is none."""
     if value is None or isinstance(value, (dict, list)):
-        return False
-    return bool(str(value).strip())
+        return ""
+    return str(value).strip()
 
 
 def _items(path: Path) -> pd.DataFrame:
+    """Read the catalogue.
+
+    Returns:
+        The columns `ITEM_COLUMNS`, all of them text.
+    """
+    catalogue = _read_object(path, dict, "{title: ...}")
     rows = []
-    for item, fields in _read_object(path, dict, "{title: ...}").items():
+    for item, fields in catalogue.items():
         row = {"item_id": item.strip()}
         for column in TEXT_COLUMNS:
             value = fields.get(column)
-            if value is not None and not isinstance(value, str):
+            is_text = value is None or isinstance(value, str)
+            if not is_text:
                 raise UserError(f"{path}: item {item!r}: {column} is {value!r}; expected text")
             row[column] = clean_text(value)
         rows.append(row)
@@ -78,5 +95,6 @@ def _read_object(path: Path, entry_type: type, shape: str) -> dict[str, Any]:
         raise UserError(f"{path}: expected a non-empty object {{id: {shape}}}")
     for key, entry in value.items():
         if not isinstance(entry, entry_type):
-            raise UserError(f"{path}: entry {key!r} is {type(entry).__name__}; expected {shape}")
+            kind = type(entry).__name__
+            raise UserError(f"{path}: entry {key!r} is {kind}; expected {shape}")
     return value

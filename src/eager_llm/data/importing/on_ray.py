@@ -40,6 +40,8 @@ SAMPLE = 20_000
 RETRIES = 3
 # Tables that every shard needs.
 COMMON_TABLES = ("items", "catalogued", "merges")
+# View → the kind of files of the shards that it shows.
+SHARD_OUTPUTS = {"events_out": "events", "quarantine_out": "dropped"}
 # Calls a function with each of some arguments, in any order and maybe elsewhere; returns the
 # results in the order of the calls. The label is for people.
 TaskRunner = Callable[[str, Callable[..., Any], Sequence[tuple]], list[Any]]
@@ -79,9 +81,10 @@ class Workers:
         calls, fault_files = [], []
         for number, file in enumerate(source_table.files):
             table = replace(source_table, files=(file.resolve(),))
+            memory_gb = self._settings.memory_gb
             rows = self.folder / f"read-{number}.parquet"
             faults = self.folder / f"faults-{number}.parquet"
-            calls.append((table, mapping, self._settings.memory_gb, rows, faults))
+            calls.append((table, mapping, memory_gb, rows, faults))
             self._event_files.append(rows)
             fault_files.append(faults)
         counts = self._run_tasks("reading", read_file, calls)
@@ -110,9 +113,10 @@ class Workers:
         self._find_rare(connection, shards)
         order_calls = []
         for shard, shard_counts in zip(shards, counts, strict=True):
-            order_calls.append((shard, shard_counts, settings))
+            call = (shard, shard_counts, settings)
+            order_calls.append(call)
         counts = self._run_tasks("ordering the log", order_shard_events, order_calls)
-        for view, kind in (("events_out", "events"), ("quarantine_out", "dropped")):
+        for view, kind in SHARD_OUTPUTS.items():
             rows = _shard_rows(shards, kind)
             connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {rows}")
         return LogCounts.total(counts)
@@ -144,7 +148,9 @@ class Workers:
         self._show_events(connection)
 
     def _share_table(self, connection: duckdb.DuckDBPyConnection, table: str) -> None:
-        write_rows(connection, f"SELECT * FROM {table}", self.folder / f"{table}.parquet")
+        """Write a table for all shards."""
+        file = self.folder / f"{table}.parquet"
+        write_rows(connection, f"SELECT * FROM {table}", file)
 
     def _show_events(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Have `events_in` show the events of all files."""
@@ -161,12 +167,16 @@ class Workers:
         # DuckDB compares text by its bytes.
         ids = sorted((str(user) for (user,) in rows), key=str.encode)
         workers = self._settings.workers
-        cuts = [ids[len(ids) * number // workers] for number in range(1, workers)]
+        cuts = []
+        for number in range(1, workers):
+            position = len(ids) * number // workers
+            cuts.append(ids[position])
         # An id with many events is cut at once only.
         bounds = [None, *dict.fromkeys(cuts), None]
         shards = []
         for number, (first, end) in enumerate(pairwise(bounds)):
-            shards.append(Shard(self.folder, number, first, end))
+            shard = Shard(self.folder, number, first, end)
+            shards.append(shard)
         return shards
 
 

@@ -15,22 +15,32 @@ class ParquetReader(FileReader):
 
     def open(self, numbered: bool = False) -> Relation:
         """Return the relation; see `Reader.open`."""
-        source = f"read_parquet({literal(str(self.file))}, {ROW_NUMBER} = true)"
+        file = literal(self.origin)
+        source = f"read_parquet({file}, {ROW_NUMBER} = true)"
         types = self._column_types(source)
-        if one(self.connection, f"SELECT count(*) FROM {source}") == 0:
+        rows = one(self.connection, f"SELECT count(*) FROM {source}")
+        if rows == 0:
             raise UserError(f"{self.file}: the file has a header but no rows")
-        matches = self.match_columns(list(types), str(self.file))
+        matches = self.match_columns(list(types))
         cells = {}
         for field_name, column in matches.items():
-            cells[field_name] = _cell(field_name, name(column), types[column])
-        attributes = {column: types[column] for column in self.attribute_columns(types, matches)}
-        sql = self.select(cells, source, f"{ROW_NUMBER} + 1", attributes_object(attributes))
-        return Relation(sql, str(self.file))
+            kind = types[column]
+            cells[field_name] = _cell(field_name, name(column), kind)
+        columns = self.attribute_columns(types, matches)
+        attributes = attributes_object({column: types[column] for column in columns})
+        row = f"{ROW_NUMBER} + 1"
+        sql = self.select(cells, source, row, attributes)
+        return Relation(sql, self.origin)
 
     def _column_types(self, source: str) -> dict[str, str]:
-        """Return column → DuckDB type."""
+        """Return column → DuckDB type.
+
+        Raises:
+            UserError: the file is no Parquet.
+        """
+        description = f"DESCRIBE SELECT * FROM {source}"
         try:
-            rows = self.connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+            rows = self.connection.execute(description).fetchall()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.file}: not readable as Parquet: {reason}") from None

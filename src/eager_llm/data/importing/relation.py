@@ -7,8 +7,9 @@ from pathlib import Path
 
 import duckdb
 
+from eager_llm.core.duckdb_engine import literal, name, one
 from eager_llm.core.errors import UserError
-from eager_llm.data.attributes import ALL_COLUMNS
+from eager_llm.data.attributes import ALL_COLUMNS, attributes_object
 from eager_llm.data.importing.column_mapping import FIELDS
 from eager_llm.data.importing.source_table import SourceTable
 from eager_llm.data.importing.streams import Stream
@@ -42,6 +43,11 @@ class Reader(ABC):
         self.connection = connection
         self.source_table = source_table
 
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """The file or query, for people."""
+
     @abstractmethod
     def open(self, numbered: bool = False) -> Relation:
         """Return the relation.
@@ -57,22 +63,24 @@ class Reader(ABC):
         """Return the lines that the last reading skipped: their number from 1, and why."""
         return []
 
-    def match_columns(self, available: list[str], origin: str) -> dict[str, str]:
+    def match_columns(self, available: list[str]) -> dict[str, str]:
         """Return our field → their column, the first of its names that is available.
 
         Raises:
-            UserError: a field that a row needs has no column; `origin` is named.
+            UserError: a field that a row needs has no column; the source is named.
         """
-        matches, missing = {}, []
+        matches: dict[str, str] = {}
+        missing: list[str] = []
         for field_name, alternatives in self.source_table.columns.items():
-            column = next((name for name in alternatives if name in available), None)
-            if column is not None:
-                matches[field_name] = column
+            columns = [column for column in alternatives if column in available]
+            if columns:
+                matches[field_name] = columns[0]
             elif field_name in self.source_table.required:
                 missing.append(alternatives[0])
         if missing:
+            columns = ", ".join(missing)
             raise UserError(
-                f"{origin}: column {', '.join(missing)} is missing; found {', '.join(available)}"
+                f"{self.origin}: column {columns} is missing; found {', '.join(available)}"
             )
         return matches
 
@@ -86,6 +94,15 @@ class Reader(ABC):
             if attributes == ALL_COLUMNS or column in attributes:
                 columns.append(column)
         return columns
+
+    def text_cells(self, matches: dict[str, str]) -> dict[str, str]:
+        """Return our field → SQL of its cell, where all columns are text."""
+        return {field_name: name(column) for field_name, column in matches.items()}
+
+    def text_attributes(self, available: Iterable[str], matches: dict[str, str]) -> str:
+        """Return SQL of the object of attributes, where all columns are text."""
+        columns = self.attribute_columns(available, matches)
+        return attributes_object(dict.fromkeys(columns, "VARCHAR"))
 
     def select(
         self,
@@ -122,3 +139,14 @@ class FileReader(Reader):
     ) -> None:
         super().__init__(connection, source_table)
         self.file = file
+
+    @property
+    def origin(self) -> str:
+        """The file, for people."""
+        return str(self.file)
+
+
+def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether the engine holds a table of this name."""
+    tables = f"SELECT count(*) FROM duckdb_tables() WHERE table_name = {literal(table)}"
+    return bool(one(connection, tables))

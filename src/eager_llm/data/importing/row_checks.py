@@ -8,7 +8,7 @@ from eager_llm.core.duckdb_engine import literal, one, run
 from eager_llm.core.errors import UserError
 from eager_llm.data.importing.column_mapping import FIELDS, ColumnMapping
 from eager_llm.data.importing.readers import table_readers
-from eager_llm.data.importing.relation import STREAM_VIEW, Reader, Relation
+from eager_llm.data.importing.relation import STREAM_VIEW, Reader, Relation, has_table
 from eager_llm.data.importing.source_table import SourceTable
 from eager_llm.data.importing.timestamps import microseconds, time_fault
 
@@ -58,31 +58,32 @@ def _read_rows(
     """Read one file, or the query; return how many rows it has, readable or not."""
     target = f"{source_table.table}_raw"
     relation = reader.open()
-    action, earlier_rows = f"CREATE TABLE {target} AS", 0
-    if _has_table(connection, target):
+    action = f"CREATE TABLE {target} AS"
+    earlier_rows = 0
+    if has_table(connection, target):
         action = f"INSERT INTO {target}"
-        earlier_rows = one(connection, f"SELECT count(*) FROM {target}")
+        earlier_rows = _count(connection, target)
     label = f"reading {Path(relation.origin).name}"
     checked = _checked_rows(source_table, relation.sql, mapping)
     _run_reading(connection, relation, label, f"{action} {checked}")
     rejected = reader.rejected_lines()
-    rows = one(connection, f"SELECT count(*) FROM {target}") - earlier_rows + len(rejected)
+    rows = _count(connection, target) - earlier_rows + len(rejected)
     if rows == 0:
         raise UserError(f"{relation.origin}: the file has a header but no rows")
-    if one(connection, f"SELECT count(*) FROM {target} WHERE fault IS NOT NULL"):
+    faulty = f"{target} WHERE fault IS NOT NULL"
+    if _count(connection, faulty):
         _note_faults(connection, source_table, reader, relation, mapping, rejected)
     if rejected:
-        faults = [(relation.origin, line, "line", reason) for line, reason in rejected]
-        connection.executemany("INSERT INTO source_faults VALUES (?, ?, ?, ?)", faults)
-    connection.execute(f"DELETE FROM {target} WHERE fault IS NOT NULL")
+        _note_rejected(connection, relation, rejected)
+    connection.execute(f"DELETE FROM {faulty}")
     if relation.stream:
         connection.unregister(STREAM_VIEW)
-    return int(rows)
+    return rows
 
 
-def _has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    query = f"SELECT count(*) FROM duckdb_tables() WHERE table_name = {literal(table)}"
-    return bool(one(connection, query))
+def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+    """Count the rows of SQL that follows FROM."""
+    return int(one(connection, f"SELECT count(*) FROM {rows}"))
 
 
 def _run_reading(
@@ -96,25 +97,27 @@ def _run_reading(
     except duckdb.Error as error:
         if relation.stream:
             relation.stream.check()
-        raise UserError(f"{relation.origin}: not readable: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{relation.origin}: not readable: {reason}") from None
     if relation.stream:
         relation.stream.check()
 
 
 def _checked_rows(source_table: SourceTable, sql: str, mapping: ColumnMapping) -> str:
     """Return SQL of the rows of a relation with `fault`: why a row cannot be kept, or NULL."""
-    faults = ["broken", *_id_faults(source_table)]
+    id_faults = ", ".join(["broken", *_id_faults(source_table)])
     if source_table.table != "events":
-        return f"SELECT * EXCLUDE (broken), coalesce({', '.join(faults)}) AS fault FROM ({sql})"
+        return f"SELECT * EXCLUDE (broken), coalesce({id_faults}) AS fault FROM ({sql})"
     us = microseconds("timestamp", mapping.time_format, source_table.time_unit)
     if source_table.kind == "parquet":
         # Typed columns come as microseconds, marked.
         marked = "try_cast(timestamp[:-3] AS BIGINT)"
         us = f"CASE WHEN timestamp LIKE '%us' THEN {marked} ELSE {us} END"
-    faults += [time_fault("timestamp", "us"), WEIGHT_FAULT]
+    timestamp_fault = time_fault("timestamp", "us")
     return (
         f"SELECT row, user_id, item_id, us, nullif(event_type, '') AS event_type, "
-        f"{WEIGHT} AS weight, coalesce({', '.join(faults)}) AS fault "
+        f"{WEIGHT} AS weight, "
+        f"coalesce({id_faults}, {timestamp_fault}, {WEIGHT_FAULT}) AS fault "
         f"FROM (SELECT *, {us} AS us FROM ({sql}))"
     )
 
@@ -132,6 +135,14 @@ def _id_faults(source_table: SourceTable) -> list[str]:
                 f"THEN '{column} is no plain value: ' || {column}[:{SHOWN}] END"
             )
     return faults
+
+
+def _note_rejected(
+    connection: duckdb.DuckDBPyConnection, relation: Relation, rejected: list[tuple[int, str]]
+) -> None:
+    """Note the lines that the reader skipped."""
+    rows = [(relation.origin, line, "line", reason) for line, reason in rejected]
+    connection.executemany("INSERT INTO source_faults VALUES (?, ?, ?, ?)", rows)
 
 
 def _note_faults(
@@ -162,7 +173,9 @@ def _note_faults(
 
 def _row_number(source_table: SourceTable, rejected: list[tuple[int, str]]) -> str:
     """Return SQL for the number of a row among all rows, the rejected ones too."""
-    first_line = 1 if source_table.header else 2
+    first_line = 2
+    if source_table.header:
+        first_line = 1
     # How many readable rows come before each rejected line.
     readable = []
     for earlier, (line, _) in enumerate(rejected):

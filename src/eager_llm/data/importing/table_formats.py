@@ -18,30 +18,41 @@ def tables_format(folder: Path, mapping: ColumnMapping) -> LogFormat | None:
     for table in FIELDS:
         files = _table_files(folder, table, mapping)
         if files:
-            tables.append(_file_table(table, files, mapping))
+            source_table = _file_table(table, files, mapping)
+            tables.append(source_table)
     if not tables or tables[0].table != "events":
         return None
     events = tables[0]
-    file_name = events.files[0].name
-    name = "event topic" if events.kind == "topic" else _file_type(events.files[0])
-    return LogFormat(name, file_name, tuple(tables))
+    file = events.files[0]
+    name = _file_type(file)
+    if events.kind == "topic":
+        name = "event topic"
+    return LogFormat(name, file.name, tuple(tables))
 
 
 def _file_table(table: str, files: tuple[Path, ...], mapping: ColumnMapping) -> SourceTable:
-    suffix = "".join(suffix for suffix in files[0].suffixes if suffix != ".gz")
-    delimiter = ""
+    """Return the table of files, all of which are of the first one's kind."""
+    file = files[0]
+    suffixes = [suffix for suffix in file.suffixes if suffix != ".gz"]
+    suffix = "".join(suffixes)
+    kind = "delimited"
     if suffix.endswith(".parquet"):
         kind = "parquet"
     elif suffix.endswith(JSON_SUFFIXES):
         kind = "jsonl"
-        if table == "events" and (mapping.format == "topic" or _is_topic(files[0])):
-            kind = "topic"
-    else:
-        kind = "delimited"
-        if suffix.endswith(".tsv"):
-            delimiter = "\t"
+    if kind == "jsonl" and table == "events":
+        is_topic = mapping.format == "topic" or _is_topic(file)
+        kind = "topic" if is_topic else "jsonl"
+    delimiter = ""
+    if suffix.endswith(".tsv"):
+        delimiter = "\t"
     return SourceTable(
-        table, kind, _own_columns(table), files, delimiter=delimiter, attributes=ALL_COLUMNS
+        table,
+        kind,
+        _own_columns(table),
+        files,
+        delimiter=delimiter,
+        attributes=ALL_COLUMNS,
     )
 
 
@@ -51,28 +62,31 @@ def _own_columns(table: str) -> ColumnNames:
 
 
 def _is_topic(file: Path) -> bool:
+    """Whether the first line of a file is a record of an event topic."""
     return json_keys(file) >= TOPIC_KEYS
 
 
 def _table_files(folder: Path, table: str, mapping: ColumnMapping) -> tuple[Path, ...]:
     """Find `events.csv`, or `events-*.csv` where it comes in several, or what the mapping names."""
-    if table in mapping.files:
-        return _mapped_files(folder, table, mapping.files[table])
-    single = []
+    pattern = mapping.files.get(table)
+    if pattern is not None:
+        return _mapped_files(folder, table, pattern)
+    files = []
     for suffix in SUFFIXES:
         for compression in ("", ".gz"):
             file = folder / f"{table}{suffix}{compression}"
             if file.is_file():
-                single.append(file)
-    if len(single) > 1:
-        names = " and ".join(file.name for file in single)
+                files.append(file)
+    if not files:
+        return _numbered_files(folder, table)
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files)
         raise UserError(f"{folder}: {names} say the same; keep one")
-    if single:
-        return tuple(single)
-    return _numbered_files(folder, table)
+    return tuple(files)
 
 
 def _mapped_files(folder: Path, table: str, pattern: str) -> tuple[Path, ...]:
+    """Find the files that the mapping names. Raises UserError where there is none."""
     files = sorted(folder.glob(pattern))
     if not files:
         raise UserError(f"{folder}: no file is called {pattern}, as files.{table} says")
@@ -80,20 +94,23 @@ def _mapped_files(folder: Path, table: str, pattern: str) -> tuple[Path, ...]:
 
 
 def _numbered_files(folder: Path, table: str) -> tuple[Path, ...]:
-    files = [
-        file
-        for file in sorted(folder.glob(f"{table}-*"))
-        if file.name.removesuffix(".gz").endswith(SUFFIXES)
-    ]
+    """Find the files that make up a table. Raises UserError where they are of several kinds."""
+    files = []
+    for file in sorted(folder.glob(f"{table}-*")):
+        uncompressed = file.name.removesuffix(".gz")
+        if uncompressed.endswith(SUFFIXES):
+            files.append(file)
     types = sorted({_file_type(file) for file in files})
     if len(types) > 1:
-        raise UserError(f"{folder}: {table}-* come as {' and '.join(types)}; keep one kind")
+        names = " and ".join(types)
+        raise UserError(f"{folder}: {table}-* come as {names}; keep one kind")
     return tuple(files)
 
 
 def _file_type(file: Path) -> str:
     """Return the last suffix, through compression, without its dot."""
-    return file.name.removesuffix(".gz").rsplit(".", 1)[-1]
+    uncompressed = file.name.removesuffix(".gz")
+    return uncompressed.rsplit(".", 1)[-1]
 
 
 def sql_format(mapping: ColumnMapping) -> LogFormat:
@@ -115,7 +132,13 @@ def sql_format(mapping: ColumnMapping) -> LogFormat:
         columns = _own_columns(table)
         for field_name, column in mapping.names(table).items():
             columns[field_name] = (column,)
-        tables.append(
-            SourceTable(table, "sql", columns, query=query, url=mapping.url, attributes=ALL_COLUMNS)
+        source_table = SourceTable(
+            table,
+            "sql",
+            columns,
+            query=query,
+            url=mapping.url,
+            attributes=ALL_COLUMNS,
         )
+        tables.append(source_table)
     return LogFormat("SQL", "the query for events", tuple(tables), mapping=mapping)
