@@ -9,7 +9,7 @@ from rendering import CHARTS, check_custom, objects, render, values
 
 from components.images import IMAGES, REGISTRY, TAG
 from eager_llm.cluster.rayjob import filled
-from eager_llm.cluster.step_calls import Call
+from eager_llm.cluster.step_calls import StepCall
 from eager_llm.settings import RaySettings, Settings
 from pipelines.cluster.submit import command_parser
 from pipelines.graphs.placement import CLAIM, OBJECT_STORE, ONLINE_STORE, STORE
@@ -68,7 +68,7 @@ def test_names_stand_in_one_place():
 
 @pytest.mark.parametrize("example", [LAPTOP, CPU, GPU], ids=lambda path: path.stem)
 def test_what_a_step_makes_of_the_template_is_a_rayjob(example):
-    call = Call(
+    call = StepCall(
         "tune",
         {"tables": "s3://shop/runs/t"},
         {"out": "s3://shop/runs/model"},

@@ -17,7 +17,7 @@ from eager_llm.cluster import local_ray
 from eager_llm.cluster.job_watch import Stopped
 from eager_llm.cluster.kube import stamp_of
 from eager_llm.cluster.rayjob import filled, run_rayjob
-from eager_llm.cluster.step_calls import Call
+from eager_llm.cluster.step_calls import StepCall
 from eager_llm.core.errors import UserError
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps import remote
@@ -60,7 +60,7 @@ def kube(tmp_path, monkeypatch):
 
 @pytest.fixture
 def call(tmp_path):
-    return Call(
+    return StepCall(
         "index", {"tables": "s3://b/t"}, {"out": str(tmp_path / "index")}, {}, Settings().to_dict()
     )
 
@@ -88,7 +88,7 @@ def test_a_job_is_followed_to_its_end_and_taken_away(kube, call, capsys):
     assert kube.deleted == [call.name]
     (job,) = made
     assert job["spec"]["shutdownAfterJobFinishes"]
-    assert Call.decode(job["spec"]["entrypoint"].split()[-1]) == call
+    assert StepCall.decode(job["spec"]["entrypoint"].split()[-1]) == call
     said = capsys.readouterr().out
     assert said.count("epoch 1") == said.count("epoch 2") == 1
     assert said.index("epoch 1") < said.index("epoch 2")

@@ -60,13 +60,13 @@ ENVIRONMENT.pop("RAY_ADDRESS", None)
 WAITING = """
 from dataclasses import replace
 from eager_llm.cluster import standing
-from eager_llm.cluster.step_calls import Call
+from eager_llm.cluster.step_calls import StepCall
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps.distributed import elsewhere
 
 standing.ENTRY = "python3 {folder}/entry.py"
 settings = Settings().replace(ray=RaySettings(cluster="{address}", poll_seconds=0.2, away_minutes=0.05))
-print("ANSWER", elsewhere(Call("count", {inputs}, {outputs}, {{}}, settings.to_dict()), settings, []))
+print("ANSWER", elsewhere(StepCall("count", {inputs}, {outputs}, {{}}, settings.to_dict()), settings, []))
 """
 
 

@@ -9,7 +9,7 @@ from eager_llm.cluster.job_watch import Log, follow, sit_out
 from eager_llm.cluster.kube import Kube, Stamp
 from eager_llm.cluster.pods import Pod, pod_of, what_to_do
 from eager_llm.cluster.static_cluster import ENTRY
-from eager_llm.cluster.step_calls import Call
+from eager_llm.cluster.step_calls import StepCall
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.settings import RaySettings
@@ -27,7 +27,7 @@ REASONS = {
 }
 
 
-def run_rayjob(call: Call, settings: RaySettings) -> None:
+def run_rayjob(call: StepCall, settings: RaySettings) -> None:
     """Have KubeRay do a call; one that it is at already is followed further.
 
     Raises:
@@ -38,7 +38,7 @@ def run_rayjob(call: Call, settings: RaySettings) -> None:
     follow(job, settings)
 
 
-def filled(template: str, call: Call, settings: RaySettings) -> dict[str, Any]:
+def filled(template: str, call: StepCall, settings: RaySettings) -> dict[str, Any]:
     """Return the RayJob that does a call.
 
     Args:
@@ -78,7 +78,7 @@ class RayJob:
         kube: the namespace.
     """
 
-    def __init__(self, call: Call, settings: RaySettings, kube: Kube) -> None:
+    def __init__(self, call: StepCall, settings: RaySettings, kube: Kube) -> None:
         self.call, self.settings, self.kube, self.name = call, settings, kube, call.name
         self.log, self.status, self.started = Log(), "", time.monotonic()
         self.read: dict[str, Stamp] = {}

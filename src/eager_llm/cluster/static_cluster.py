@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from eager_llm.cluster.job_watch import Away, Log, follow
-from eager_llm.cluster.step_calls import Call
+from eager_llm.cluster.step_calls import StepCall
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.settings import RaySettings
@@ -13,7 +13,7 @@ ENTRY = "python3 -m eager_llm.steps.remote"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
-def run_on_static_cluster(call: Call, settings: RaySettings) -> None:
+def run_on_static_cluster(call: StepCall, settings: RaySettings) -> None:
     """Have a standing cluster do a call; one that it is at already is followed further.
 
     Raises:
@@ -32,7 +32,7 @@ class StaticClusterJob:
         settings: the address, and how long to wait.
     """
 
-    def __init__(self, call: Call, settings: RaySettings) -> None:
+    def __init__(self, call: StepCall, settings: RaySettings) -> None:
         from ray.job_submission import JobSubmissionClient
 
         self.call, self.settings, self.name = call, settings, call.name

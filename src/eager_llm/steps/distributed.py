@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from eager_llm.cluster.rayjob import run_rayjob
 from eager_llm.cluster.static_cluster import run_on_static_cluster
-from eager_llm.cluster.step_calls import Call, uri_of
+from eager_llm.cluster.step_calls import StepCall, uri_of
 from eager_llm.core.errors import UserError
 from eager_llm.settings import Settings
 
@@ -57,7 +57,7 @@ def distributed(
             def uris(names: tuple[str, ...]) -> dict[str, str]:
                 return {name: uri_of(given[name]) for name in names}
 
-            call = Call(name, uris(inputs), uris(outputs), uris(places), settings.to_dict())
+            call = StepCall(name, uris(inputs), uris(outputs), uris(places), settings.to_dict())
             return cast(R, elsewhere(call, settings, [Path(given[name]) for name in outputs]))
 
         return run
@@ -65,7 +65,7 @@ def distributed(
     return register
 
 
-def elsewhere(call: Call, settings: Settings, outputs: list[Path]) -> dict[str, float]:
+def elsewhere(call: StepCall, settings: Settings, outputs: list[Path]) -> dict[str, float]:
     """Have a Ray cluster do a call, and return its figures.
 
     Raises:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from eager_llm.cluster.step_calls import Call, deliver, fetch, write_answer
+from eager_llm.cluster.step_calls import StepCall, deliver, fetch, write_answer
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.settings import Settings
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """
     import eager_llm.steps.model  # noqa: F401  # its steps register themselves
 
-    call = Call.decode(arguments[0])
+    call = StepCall.decode(arguments[0])
     settings = Settings.from_dict(call.settings)
     step = STEPS[call.step]
     if settings.ray.shared:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             name: folder / "made" / name if "://" in p else Path(p)
             for name, p in call.outputs.items()
         }
-        given |= made | {name: Path(place) for name, place in call.places.items()}
+        given |= made | {name: Path(place) for name, place in call.shared_folders.items()}
         say(f"step {call.step} on the Ray cluster")
         try:
             figures = step.function(
