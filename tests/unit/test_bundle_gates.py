@@ -20,7 +20,7 @@ from eager_llm.features.feature_store import Features
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import AcceptanceSettings, Settings
 from eager_llm.steps.model import pack
-from eager_llm.validation.gates import GateError
+from eager_llm.validation.report import GateError
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_bundle_that_fails_is_not_packed_unless_a_person_says_so(run, bundle, 
         )
         pack(*inputs, settings, tmp_path / "packed", tmp_path / "gates.html")
 
-    with pytest.raises(GateError, match="--continue-without metrics-kept"):
+    with pytest.raises(GateError, match="--waive metrics-kept"):
         packed()
     assert not (tmp_path / "packed").exists()
     packed(waived=["metrics-kept"])

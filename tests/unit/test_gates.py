@@ -2,28 +2,27 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from eager_llm.bundle.gates import bundle_gates
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.core.errors import UserError
 from eager_llm.data.tables import Tables
 from eager_llm.features.feature_store import Features
+from eager_llm.index.gates import index_gates
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import AcceptanceSettings, GateSettings, Settings
 from eager_llm.steps.data import publish, validate
-from eager_llm.validation.drift import drift_gates, keep_profile
-from eager_llm.validation.expectations import (
-    bundle_gates,
-    history_gates,
-    index_gates,
-    item_gates,
-    log_gates,
-)
-from eager_llm.validation.gates import GateError, Suite, gate_names, require, run_gates
+from eager_llm.validation.drift import drift_gates, write_profile
+from eager_llm.validation.expectations import history_gates, item_gates, log_gates
+from eager_llm.validation.gate_names import GATE_NAMES
+from eager_llm.validation.gates import run_gates
+from eager_llm.validation.report import GateError, require_passed
+from eager_llm.validation.suite import run_suite
 
 
 def failed(tables, tmp_path, settings=GateSettings(), needs_text=True):
     report = tmp_path / "report.html"
     with pytest.raises(GateError) as error:
-        require(run_gates(tables, settings, needs_text), report)
+        require_passed(run_gates(tables, settings, needs_text), report)
     assert "FAILED" in report.read_text()
     assert str(report) in str(error.value)
     return str(error.value)
@@ -31,7 +30,7 @@ def failed(tables, tmp_path, settings=GateSettings(), needs_text=True):
 
 def test_good_tables_pass(shop, tmp_path):
     results = run_gates(shop, GateSettings(), True)
-    require(results, tmp_path / "report.html")
+    require_passed(results, tmp_path / "report.html")
     assert all(result.passed for result in results)
     assert "FAILED" not in (tmp_path / "report.html").read_text()
 
@@ -97,7 +96,7 @@ def test_failing_rows_are_kept_and_a_person_may_go_on_without_a_gate(shop, tmp_p
     events = shop.events.copy()
     events.loc[3, "item_id"] = "ghost"
     source = folder_of(Tables(events, shop.items), tmp_path / "tables")
-    with pytest.raises(GateError, match="--continue-without known-items"):
+    with pytest.raises(GateError, match="--waive known-items"):
         validated(source, {}, tmp_path, "refused")
     assert not (tmp_path / "refused").exists()
     rows = pd.read_parquet(tmp_path / "refused.html-rows" / "known-items.parquet")
@@ -142,7 +141,7 @@ def test_the_history_suite(shop, examples):
     broken.at[0, "history"] = ["x"] * 30
     with engine() as connection:
         connection.register("examples", broken)
-        results = {result.name: result for result in Suite(connection, history_gates(20)).run()}
+        results = {result.name: result for result in run_suite(connection, history_gates(20))}
     assert not results["history-length"].passed
     assert results["history-length"].broken == 1
     assert results["history-items"].passed
@@ -208,7 +207,7 @@ def test_every_gate_has_a_name_of_its_own(shop, tmp_path):
     with engine() as connection:
         for name in ("events", "items"):
             connection.register(name, getattr(shop, name))
-        keep_profile(folder_of(shop, tmp_path / "tables"), {"events": 1, "users": 1, "items": 1})
+        write_profile(folder_of(shop, tmp_path / "tables"), {"events": 1, "users": 1, "items": 1})
         gates += drift_gates(connection, tmp_path / "tables", GateSettings())
     names = [gate.name for gate in gates]
-    assert sorted(names) == sorted(gate_names())
+    assert sorted(names) == sorted(GATE_NAMES)

@@ -10,7 +10,7 @@ from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
 from eager_llm.index.gates import run_index_gates
 from eager_llm.settings import GateSettings, Settings
-from eager_llm.validation.gates import GateError, require
+from eager_llm.validation.report import GateError, require_passed
 
 ITEMS = [f"item-{n:02}" for n in range(50)]
 
@@ -149,9 +149,9 @@ def test_a_person_may_go_on_without_a_gate_of_the_index(place):
     with pytest.raises(
         GateError, match=r"index gates did not pass:\n.*\[index-complete\]: item_id=item-07"
     ):
-        require(list(results(place).values()), place / "report.html", "Index gates")
+        require_passed(list(results(place).values()), place / "report.html", "Index gates")
     waived = results(place, GateSettings(waived=["index-complete", "known-items", "metrics-kept"]))
-    require(list(waived.values()), place / "report.html", "Index gates")
+    require_passed(list(waived.values()), place / "report.html", "Index gates")
     assert "FAILED, gone on without" in (place / "report.html").read_text()
 
 

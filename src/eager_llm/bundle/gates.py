@@ -14,11 +14,12 @@ from eager_llm.bundle.verify import bundle_faults
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.core.errors import UserError
 from eager_llm.decoding.trie import Trie
+from eager_llm.evaluation.methods import MODEL_WITH_PRIOR
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.prompts.builder import item_tokens
 from eager_llm.settings import AcceptanceSettings
-from eager_llm.validation.expectations import bundle_gates
-from eager_llm.validation.gates import GateResult, judge
+from eager_llm.validation.gate import Gate, GateResult
+from eager_llm.validation.suite import run_suite
 
 SPLITS = ("validation", "test")
 METRIC_COLUMNS = {"split": "str", "method": "str", "metric": "str", "value": "float64"}
@@ -42,7 +43,7 @@ def run_bundle_gates(
     with engine() as connection:
         for name, table in tables.items():
             connection.register(name, table)
-        return judge(connection, bundle_gates(settings), settings.waived, quarantine)
+        return run_suite(connection, bundle_gates(settings), settings.waived, quarantine)
 
 
 def _tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -84,3 +85,87 @@ def _read_metric_table(folder: Path, name: str) -> pd.DataFrame:
 
 def _metric_table(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(METRIC_COLUMNS)
+
+
+def bundle_gates(settings: AcceptanceSettings) -> list[Gate]:
+    """Return the suite of a bundle.
+
+    It reads the views `files` (fault), `items`, `catalogue` and `fallback` (item_id), `lost`
+    (item_id, found), `metrics` and `accepted` (split, method, metric, value).
+    """
+    repeated = "SELECT item_id, 'twice' FROM fallback GROUP BY item_id HAVING count(*) > 1"
+    gates = [
+        Gate(
+            name="bundle-files",
+            table="bundle",
+            rule="every file is there, and is as its checksum says",
+            rows_sql="SELECT * FROM files",
+        ),
+        Gate(
+            name="bundle-catalogue",
+            table="bundle",
+            rule="the catalogue's items are those of the item index",
+            rows_sql=_difference_sql("catalogue", "items"),
+        ),
+        Gate(
+            name="bundle-decodable",
+            table="bundle",
+            rule="every item's tokens lead to it in the trie",
+            rows_sql="SELECT * FROM lost",
+        ),
+        Gate(
+            name="bundle-fallback",
+            table="bundle",
+            rule="the fallback ranks every item once",
+            rows_sql=f"{_difference_sql('fallback', 'items')} UNION ALL {repeated}",
+        ),
+        Gate(
+            name="metrics-finite",
+            table="bundle",
+            rule="every metric is a number from 0 to 1",
+            rows_sql=(
+                "SELECT * FROM metrics "
+                "WHERE value IS NULL OR NOT isfinite(value) OR value < 0 OR value > 1"
+            ),
+        ),
+        Gate(
+            name="metrics-given",
+            table="bundle",
+            rule="the model has been measured on test",
+            figure_sql=(
+                "SELECT count(*) FROM metrics "
+                f"WHERE split = 'test' AND method = '{MODEL_WITH_PRIOR}'"
+            ),
+            least=1,
+            most=None,
+        ),
+    ]
+    if settings.baseline:
+        gates.append(_metrics_kept(settings.max_metric_drop))
+    return gates
+
+
+def _difference_sql(left: str, right: str) -> str:
+    """Return SQL for the items that stand in one of two tables alone, and in which."""
+    return (
+        f"SELECT item_id, '{left} only' AS stands FROM {left} ANTI JOIN {right} USING (item_id) "
+        f"UNION ALL SELECT item_id, '{right} only' FROM {right} ANTI JOIN {left} USING (item_id)"
+    )
+
+
+def _metrics_kept(max_metric_drop: float) -> Gate:
+    """Bound how far the model's test metrics may fall below those of the accepted bundle."""
+    share = repr(1 - max_metric_drop)
+    return Gate(
+        name="metrics-kept",
+        table="bundle",
+        rule=(
+            f"no test metric of the model is over {max_metric_drop:.0%} below the accepted bundle's"
+        ),
+        rows_sql=(
+            "SELECT split, method, metric, a.value AS accepted, m.value AS now "
+            "FROM accepted a LEFT JOIN metrics m USING (split, method, metric) "
+            f"WHERE split = 'test' AND method = '{MODEL_WITH_PRIOR}' "
+            f"AND NOT coalesce(m.value >= a.value * {share}, false)"
+        ),
+    )

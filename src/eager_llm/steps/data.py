@@ -37,8 +37,9 @@ from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.memory import within_memory
 from eager_llm.steps.timing import timed
-from eager_llm.validation.drift import accepted_profile, keep_profile
-from eager_llm.validation.gates import require, run_gates, run_history_gates
+from eager_llm.validation.drift import profile_folder, write_profile
+from eager_llm.validation.gates import run_gates, run_history_gates
+from eager_llm.validation.report import require_passed
 
 DEMO = "demo"
 
@@ -139,9 +140,9 @@ def validate(
     results = run_gates(
         tables, gates, "semantic" in settings.index.sources, settings.data.memory_gb, quarantine
     )
-    require(results, report)
+    require_passed(results, report)
     copy_into(tables, out)
-    keep_profile(out, accepted_profile(out, settings.data.memory_gb))
+    write_profile(out, profile_folder(out, settings.data.memory_gb))
     waived = [result.name for result in results if result.waived]
     if waived:
         metadata = read_metadata(out)
@@ -170,7 +171,7 @@ def publish(
         results = run_history_gates(
             draft, settings.gates, data.max_history, data.memory_gb, rows_of(report)
         )
-        require(results, report, "History gates")
+        require_passed(results, report, "History gates")
     counts = examples["split"].value_counts()
     say("examples: " + ", ".join(f"{counts.get(part, 0)} {part}" for part in SPLITS))
     published = {f"{view}_published": rows for view, rows in changed.items()}
