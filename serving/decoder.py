@@ -101,6 +101,7 @@ class Decoder:
 
         Recommendations are decoded first, then searches, then texts: each kind has its model.
         """
+        # Each kind of job by its number in the batch.
         recommendations: dict[int, Request] = {}
         searches: dict[int, Request] = {}
         descriptions: dict[int, DescriptionJob] = {}

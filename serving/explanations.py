@@ -44,7 +44,10 @@ def index_path(bundle: Bundle, item_id: str) -> list[IndexToken]:
 
 
 def _history_neighbours(bundle: Bundle, item_id: str, history: list[str]) -> list[HistoryNeighbour]:
-    """Return the item of the history that is nearest to an item, for each source of the index."""
+    """Return the item of the history that is nearest to an item, for each source of the index.
+
+    The item itself does not count. Nothing else in the history: no neighbours.
+    """
     index = bundle.recommender.index
     row = index.rows[item_id]
     history_rows = {index.rows[item] for item in history} - {row}

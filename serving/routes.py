@@ -166,22 +166,26 @@ def _add_metadata_routes(app: FastAPI) -> None:
 def _add_page_routes(app: FastAPI) -> None:
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
+        """Return the metrics in the format of Prometheus."""
         client = bentoml.metrics
         return Response(client.generate_latest(), media_type=client.CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
+        """Send a browser to the page."""
         return RedirectResponse("ui")
 
     @app.get("/ui", include_in_schema=False)
     @app.get("/ui/{name}", include_in_schema=False)
     async def page(name: str = "") -> Response:
+        """Return a file of the page."""
         if name not in PAGE_FILES:
             raise ApiError("not_found", "there is no such path")
         return FileResponse(PAGE / PAGE_FILES[name], headers=PAGE_HEADERS)
 
 
 def _answers(request: Request) -> Answers:
+    """Return what the service set when it started."""
     return request.app.state.answers
 
 
