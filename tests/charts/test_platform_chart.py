@@ -8,7 +8,7 @@ import yaml
 from rendering import CHARTS, check_custom, objects, render, values
 
 from components.images import IMAGES, REGISTRY, TAG
-from eager_llm.cluster.rayjob import filled
+from eager_llm.cluster.rayjob import fill_template
 from eager_llm.cluster.step_calls import StepCall
 from eager_llm.settings import RaySettings, Settings
 from pipelines.cluster.submit import command_parser
@@ -75,7 +75,7 @@ def test_what_a_step_makes_of_the_template_is_a_rayjob(example):
         {},
         Settings().to_dict(),
     )
-    job = filled(template(rendered(example)), call, RaySettings())
+    job = fill_template(template(rendered(example)), call, RaySettings())
     check_custom(job)
     assert ("clusterSelector" in job["spec"]) == (example == GPU)
     if example == GPU:

@@ -14,15 +14,15 @@ from fake_kube import fake_kube
 from tuning_inputs import write_inputs
 
 from eager_llm.cluster import local_ray
-from eager_llm.cluster.job_watch import Stopped
-from eager_llm.cluster.kube import stamp_of
-from eager_llm.cluster.rayjob import filled, run_rayjob
+from eager_llm.cluster.job_watch import StopSignal
+from eager_llm.cluster.kube import log_timestamp
+from eager_llm.cluster.rayjob import fill_template, run_rayjob
 from eager_llm.cluster.step_calls import StepCall
 from eager_llm.core.errors import UserError
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps import remote
 from eager_llm.steps.distributed import elsewhere
-from eager_llm.steps.model import tune
+from eager_llm.steps.tune_model import tune
 
 POD = {"spec": {"containers": [{"name": "ray", "image": "eager-llm/python-training:0.1.0"}]}}
 CLUSTER = {
@@ -109,7 +109,7 @@ def test_a_name_comes_from_content_and_fits(call):
 def test_submitted_twice_the_same_job_is_followed(kube, call, capsys):
     play(kube, RUNNING, COMPLETE)
     kube.objects["rayjobs", call.name] = {
-        **filled(yaml.safe_dump(TEMPLATE), call, QUICK),
+        **fill_template(yaml.safe_dump(TEMPLATE), call, QUICK),
         "status": RUNNING,
     }
     run_rayjob(call, QUICK)
@@ -121,7 +121,7 @@ def test_submitted_twice_the_same_job_is_followed(kube, call, capsys):
 
 def test_one_that_failed_before_is_made_anew(kube, call):
     play(kube, {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, RUNNING, COMPLETE)
-    kube.objects["rayjobs", call.name] = filled(yaml.safe_dump(TEMPLATE), call, QUICK)
+    kube.objects["rayjobs", call.name] = fill_template(yaml.safe_dump(TEMPLATE), call, QUICK)
     run_rayjob(call, QUICK)
     assert kube.deleted == [call.name, call.name]
 
@@ -238,7 +238,7 @@ def test_a_step_that_is_told_to_end_takes_its_job_away(kube, call):
     play(kube, RUNNING)
     before = signal.getsignal(signal.SIGTERM)
     kube.on_create = lambda _: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    with pytest.raises(Stopped):
+    with pytest.raises(StopSignal):
         run_rayjob(call, QUICK)
     assert kube.deleted == [call.name]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -319,8 +319,8 @@ def test_times_of_a_log_compare_as_times():
         "2026-01-31T12:00:00.123Z",
         "2026-01-31T12:00:01Z",
     ]
-    assert [stamp_of(one) for one in times] == sorted(stamp_of(one) for one in times)
-    assert len({stamp_of(one) for one in times}) == len(times)
+    assert [log_timestamp(one) for one in times] == sorted(log_timestamp(one) for one in times)
+    assert len({log_timestamp(one) for one in times}) == len(times)
 
 
 def operate(kube):

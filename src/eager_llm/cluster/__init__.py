@@ -1,1 +1,1 @@
-"""Running a step where the GPUs are: on a standing Ray cluster, or on one that KubeRay makes for it."""
+"""Running a step where the GPUs are: on a static Ray cluster, or on one of its own by KubeRay."""

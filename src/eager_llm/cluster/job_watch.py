@@ -1,4 +1,4 @@
-"""What following a job has in common, wherever the job runs: its end, its log, and being told to stop."""
+"""Following a job that runs elsewhere: its log, its end, and a signal to stop."""
 
 import signal
 import threading
@@ -12,42 +12,49 @@ from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.settings import RaySettings
 
-LAST_LINES = 15
+TAIL_LINES = 15
+# A shorter silence of an API is not worth a line.
+SILENCE_SECONDS = 30
 
 
-class Away(Exception):
-    """The API that tells of a job did not answer this time."""
+class ApiUnavailable(Exception):
+    """The API that reports on a job did not answer this time."""
 
 
-class Stopped(SystemExit):
-    """The step was told to end (SIGTERM); not an Exception, so that nothing on the way takes it for a failure."""
+class StopSignal(SystemExit):
+    """The step got SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
 
 
 class Job(Protocol):
     """A job that runs elsewhere."""
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Say what is new, and return whether the job has ended well.
 
         Raises:
             UserError: it ended otherwise, or cannot end well any more.
-            Away: there was no answer.
+            ApiUnavailable: there was no answer.
         """
 
     def remove(self) -> None:
-        """Take the job and what was made for it away, whether or not it is still there."""
+        """Remove the job and what was made for it, whether or not it is still there.
+
+        Raises:
+            ApiUnavailable: there was no answer.
+        """
 
 
 def follow(job: Job, settings: RaySettings) -> None:
-    """Wait until a job has ended, and take it away, also where this process is told to end.
+    """Wait until a job has ended, and remove it, also where this process is told to end.
 
     Raises:
-        UserError: the job failed, was lost, or its API is away for too long; then the job is left alone, and the
-            next call of the same content follows it further.
+        UserError: the job failed or was lost. Or its API does not answer for too long; then the
+            job stays, and the next call of the same content follows it further.
+        StopSignal: this process got SIGTERM.
     """
     try:
-        with _stoppable():
-            _watch(job, settings)
+        with _sigterm_as_exception():
+            _wait_for_end(job, settings)
     except _Unreachable as error:
         raise UserError(str(error)) from None
     except BaseException:
@@ -56,18 +63,18 @@ def follow(job: Job, settings: RaySettings) -> None:
     _remove(job)
 
 
-def sit_out(action: Callable[[], None], settings: RaySettings) -> None:
-    """Do something, again and again while there is no answer.
+def retry(action: Callable[[], None], settings: RaySettings) -> None:
+    """Do something, again and again while the API does not answer.
 
     Raises:
-        UserError: there is none for `ray.away_minutes`.
+        UserError: there is no answer for `ray.away_minutes`.
     """
-    end = time.monotonic() + settings.away_minutes * 60
+    deadline = time.monotonic() + settings.away_minutes * 60
     while True:
         try:
             return action()
-        except Away as error:
-            if time.monotonic() > end:
+        except ApiUnavailable as error:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"{error}; no answer for ray.away_minutes = {settings.away_minutes:g}"
                 ) from None
@@ -78,24 +85,25 @@ class _Unreachable(Exception):
     pass
 
 
-def _watch(job: Job, settings: RaySettings) -> None:
-    answered = time.monotonic()
-    end = answered + settings.hours * 3600
+def _wait_for_end(job: Job, settings: RaySettings) -> None:
+    last_answer = time.monotonic()
+    deadline = last_answer + settings.hours * 3600
+    silence_limit = max(2 * settings.poll_seconds, SILENCE_SECONDS)
     while True:
         try:
-            if job.look():
+            if job.poll():
                 return
-            if time.monotonic() - answered > max(2 * settings.poll_seconds, 30):
+            if time.monotonic() - last_answer > silence_limit:
                 say("Ray: answers again")
-            answered = time.monotonic()
-        except Away as error:
-            waited = time.monotonic() - answered
-            if waited > settings.away_minutes * 60:
+            last_answer = time.monotonic()
+        except ApiUnavailable as error:
+            silence = time.monotonic() - last_answer
+            if silence > settings.away_minutes * 60:
                 raise _Unreachable(
-                    f"{error}; no answer for {waited / 60:.1f} minutes (ray.away_minutes). The job may still be at "
-                    "work: run the step again to follow it"
+                    f"{error}; no answer for {silence / 60:.1f} minutes (ray.away_minutes). The "
+                    "job may still be at work: run the step again to follow it"
                 ) from None
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise UserError(
                 f"the job did not end within ray.hours = {settings.hours:g}; it was removed"
             )
@@ -105,53 +113,57 @@ def _watch(job: Job, settings: RaySettings) -> None:
 def _remove(job: Job) -> None:
     try:
         job.remove()
-    except Away as error:
+    except ApiUnavailable as error:
         say(f"Ray: the job could not be taken away: {error}")
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM, by which Kubernetes ends a pod, into an exception, so that what was made is taken away."""
+def _sigterm_as_exception() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that the job is removed when Kubernetes ends the pod."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("error: told to end; the Ray job is taken away")
+    def _stop(number: int, frame: FrameType | None) -> None:
+        raise StopSignal("error: told to end; the Ray job is taken away")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    original = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, original)
 
 
 class Log:
-    """Shows each line of a log once, and remembers the last ones."""
+    """Shows each line of a log once, and keeps the last ones for an error.
+
+    Args:
+        show: takes each line.
+    """
 
     def __init__(self, show: Callable[[str], None] = say) -> None:
-        self._show, self._shown = show, 0
+        self._show = show
+        self._characters = 0
         self.tail: list[str] = []
 
-    def whole(self, text: str) -> None:
-        """Show what is new in a log that was read from its start, line by whole line."""
-        new, lines = text[self._shown :], text[self._shown :].splitlines(keepends=True)
+    def show_new(self, text: str) -> None:
+        """Show the new lines of a log that was read from its start; an unfinished one waits."""
+        new = text[self._characters :]
+        lines = new.splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
-            new = new[: -len(lines.pop())]
-        self._shown += len(new)
+            lines.pop()
         for line in lines:
+            self._characters += len(line)
             self.add(line.rstrip("\n"))
 
     def add(self, line: str) -> None:
         """Show a line."""
-        self.tail = [*self.tail, line][-LAST_LINES:]
+        self.tail = [*self.tail, line][-TAIL_LINES:]
         self._show(f"  {line}")
 
     @property
-    def end(self) -> str:
-        """The last lines, to stand in an error."""
-        return (
-            "\nlast lines of its log:\n  " + "\n  ".join(self.tail)
-            if self.tail
-            else "\nit wrote no log"
-        )
+    def tail_text(self) -> str:
+        """The last lines as the end of an error message."""
+        if not self.tail:
+            return "\nit wrote no log"
+        return "\nlast lines of its log:\n  " + "\n  ".join(self.tail)

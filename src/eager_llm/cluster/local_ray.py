@@ -14,7 +14,11 @@ JOIN_SECONDS = 120
 
 @contextmanager
 def ray_running(workers: int) -> Iterator[None]:
-    """Have Ray for the length of a block: started here, with so many workers, unless it already runs."""
+    """Have Ray for the length of a block: started here with some workers, unless it already runs.
+
+    Raises:
+        UserError: the cluster of RAY_ADDRESS has too few cores for the workers.
+    """
     import ray
 
     started_here = not ray.is_initialized()
@@ -40,9 +44,10 @@ def start_ray(workers: int) -> None:
     runtime: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime, logging_level="warning")
-        _await_cores(workers)
+        _wait_for_cores(workers)
     else:
-        # By default Ray would join what another process of this machine has started. The dashboard doubles its memory.
+        # "local", because by default Ray joins what another process of this machine has started.
+        # No dashboard, because it doubles Ray's memory.
         ray.init(
             "local",
             num_cpus=workers,
@@ -52,16 +57,20 @@ def start_ray(workers: int) -> None:
         )
 
 
-def _await_cores(workers: int) -> None:
-    """Wait for the machines of a cluster that are just joining; without them the workers would wait for ever."""
+def _wait_for_cores(workers: int) -> None:
+    """Wait for the machines of a cluster that are just joining.
+
+    Raises:
+        UserError: too few come; the workers would wait for ever.
+    """
     import ray
 
-    end = time.monotonic() + JOIN_SECONDS
+    deadline = time.monotonic() + JOIN_SECONDS
     while (cores := int(ray.cluster_resources().get("CPU", 0))) < workers:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise UserError(
-                f"{workers} workers are asked for, and the Ray cluster has {cores} cores for work; ask for fewer "
-                "(data.workers, index.workers, tuning.workers), or make it larger (ray.workers of "
-                "charts/eager-llm-platform)"
+                f"{workers} workers are asked for, and the Ray cluster has {cores} cores for "
+                "work; ask for fewer (data.workers, index.workers, tuning.workers), or make it "
+                "larger (ray.workers of charts/eager-llm-platform)"
             )
         time.sleep(1)

@@ -1,20 +1,22 @@
-"""A step as a RayJob: KubeRay makes a cluster for it, or takes the standing one that the template selects."""
+"""A step as a RayJob: KubeRay makes a cluster for it, or takes the one of the template."""
 
 import time
 from typing import Any
 
 import yaml
 
-from eager_llm.cluster.job_watch import Log, follow, sit_out
-from eager_llm.cluster.kube import Kube, Stamp
-from eager_llm.cluster.pods import Pod, pod_of, what_to_do
+from eager_llm.cluster.job_watch import Log, follow, retry
+from eager_llm.cluster.kube import KubeClient, Timestamp
+from eager_llm.cluster.pods import Pod, advice, read_pod
 from eager_llm.cluster.static_cluster import ENTRY
 from eager_llm.cluster.step_calls import StepCall
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.settings import RaySettings
 
-DONE, FAILED = ("Complete",), ("Failed", "ValidationFailed")
+COMPLETE = "Complete"
+FAILED = ("Failed", "ValidationFailed")
+DELETION_SECONDS = 60
 # What KubeRay's reasons mean to somebody who waits for a step.
 REASONS = {
     "AppFailed": "the step failed",
@@ -22,183 +24,237 @@ REASONS = {
     "DeadlineExceeded": "it took longer than ray.hours",
     "PreRunningDeadlineExceeded": "the cluster was not there within ray.start_minutes",
     "JobStatusCheckTimeoutExceeded": "the head of the cluster stopped answering",
-    "JobDeploymentStatusTransitionGracePeriodExceeded": "the job ended and the cluster did not take note",
+    "JobDeploymentStatusTransitionGracePeriodExceeded": (
+        "the job ended and the cluster did not take note"
+    ),
     "ValidationFailed": "KubeRay refuses the template",
 }
 
 
 def run_rayjob(call: StepCall, settings: RaySettings) -> None:
-    """Have KubeRay do a call; one that it is at already is followed further.
+    """Have KubeRay run a call; a job that already runs the same call is followed further.
 
     Raises:
         UserError: the job failed, the cluster did not come up, or its head was lost.
     """
-    job = RayJob(call, settings, Kube())
-    sit_out(job.submit, settings)
+    job = RayJob(call, settings, KubeClient())
+    retry(job.submit, settings)
     follow(job, settings)
 
 
-def filled(template: str, call: StepCall, settings: RaySettings) -> dict[str, Any]:
-    """Return the RayJob that does a call.
+def fill_template(template: str, call: StepCall, settings: RaySettings) -> dict[str, Any]:
+    """Return the RayJob that runs a call.
 
     Args:
-        template: a RayJob as YAML, whose name, entry point and deadline are filled in.
+        template: a RayJob as YAML; its name, entry point and deadline are filled in.
+        call: names the job and its step.
+        settings: have the deadline.
 
     Raises:
-        UserError: it is none.
+        UserError: the template is no RayJob.
     """
     job = yaml.safe_load(template)
-    if (
-        not isinstance(job, dict)
-        or job.get("kind") != "RayJob"
-        or not isinstance(job.get("spec"), dict)
-    ):
+    if not _is_rayjob(job):
         raise UserError(f"ray.template = {settings.template}: rayjob.yaml holds no RayJob")
-    metadata, spec = job.setdefault("metadata", {}), job["spec"]
+    metadata = job.setdefault("metadata", {})
     metadata["name"] = call.name
-    metadata.setdefault("labels", {}).update(
-        {"app.kubernetes.io/managed-by": "eager-llm", "eager-llm/step": call.step.replace("_", "-")}
-    )
+    labels = metadata.setdefault("labels", {})
+    labels["app.kubernetes.io/managed-by"] = "eager-llm"
+    labels["eager-llm/step"] = call.step.replace("_", "-")
+    spec = job["spec"]
     spec["entrypoint"] = f"{ENTRY} {call.encode()}"
     spec["jobId"] = call.name
     spec["submissionMode"] = "K8sJobMode"  # the submitter's log is the job's
     spec["activeDeadlineSeconds"] = max(1, int(settings.hours * 3600))
     if "rayClusterSpec" in spec:
-        # A step whose pod was lost without a word leaves no cluster behind; its answer stays.
-        spec |= {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 600}
-    return job
+        # Where the waiting pod is lost, no cluster stays behind; the step's answer does.
+        spec["shutdownAfterJobFinishes"] = True
+        spec["ttlSecondsAfterFinished"] = 600
+    return dict(job)
+
+
+def _is_rayjob(job: Any) -> bool:
+    if not isinstance(job, dict):
+        return False
+    return job.get("kind") == "RayJob" and isinstance(job.get("spec"), dict)
 
 
 class RayJob:
     """A RayJob and the pods of its cluster.
 
     Args:
-        call: what to do; its name is the job's.
+        call: what to run; its name is the job's.
         settings: the template, and how long to wait.
         kube: the namespace.
     """
 
-    def __init__(self, call: StepCall, settings: RaySettings, kube: Kube) -> None:
-        self.call, self.settings, self.kube, self.name = call, settings, kube, call.name
-        self.log, self.status, self.started = Log(), "", time.monotonic()
-        self.read: dict[str, Stamp] = {}
+    def __init__(self, call: StepCall, settings: RaySettings, kube: KubeClient) -> None:
+        self.call = call
+        self.settings = settings
+        self.kube = kube
+        self.name = call.name
+        self.log = Log()
+        self.start_time = time.monotonic()
+        self.last_status = ""
+        # By pod: the time of the last line shown of its log, and its state at the last poll.
+        self.log_times: dict[str, Timestamp] = {}
         self.pods: dict[str, Pod] = {}
-        self.told: set[str] = set()
+        self.reported_waits: set[tuple[str, str]] = set()
 
     def submit(self) -> None:
-        """Create the job, unless it is there already and not failed."""
-        job = filled(self.kube.template(self.settings.template), self.call, self.settings)
+        """Create the job, unless it is there already and has not failed.
+
+        Raises:
+            UserError: the cluster refuses it, or an earlier one is not deleted.
+            ApiUnavailable: there was no answer.
+        """
+        job = fill_template(self.kube.template(self.settings.template), self.call, self.settings)
         if self.kube.create(job):
             say(f"Ray: RayJob {self.kube.namespace}/{self.name} created")
             return
-        state = (self.kube.job(self.name) or {}).get("status", {})
-        if state.get("jobDeploymentStatus") not in FAILED and state.get("jobStatus") not in (
-            "FAILED",
-            "STOPPED",
-        ):
-            say(
-                f"Ray: RayJob {self.name} is there already ({state.get('jobDeploymentStatus') or 'new'}); following it"
-            )
+        existing = self.kube.job(self.name) or {}
+        status = existing.get("status", {})
+        deployment = status.get("jobDeploymentStatus")
+        if deployment not in FAILED and status.get("jobStatus") not in ("FAILED", "STOPPED"):
+            say(f"Ray: RayJob {self.name} is there already ({deployment or 'new'}); following it")
             return
         say(f"Ray: RayJob {self.name} failed before; it is made anew")
+        self._replace(job)
+
+    def _replace(self, job: dict[str, Any]) -> None:
+        """Delete the job of the name, and create another as soon as it is gone."""
         self.kube.delete(self.name)
-        for _ in range(60):
+        for _ in range(DELETION_SECONDS):
             if self.kube.create(job):
                 return
             time.sleep(1)
         raise UserError(
-            f"RayJob {self.name} failed before and is not deleted within a minute; delete it by hand"
+            f"RayJob {self.name} failed before and is not deleted within a minute; delete it by "
+            "hand"
         )
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """See `Job`."""
         job = self.kube.job(self.name)
         if job is None:
             raise UserError(
                 f"RayJob {self.name} is gone: somebody deleted it while the step waited for it"
             )
-        state = job.get("status") or {}
-        self._tell_status(state)
-        # Before the log and the state, so that the cause stands above what follows from it; a cluster whose job is
-        # done may go.
-        if state.get("jobDeploymentStatus") not in DONE:
-            self._tell_of_pods(state.get("rayClusterName", ""))
+        status = job.get("status") or {}
+        self._report_status(status)
+        # The pods come before the log and the job's end: a cause stands above its consequences.
+        # The cluster of a complete job may go.
+        if status.get("jobDeploymentStatus") != COMPLETE:
+            self._report_pods(status.get("rayClusterName", ""))
         self._show_log()
-        return self._ended(state)
+        return self._has_ended(status)
 
     def remove(self) -> None:
         """See `Job`."""
         self.kube.delete(self.name)
         say(f"Ray: RayJob {self.name} deleted, and its cluster where it had one of its own")
 
-    def _ended(self, state: dict[str, Any]) -> bool:
-        deployed, ran = state.get("jobDeploymentStatus", ""), state.get("jobStatus", "")
-        if ran == "STOPPED":
-            raise UserError(f"RayJob {self.name} was stopped from outside{self.log.end}")
-        if deployed in FAILED or ran == "FAILED":
-            reason = state.get("reason", "")
-            told = " ".join(
-                filter(
-                    None, (reason, f"({state['message'].strip()})" if state.get("message") else "")
-                )
-            )
-            raise UserError(
-                f"RayJob {self.name} failed: {REASONS.get(reason, 'see below')}; {told}{self.log.end}"
-            )
-        if deployed in DONE:
+    def _has_ended(self, status: dict[str, Any]) -> bool:
+        """Return whether the job ended well.
+
+        Raises:
+            UserError: it failed, was stopped, or does not start.
+        """
+        deployment = status.get("jobDeploymentStatus", "")
+        job_status = status.get("jobStatus", "")
+        if job_status == "STOPPED":
+            raise UserError(f"RayJob {self.name} was stopped from outside{self.log.tail_text}")
+        if deployment in FAILED or job_status == "FAILED":
+            raise UserError(f"RayJob {self.name} failed: {_cause(status)}{self.log.tail_text}")
+        if deployment == COMPLETE:
             return True
-        waited = time.monotonic() - self.started
-        if ran != "RUNNING" and deployed != "Running" and waited > self.settings.start_minutes * 60:
-            causes = [f"pod {pod.name}: {pod.waits}" for pod in self.pods.values() if pod.waits]
-            raise UserError(
-                f"RayJob {self.name} is not running after ray.start_minutes = {self.settings.start_minutes:g}: "
-                + (
-                    "; ".join(causes)
-                    or f"it is {deployed or 'not taken up'}; is the KubeRay operator running?"
-                )
-            )
+        if job_status != "RUNNING" and deployment != "Running":
+            self._require_start(deployment)
         return False
 
-    def _tell_status(self, state: dict[str, Any]) -> None:
-        status = " ".join(
-            filter(None, (state.get("jobDeploymentStatus"), state.get("jobStatus", "").lower()))
-        )
-        if status and status != self.status:
-            say(f"Ray: RayJob {self.name}: {status}")
-            self.status = status
+    def _require_start(self, deployment: str) -> None:
+        """Check that a job that does not run yet still has time to start.
 
-    def _tell_of_pods(self, cluster: str) -> None:
+        Raises:
+            UserError: it has none; what it waits for is named.
+        """
+        minutes = self.settings.start_minutes
+        if time.monotonic() - self.start_time <= minutes * 60:
+            return
+        waits = [
+            f"pod {pod.name}: {pod.wait_reason}" for pod in self.pods.values() if pod.wait_reason
+        ]
+        cause = "; ".join(waits)
+        if not waits:
+            state = deployment or "not taken up"
+            cause = f"it is {state}; is the KubeRay operator running?"
+        raise UserError(
+            f"RayJob {self.name} is not running after ray.start_minutes = {minutes:g}: {cause}"
+        )
+
+    def _report_status(self, status: dict[str, Any]) -> None:
+        words = [status.get("jobDeploymentStatus") or "", status.get("jobStatus", "").lower()]
+        text = " ".join(filter(None, words))
+        if text and text != self.last_status:
+            say(f"Ray: RayJob {self.name}: {text}")
+            self.last_status = text
+
+    def _report_pods(self, cluster: str) -> None:
         """Say which pods wait, and which were lost.
 
         Raises:
             UserError: the head was lost, and with it everything that the cluster knew.
         """
-        found = (
-            {p.name: p for p in map(pod_of, self.kube.pods(f"ray.io/cluster={cluster}"))}
-            if cluster
-            else {}
+        pods: dict[str, Pod] = {}
+        if cluster:
+            for kube_pod in self.kube.pods(f"ray.io/cluster={cluster}"):
+                pod = read_pod(kube_pod)
+                pods[pod.name] = pod
+        for name, earlier in self.pods.items():
+            gone = Pod(name, earlier.head, earlier.restarts, loss="the pod is gone")
+            current = pods.get(name, gone)
+            is_lost = current.loss or current.restarts > earlier.restarts
+            if is_lost and not earlier.loss:
+                self._report_loss(current, earlier.head)
+                pods.setdefault(name, current)
+        self._report_waits(pods)
+        self.pods = pods
+
+    def _report_loss(self, pod: Pod, is_head: bool) -> None:
+        reason = pod.loss or pod.last_exit or "its container was started again"
+        if is_head:
+            raise UserError(
+                f"the head of the Ray cluster was lost (pod {pod.name}: {reason}), and the job "
+                f"with it. {advice(reason)}Run the step again: it goes on from what was finished"
+                f"{self.log.tail_text}"
+            )
+        say(
+            f"Ray: worker pod {pod.name} was lost: {reason}. {advice(reason)}Its part is done again"
         )
-        for name, before in self.pods.items():
-            now = found.get(name, Pod(name, before.head, before.restarts, lost="the pod is gone"))
-            if before.lost or not (now.lost or now.restarts > before.restarts):
-                continue
-            why = now.lost or now.ended or "its container was started again"
-            if before.head:
-                raise UserError(
-                    f"the head of the Ray cluster was lost (pod {name}: {why}), and the job with it. {what_to_do(why)}"
-                    f"Run the step again: it goes on from what was finished{self.log.end}"
-                )
-            say(f"Ray: worker pod {name} was lost: {why}. {what_to_do(why)}Its part is done again")
-            found.setdefault(name, now)
-        for pod in found.values():
-            if pod.waits and f"{pod.name} {pod.waits}" not in self.told:
-                self.told.add(f"{pod.name} {pod.waits}")
-                say(f"Ray: pod {pod.name} waits: {pod.waits}")
-        self.pods = found
+
+    def _report_waits(self, pods: dict[str, Pod]) -> None:
+        """Say what each pod waits for, once."""
+        for pod in pods.values():
+            wait = (pod.name, pod.wait_reason)
+            if pod.wait_reason and wait not in self.reported_waits:
+                self.reported_waits.add(wait)
+                say(f"Ray: pod {pod.name} waits: {pod.wait_reason}")
 
     def _show_log(self) -> None:
+        """Show the new lines of the job's submitter, a pod beside the cluster."""
         for pod in self.kube.pods(f"job-name={self.name}"):
             name = pod.metadata.name
-            for stamp, line in self.kube.log(name, self.read.get(name, ("", ""))):
-                self.read[name] = stamp
+            last = self.log_times.get(name, ("", ""))
+            for timestamp, line in self.kube.log(name, last):
+                self.log_times[name] = timestamp
                 self.log.add(line)
+
+
+def _cause(status: dict[str, Any]) -> str:
+    """Return why a job failed: what KubeRay's reason means, the reason, and its message."""
+    reason = status.get("reason", "")
+    details = [reason]
+    if status.get("message"):
+        details.append(f"({status['message'].strip()})")
+    text = " ".join(filter(None, details))
+    return f"{REASONS.get(reason, 'see below')}; {text}"

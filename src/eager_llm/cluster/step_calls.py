@@ -1,4 +1,4 @@
-"""A step as plain values, so that another machine can run it: its name, its data and its settings."""
+"""A step as plain values, so that another machine can run it: its name, data and settings."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ class StepCall:
 
     @property
     def name(self) -> str:
-        """The name of the call's job: from its content, so that the same call finds its job again."""
+        """The name of the call's job: from its content, so that the same call finds it again."""
         # Where the step runs is no part of what it does.
         settings = {**self.settings, "ray": None}
         content = json.dumps({**asdict(self), "settings": settings}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""A step as a job of a standing Ray cluster: a real one on loopback, whose machines are killed while they work."""
+"""A step as a job of a static Ray cluster: a real one on loopback, whose machines are killed while they work."""
 
 import os
 import re
@@ -23,22 +23,22 @@ ENTRY = f"""
 import sys, time
 from pathlib import Path
 import numpy as np
-from eager_llm.index import pool, worker
+from eager_llm.index import ray_pool, ray_worker
 from eager_llm.index.shards import Shards
 from eager_llm.steps.distributed import distributed
 from eager_llm.steps.remote import main
 
-class Slow(worker.Worker):
+class Slow(ray_worker.Worker):
     def part(self, number):
         time.sleep(0.5)
         return number, float(self.sources["a"].read(number, number + 1)[0, 0])
 
-pool.Worker = Slow
+ray_pool.Worker = Slow
 
 @distributed(("rows",), ("out",), ())
 def count(rows, out, settings):
     total = 0.0
-    with pool.worker_pool({{"a": Shards(np.load(rows), "a")}}, "float32", 2) as workers:
+    with ray_pool.worker_pool({{"a": Shards(np.load(rows), "a")}}, "float32", 2) as workers:
         for number, value in workers.map("part", [(n,) for n in range({SPLITS})]):
             print(f"part {{number}}", flush=True)
             total += value
@@ -59,12 +59,12 @@ ENVIRONMENT = {
 ENVIRONMENT.pop("RAY_ADDRESS", None)
 WAITING = """
 from dataclasses import replace
-from eager_llm.cluster import standing
+from eager_llm.cluster import static_cluster
 from eager_llm.cluster.step_calls import StepCall
 from eager_llm.settings import RaySettings, Settings
 from eager_llm.steps.distributed import elsewhere
 
-standing.ENTRY = "python3 {folder}/entry.py"
+static_cluster.ENTRY = "python3 {folder}/entry.py"
 settings = Settings().replace(ray=RaySettings(cluster="{address}", poll_seconds=0.2, away_minutes=0.05))
 print("ANSWER", elsewhere(StepCall("count", {inputs}, {outputs}, {{}}, settings.to_dict()), settings, []))
 """
