@@ -36,7 +36,7 @@ from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
-from eager_llm.steps.model import tokenizer_texts
+from eager_llm.steps.tune_model import tokenizer_texts
 from eager_llm.tuning.stages import stage_one
 from eager_llm.tuning.trajectories import build_trajectories
 

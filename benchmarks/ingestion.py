@@ -237,7 +237,7 @@ def do_import_workers(folder: Path) -> tuple[float, int, Any]:
 
 def _imported(log: Path, out: Path, *more: str) -> tuple[float, int, Any]:
     from eager_llm.settings import Settings
-    from eager_llm.steps.data import ingest
+    from eager_llm.steps.ingest_data import ingest
 
     settings = Settings.read(
         None, ["data.min_interactions=5", f"data.memory_gb={os.environ[MEMORY]}", *more]
@@ -280,7 +280,7 @@ def do_validate(folder: Path) -> tuple[float, int, Any]:
     import pyarrow.parquet as pq
 
     from eager_llm.settings import Settings
-    from eager_llm.steps.data import validate
+    from eager_llm.steps.validate_data import validate
 
     settings = Settings.read(None, [f"data.memory_gb={os.environ[MEMORY]}"])
     figures = validate(folder / "tables", settings, folder / "validated", folder / "gates.html")

@@ -69,7 +69,9 @@ from eager_llm.index.build import build_index
 from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.prompts.builder import PromptBuilder
 from eager_llm.settings import Settings
-from eager_llm.steps.model import drawn_users, item_prior_of, tokenizer_texts
+from eager_llm.steps.examples import validation_sample
+from eager_llm.steps.item_prior import fit_item_prior
+from eager_llm.steps.tune_model import tokenizer_texts
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.trajectories import build_trajectories
 
@@ -205,7 +207,7 @@ def tuned(name: str, case: Case, folder: Path) -> dict[str, Recommender]:
     recommender = Recommender(
         model, prompt_builder, index, settings.decoding, settings.data.max_history
     )
-    judges = drawn_users(case.examples, settings.tuning.validation_users, settings.seed)
+    judges = validation_sample(case.examples, settings.tuning.validation_users, settings.seed)
     validate = partial(_ndcg, recommender, judges)
     stage_one(model, prompt_builder, train, embeddings, settings, folder, validate)
     models = {name: model.eval()}
@@ -238,7 +240,7 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             models = tuned(name, case, Path(folder))
-        neighbours = item_prior_of(
+        neighbours = fit_item_prior(
             case.examples, case.tables.items, models[name].index, case.settings
         )
         rows = {}
@@ -255,7 +257,7 @@ def measure_model(
     weights, users = settings.item_prior.weights, settings.item_prior.validation_users
     chosen, tried = replace(neighbours, weight=weights[0]), {}
     if len(weights) > 1:  # else there is nothing to choose
-        judges = drawn_users(case.examples, users, settings.seed)
+        judges = validation_sample(case.examples, users, settings.seed)
         chosen, tried = choose_prior_weight(recommender, neighbours, judges, weights)
     with_prior = row_with_prior(name)
     parts: dict[str, ItemPriorTable | None] = {with_prior: chosen}

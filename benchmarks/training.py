@@ -45,7 +45,7 @@ from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.prompts.builder import Example, PromptBuilder
 from eager_llm.settings import Settings
-from eager_llm.steps.model import tokenizer_texts
+from eager_llm.steps.tune_model import tokenizer_texts
 from eager_llm.tuning.batches import collate, plan_batches
 from eager_llm.tuning.examples import draw_packed
 from eager_llm.tuning.loss import Levels, Totals, TuningLoss

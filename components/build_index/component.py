@@ -32,8 +32,8 @@ def build_index(
     """
     from pathlib import Path
 
+    from eager_llm.steps.build_index import index
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.model import index
 
     run_step(
         index,

@@ -29,7 +29,7 @@ def evaluate_model(
         metrics: the figures of the test split, by method.
     """
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.model import evaluate
+    from eager_llm.steps.evaluate_model import evaluate
 
     run_step(
         evaluate,

@@ -18,7 +18,7 @@ def ingest_data(
         tables: the cleaned tables, as Parquet.
     """
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.data import ingest
+    from eager_llm.steps.ingest_data import ingest
 
     metadata = run_step(ingest, source, settings, tables)
     tables.metadata.update(metadata, fingerprint=fingerprint)

@@ -20,7 +20,7 @@ def ingest_increment(
     from pathlib import Path
 
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.refresh import ingest_increment
+    from eager_llm.steps.ingest_increment import ingest_increment
 
     metadata = run_step(ingest_increment, arrivals, Path(run), settings, tables)
     tables.metadata.update(metadata)

@@ -29,6 +29,6 @@ def pack_bundle(
         report: every gate with its outcome; written in any case.
     """
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.model import pack
+    from eager_llm.steps.pack_bundle import pack
 
     run_step(pack, tables, examples, item_index, model, table, settings, bundle, report)

@@ -29,7 +29,7 @@ def publish_features(
     from pathlib import Path
 
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.data import publish
+    from eager_llm.steps.publish_features import publish
 
     run_step(
         publish,

@@ -31,7 +31,7 @@ def tune_model(
     from pathlib import Path
 
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.model import tune
+    from eager_llm.steps.tune_model import tune
 
     run_step(
         tune,

@@ -37,7 +37,7 @@ def update_index(
     from pathlib import Path
 
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.refresh import update_index
+    from eager_llm.steps.update_index import update_index
 
     run_step(
         update_index,

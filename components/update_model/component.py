@@ -35,7 +35,7 @@ def update_model(
     from pathlib import Path
 
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.refresh import update_model
+    from eager_llm.steps.update_model import update_model
 
     run_step(
         update_model,

@@ -25,6 +25,6 @@ def validate_data(
         run: folder of a run whose accepted log is the baseline of the drift; empty: none.
     """
     from eager_llm.steps.component_call import run_step
-    from eager_llm.steps.data import validate
+    from eager_llm.steps.validate_data import validate
 
     run_step(validate, tables, settings, validated, report, run, metrics=metrics)

@@ -11,7 +11,7 @@ from eager_llm.core.errors import UserError
 from eager_llm.data.importing.column_mapping import ColumnMapping
 from eager_llm.data.tables import Tables
 from eager_llm.settings import Settings
-from eager_llm.steps.data import ingest
+from eager_llm.steps.ingest_data import ingest
 
 GOOD = [f"u{n % 5},i{n % 3},{n}" for n in range(30)]
 TOLERANT = ["data.min_interactions=1", "data.bad_rows=0.5"]

@@ -19,7 +19,7 @@ from eager_llm.evaluation.methods import MODEL_WITH_PRIOR
 from eager_llm.features.feature_store import Features
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import AcceptanceSettings, Settings
-from eager_llm.steps.model import pack
+from eager_llm.steps.pack_bundle import pack
 from eager_llm.validation.report import GateError
 
 

@@ -11,7 +11,7 @@ from eager_llm.data.importing.column_mapping import ColumnMapping
 from eager_llm.data.importing.importer import import_path
 from eager_llm.data.tables import Tables
 from eager_llm.settings import Settings
-from eager_llm.steps.data import ingest
+from eager_llm.steps.ingest_data import ingest
 
 NOON = pd.Timestamp("2018-01-02 12:00:00", tz="UTC")
 SECONDS = int(NOON.timestamp())

@@ -10,7 +10,8 @@ from eager_llm.features.feature_store import Features
 from eager_llm.index.gates import index_gates
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import AcceptanceSettings, GateSettings, Settings
-from eager_llm.steps.data import publish, validate
+from eager_llm.steps.publish_features import publish
+from eager_llm.steps.validate_data import validate
 from eager_llm.validation.drift import drift_gates, write_profile
 from eager_llm.validation.expectations import history_gates, item_gates, log_gates
 from eager_llm.validation.gate_names import GATE_NAMES

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eager_llm.data.tables import Tables
 from eager_llm.settings import Settings
-from eager_llm.steps.data import ingest
+from eager_llm.steps.ingest_data import ingest
 
 # Few users, items and moments: repeats and ties are the rule.
 ROWS = st.lists(

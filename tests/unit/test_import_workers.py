@@ -19,7 +19,7 @@ from eager_llm.core.files import read_json
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.data.importing.on_ray import Workers, run_on_ray
 from eager_llm.settings import Settings
-from eager_llm.steps import data as steps
+from eager_llm.steps import ingest_data as steps
 
 RULES = [
     "data.max_daily_events=3", "data.session_gap_minutes=0.05", "data.merge_items_by=title", "data.event_types=view=1,buy=3",

@@ -18,20 +18,23 @@ from eager_llm.data.tables import Tables
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
-from eager_llm.steps.data import publish, read_examples, validate
-from eager_llm.steps.model import evaluate, pack
+from eager_llm.steps.evaluate_model import evaluate
+from eager_llm.steps.examples import read_examples
+from eager_llm.steps.ingest_increment import ingest_increment
+from eager_llm.steps.pack_bundle import pack
 from eager_llm.steps.promote_bundle import promote
-from eager_llm.steps.refresh import (
+from eager_llm.steps.publish_features import publish
+from eager_llm.steps.refresh_plan import (
     ANNEAL,
     BUILD,
     Plan,
-    _drift,
-    _reasons,
-    ingest_increment,
-    standing,
-    update_index,
-    update_model,
+    measure_drift,
+    rebuild_reasons,
+    running_plan,
 )
+from eager_llm.steps.update_index import update_index
+from eager_llm.steps.update_model import update_model
+from eager_llm.steps.validate_data import validate
 from eager_llm.validation.drift import shift_since
 from pipelines.graphs.refresh import with_refresh_split
 
@@ -180,7 +183,9 @@ def test_no_old_item_moves_and_the_backbone_stays_while_the_adapter_learns(night
     adapter = f"{ADAPTER}/adapter_model.safetensors"
     assert (before / adapter).read_bytes() != (after / adapter).read_bytes()
     verify_bundle(after)
-    assert standing(after).built_until == read_json(before / "manifest.json")["data"]["last_event"]
+    assert (
+        running_plan(after).built_until == read_json(before / "manifest.json")["data"]["last_event"]
+    )
     assert "annealing" in night.paths["evaluation.html"].read_text()
 
 
@@ -247,17 +252,17 @@ def test_drift_beyond_its_limit_builds_anew_unless_it_is_not_to(night):
     plan = Plan.load(night.paths["plan"])
     tables = night.paths["tables"]
     small = replace(plan, built_items=10)
-    drift = _drift(tables, small, 12, 0.5, night.settings)
+    drift = measure_drift(tables, small, 12, 0.5, night.settings)
     assert drift["items new since the build"] == {"found": 0.2, "most": 0.25}
-    reasons = _reasons(drift, night.settings)
+    reasons = rebuild_reasons(drift, night.settings)
     assert reasons == []
     tight = night.settings.replace(refresh=night.settings.refresh.replace(max_unfit=0.3))
-    assert _reasons(_drift(tables, small, 12, 0.5, tight), tight) == [
+    assert rebuild_reasons(measure_drift(tables, small, 12, 0.5, tight), tight) == [
         "paths that no longer fit: 0.500, at most 0.3"
     ]
     for rebuild, expected in (("always", ["refresh.rebuild = always"]), ("never", [])):
         settings = night.settings.replace(refresh=night.settings.refresh.replace(rebuild=rebuild))
-        assert _reasons(drift, settings) == expected
+        assert rebuild_reasons(drift, settings) == expected
     assert read_json(night.paths["bundle"] / REFRESH_PLAN)["action"] != BUILD
 
 
@@ -267,7 +272,7 @@ def test_a_night_that_builds_anew_has_a_tree_and_a_model_of_its_own(run, night, 
     place = RunFolder(tmp_path / "run")
     few = ["refresh.rebuild=always", "tuning.epochs=1", "tuning.language_items=5"]
     built = Night(place, night.folder.parent / "arrivals", tmp_path / "night", *few)
-    plan = standing(built.paths["bundle"])
+    plan = running_plan(built.paths["bundle"])
     assert (plan.action, plan.reasons) == (BUILD, ["refresh.rebuild = always"])
     assert plan.built_until == read_json(built.paths["tables"] / "metadata.json")["last_event"]
     index = ItemIndex.load(built.paths["index"])

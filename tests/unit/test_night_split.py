@@ -11,7 +11,7 @@ from eager_llm.core.errors import UserError
 from eager_llm.data.splits import KNOWN_UNTIL, UNASKED, assign_splits
 from eager_llm.data.tables import Tables
 from eager_llm.settings import DataSettings, Settings
-from eager_llm.steps.refresh import fresh_examples
+from eager_llm.steps.update_model import fresh_examples
 
 NIGHTLY = DataSettings(split="refresh", validation_share=0.2, test_share=0.3)
 START = pd.Timestamp("2026-01-01", tz="UTC")

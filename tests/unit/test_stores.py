@@ -13,7 +13,7 @@ from eager_llm.core.files import fetch_folder, in_store, store_digest
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.index.shards import Shards
 from eager_llm.settings import Settings
-from eager_llm.steps.data import ingest
+from eager_llm.steps.ingest_data import ingest
 from pipelines.fingerprint import fingerprint
 
 ENDPOINT = "http://127.0.0.1:9"  # discard: nobody listens there

@@ -11,7 +11,8 @@ from eager_llm.evaluation.language import MEASURES, STRENGTHS
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.prompts.templates import DEFAULT_FILE, read_templates
 from eager_llm.settings import Settings
-from eager_llm.steps.model import evaluate, tune
+from eager_llm.steps.evaluate_model import evaluate
+from eager_llm.steps.tune_model import tune
 
 FEW = {"tuning": {"epochs": 1, "language_items": 10, "validation_users": 20}}
 NOTHING = {

@@ -10,7 +10,7 @@ from conftest import make_small
 from safetensors.torch import load_file
 from tuning_inputs import write_inputs
 
-from eager_llm.steps import model as steps
+from eager_llm.steps import tune_model as steps
 from eager_llm.tuning.on_ray import on_workers
 from eager_llm.tuning.stages import stage_one, stage_two
 from eager_llm.tuning.trajectories import Trajectory
@@ -47,7 +47,7 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_as_if_nothing_had_been
         import os
         import signal
 
-        from eager_llm.steps import model as steps
+        from eager_llm.steps import tune_model as steps
         from eager_llm.tuning import trainer
 
         trainer.CHECKPOINT_STEPS = 2

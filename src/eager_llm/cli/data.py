@@ -72,7 +72,7 @@ def import_command(
     SHOP=postgresql://... eager-llm import env:SHOP --out tables --query "events=SELECT ..."
     """
     from eager_llm.settings import Settings
-    from eager_llm.steps.data import ingest
+    from eager_llm.steps.ingest_data import ingest
 
     log_format = log_format or earlier_format
     columns = column or []

@@ -54,7 +54,7 @@ class PromotionPage:
 
     Attributes:
         metadata: of the log.
-        plan: what the refresh did and the drift it measured; see `steps.refresh.Plan`.
+        plan: what the refresh did and the drift it measured; see `steps.refresh_plan.Plan`.
         checks, table, new_items: of the comparison; empty where no bundle was running.
         confidence: of the checks' intervals.
         commands: what rolls the bundle out, and what can follow.

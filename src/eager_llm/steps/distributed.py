@@ -24,68 +24,88 @@ class Step:
 
     Attributes:
         function: does it here.
-        inputs: arguments that are read.
-        outputs: arguments that are written.
-        places: arguments that are folders which outlive the step.
+        inputs: names of the arguments that are read.
+        outputs: names of the arguments that are written.
+        shared_folders: names of the folders that outlive the step and that both sides reach.
     """
 
     function: Callable[..., dict[str, float]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    places: tuple[str, ...]
+    shared_folders: tuple[str, ...]
 
 
 STEPS: dict[str, Step] = {}
 
 
 def distributed(
-    inputs: tuple[str, ...], outputs: tuple[str, ...], places: tuple[str, ...]
+    inputs: tuple[str, ...], outputs: tuple[str, ...], shared_folders: tuple[str, ...]
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a step with the argument `settings` run where `ray.cluster` says: here, or by a job that does the same."""
+    """Let a step run where `ray.cluster` says: in this process, or as a job of a Ray cluster.
+
+    Args:
+        inputs, outputs, shared_folders: see `Step`. The step also has the argument `settings`.
+    """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         name = function.__name__
-        STEPS[name] = Step(cast(Any, function), inputs, outputs, places)
+        STEPS[name] = Step(cast(Any, function), inputs, outputs, shared_folders)
+        signature = inspect.signature(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            given: dict[str, Any] = inspect.signature(function).bind(*args, **kwargs).arguments
-            settings: Settings = given["settings"]
+            arguments = signature.bind(*args, **kwargs).arguments
+            settings: Settings = arguments["settings"]
             if settings.ray.cluster == "local":
                 return function(*args, **kwargs)
-
-            def uris(names: tuple[str, ...]) -> dict[str, str]:
-                return {name: uri_of(given[name]) for name in names}
-
-            call = StepCall(name, uris(inputs), uris(outputs), uris(places), settings.to_dict())
-            return cast(R, elsewhere(call, settings, [Path(given[name]) for name in outputs]))
+            call = StepCall(
+                name,
+                _uris(inputs, arguments),
+                _uris(outputs, arguments),
+                _uris(shared_folders, arguments),
+                settings.to_dict(),
+            )
+            output_paths = [Path(arguments[output]) for output in outputs]
+            return cast(R, elsewhere(call, settings, output_paths))
 
         return run
 
     return register
 
 
+def _uris(names: tuple[str, ...], arguments: dict[str, Any]) -> dict[str, str]:
+    """Return name -> URI or path of some arguments."""
+    return {name: uri_of(arguments[name]) for name in names}
+
+
 def elsewhere(call: StepCall, settings: Settings, outputs: list[Path]) -> dict[str, float]:
     """Have a Ray cluster do a call, and return its figures.
 
     Raises:
-        UserError: what the step itself says is wrong, or what happened to the job.
+        UserError: what the step itself refused, or what happened to the job.
     """
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        (run_rayjob if settings.ray.cluster == "rayjob" else run_on_static_cluster)(
-            call, settings.ray
-        )
-    except UserError as error:
-        # What the step says itself says more than how its job ended.
-        told = None
-        with suppress(UserError):
-            told = (call.read_answer() or {}).get("error")
-        raise UserError(told or str(error)) from None
+        if settings.ray.cluster == "rayjob":
+            run_rayjob(call, settings.ray)
+        else:
+            run_on_static_cluster(call, settings.ray)
+    except UserError as job_error:
+        # The step's own error says more than how its job ended.
+        raise UserError(_step_error(call) or str(job_error)) from None
     answer = call.read_answer()
     if answer is None:
         raise UserError(
-            f"the Ray job of step {call.step} ended well, but {call.answer} is not there; do both reach it?"
+            f"the Ray job of step {call.step} ended well, but {call.answer} is not there; "
+            "do both reach it?"
         )
     return dict(answer["figures"])
+
+
+def _step_error(call: StepCall) -> str | None:
+    """Return why a step refused its input, or None where it has left no error."""
+    answer = None
+    with suppress(UserError):
+        answer = call.read_answer()
+    return (answer or {}).get("error")

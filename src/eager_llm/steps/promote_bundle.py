@@ -1,7 +1,8 @@
-"""The last step of a night: the new bundle beside the running one, and what follows."""
+"""The step `promote`: the new bundle beside the running one, and what follows."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from eager_llm.bundle.bundle import Bundle
 from eager_llm.bundle.store import store_bundle, version_name
@@ -22,8 +23,8 @@ from eager_llm.release.verdict import (
     render_promotion,
 )
 from eager_llm.settings import RolloutSettings, Settings
-from eager_llm.steps.data import read_examples
-from eager_llm.steps.refresh import Plan
+from eager_llm.steps.examples import read_examples
+from eager_llm.steps.refresh_plan import Plan
 from eager_llm.steps.timing import timed
 
 
@@ -38,108 +39,133 @@ def promote(
     verdict: Path,
     report: Path,
 ) -> dict[str, float]:
-    """Compare the new bundle with the running one, roll a better one out, and say why where it is refused.
+    """Compare the new bundle with the running one, and roll a better one out.
 
-    Either way the log is accepted: the next night adds to it. Where `rollout.release` names a Helm release, the
-    bundle is stored under its version and starts as a canary; it is a candidate until `eager-llm rollout promote`.
-    Else it takes the running bundle's place in the run's folder.
+    Either way the log is accepted: the next refresh adds to it. Where `rollout.release` names a
+    Helm release, the bundle is stored under its version and starts as a canary; it is a candidate
+    until `eager-llm rollout promote`. Otherwise it replaces the running bundle in the run's folder.
+
+    Args:
+        bundle: the new one.
+        tables: folder of the validated tables.
+        examples: of `publish`; the test split is read.
+        plan: JSON of `update_index`.
+        run: folder of the run, with the running bundle.
+        verdict: JSON to write.
+        report: page to write.
 
     Returns:
         Each check's values, and `promoted`: 1 or 0.
     """
-    device = prepare_torch(settings.threads)
-    place = RunFolder(run)
-    compared: Comparison | None = None
-    if place.running is not None:
-        running, new = (Bundle.load(folder, device) for folder in (place.running, bundle))
-        compared = compare(running, new, read_examples(examples), settings.promotion, settings.seed)
-    decided = judge(
-        compared, version_name(place.running) if place.running else "", version_name(bundle)
-    )
-    helm, steps = _plan(decided, settings.rollout)
-    write_json(verdict, {**decided.to_dict(), "checks": _rows(compared), **_tables(compared)})
+    run_folder = RunFolder(run)
+    comparison = _compare(run_folder.running, bundle, examples, settings)
+    running_version = version_name(run_folder.running) if run_folder.running else ""
+    decision = judge(comparison, running_version, version_name(bundle))
+    rollout = _Rollout.of(decision, settings.rollout)
+    write_json(verdict, _verdict_values(decision, comparison))
     page = PromotionPage(
-        verdict=decided,
+        verdict=decision,
         metadata=read_metadata(tables),
         plan=asdict(Plan.load(plan)),
-        checks=compared.checks if compared else [],
-        table=compared.table if compared else {},
-        new_items=compared.new_items if compared else {},
         confidence=settings.promotion.confidence,
-        commands=_commands(decided, steps, run, settings.rollout),
+        commands=rollout.commands(decision, run),
+        **_measures(comparison),
     )
     with whole_file(report) as draft:
         draft.write_text(render_promotion(page), encoding="utf-8")
-    _follow(decided, bundle, place, settings.rollout, helm, steps)
-    place.accept(tables)
-    say(f"bundle {decided.new}: {decided.outcome}")
-    for reason in decided.reasons:
+    if decision.outcome != REFUSED:
+        rollout.start(bundle, run_folder)
+    run_folder.accept(tables)
+    say(f"bundle {decision.new}: {decision.outcome}")
+    for reason in decision.reasons:
         say(f"  {reason}")
-    figures = {
-        f"{kind} {c.name}": value
-        for c in (compared.checks if compared else [])
-        for kind, value in (("running", c.running), ("new", c.new))
+    figures = _check_figures(comparison)
+    return {**figures, "promoted": float(decision.outcome != REFUSED)}
+
+
+def _compare(
+    running: Path | None, new: Path, examples: Path, settings: Settings
+) -> Comparison | None:
+    """Compare the two bundles; None where no bundle is running."""
+    device = prepare_torch(settings.threads)
+    if running is None:
+        return None
+    running_bundle = Bundle.load(running, device)
+    new_bundle = Bundle.load(new, device)
+    table = read_examples(examples)
+    return compare(running_bundle, new_bundle, table, settings.promotion, settings.seed)
+
+
+def _measures(comparison: Comparison | None) -> dict[str, Any]:
+    """Return `checks`, `table` and `new_items` of a comparison, empty where there is none."""
+    if comparison is None:
+        return {"checks": [], "table": {}, "new_items": {}}
+    return {
+        "checks": comparison.checks,
+        "table": comparison.table,
+        "new_items": comparison.new_items,
     }
-    return {**figures, "promoted": float(decided.outcome != REFUSED)}
 
 
-def _plan(decided: Verdict, rollout: RolloutSettings) -> tuple[Helm | None, list[Step]]:
-    """Return what is to be done on the cluster, where there is a release and something to compare with."""
-    if decided.outcome != PROMOTED or not rollout.release:
-        return None, []
-    helm = Helm(rollout)
-    return helm, canary_steps(helm.values(), decided.new, rollout.weight)
+def _verdict_values(decision: Verdict, comparison: Comparison | None) -> dict[str, Any]:
+    """Return the values of the verdict's file."""
+    measures = _measures(comparison)
+    rows = [{**asdict(check), "passed": check.passed} for check in measures["checks"]]
+    return {**decision.to_dict(), **measures, "checks": rows}
 
 
-def _follow(
-    decided: Verdict,
-    bundle: Path,
-    place: RunFolder,
-    rollout: RolloutSettings,
-    helm: Helm | None,
-    steps: list[Step],
-) -> None:
-    """Do what the verdict says."""
-    if decided.outcome == REFUSED:
-        return
-    if rollout.store:
-        store_bundle(bundle, rollout.store)
-    if helm is not None:
-        helm.apply(steps)
-    place.add_candidate(bundle)
-    if helm is None:
-        place.promote()
+def _check_figures(comparison: Comparison | None) -> dict[str, float]:
+    """Return each check's value of both bundles."""
+    figures: dict[str, float] = {}
+    for check in _measures(comparison)["checks"]:
+        figures[f"running {check.name}"] = check.running
+        figures[f"new {check.name}"] = check.new
+    return figures
 
 
-def _commands(
-    decided: Verdict, steps: list[Step], run: Path, rollout: RolloutSettings
-) -> list[str]:
-    """Return what was done on the cluster, and what a person can do next."""
-    if decided.outcome == FIRST or (decided.outcome == PROMOTED and not steps):
-        return (
-            ["# to take it back:", f"eager-llm rollout rollback --run {run.name}"]
-            if decided.running
-            else []
-        )
-    follow = f"--run {run.name} --release {rollout.release} --namespace {rollout.namespace}"
-    done = ["# the canary:", *(step.command_line(rollout) for step in steps)]
-    then = [
-        "# then one of:",
-        f"eager-llm rollout promote {follow}",
-        f"eager-llm rollout rollback {follow}",
-    ]
-    return [*done, *then] if steps else []
+@dataclass(frozen=True)
+class _Rollout:
+    """How a bundle that is not refused gets to run.
 
+    Attributes:
+        helm: the release, or None where there is none or nothing to compare with.
+        steps: that start the canary.
+    """
 
-def _rows(compared: Comparison | None) -> list[dict[str, object]]:
-    return (
-        [{**asdict(check), "passed": check.passed} for check in compared.checks] if compared else []
-    )
+    settings: RolloutSettings
+    helm: Helm | None
+    steps: list[Step]
 
+    @classmethod
+    def of(cls, decision: Verdict, settings: RolloutSettings) -> Self:
+        """Plan the canary of a promoted bundle on its release."""
+        if decision.outcome != PROMOTED or not settings.release:
+            return cls(settings, None, [])
+        helm = Helm(settings)
+        return cls(settings, helm, canary_steps(helm.values(), decision.new, settings.weight))
 
-def _tables(compared: Comparison | None) -> dict[str, object]:
-    return (
-        {"table": compared.table, "new_items": compared.new_items}
-        if compared
-        else {"table": {}, "new_items": {}}
-    )
+    def start(self, bundle: Path, run_folder: RunFolder) -> None:
+        """Store the bundle, and start its canary or let it run at once."""
+        if self.settings.store:
+            store_bundle(bundle, self.settings.store)
+        if self.helm is not None:
+            self.helm.apply(self.steps)
+        run_folder.add_candidate(bundle)
+        if self.helm is None:
+            run_folder.promote()
+
+    def commands(self, decision: Verdict, run: Path) -> list[str]:
+        """Return what is done on the cluster, and what a person can do next."""
+        if self.steps:
+            release, namespace = self.settings.release, self.settings.namespace
+            options = f"--run {run.name} --release {release} --namespace {namespace}"
+            return [
+                "# the canary:",
+                *(step.command_line(self.settings) for step in self.steps),
+                "# then one of:",
+                f"eager-llm rollout promote {options}",
+                f"eager-llm rollout rollback {options}",
+            ]
+        if decision.outcome in (FIRST, PROMOTED) and decision.running:
+            return ["# to take it back:", f"eager-llm rollout rollback --run {run.name}"]
+        return []

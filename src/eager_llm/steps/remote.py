@@ -1,4 +1,7 @@
-"""The entry point of a Ray job: do a call of a step here, on the cluster. Started by `eager_llm.steps.distributed`."""
+"""The entry point of a Ray job: do a call of a step here, on the cluster.
+
+`eager_llm.steps.distributed` starts it.
+"""
 
 import shutil
 import sys
@@ -14,46 +17,53 @@ from eager_llm.steps.distributed import STEPS
 
 
 def main(arguments: list[str]) -> int:
-    """Do the call, deliver what it made to where it belongs, and leave an answer.
+    """Do the call, deliver its outputs to where they belong, and leave an answer.
+
+    Args:
+        arguments: the encoded call.
 
     Returns:
         0, or 2 where the step refused its input; the answer and the log say why.
     """
-    import eager_llm.steps.model  # noqa: F401  # its steps register themselves
+    # These two register their steps.
+    import eager_llm.steps.build_index
+    import eager_llm.steps.tune_model  # noqa: F401
 
     call = StepCall.decode(arguments[0])
     settings = Settings.from_dict(call.settings)
-    step = STEPS[call.step]
     if settings.ray.shared:
         Path(settings.ray.shared).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{call.name}-", dir=settings.ray.shared or None))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{call.name}-", dir=settings.ray.shared or None))
     try:
-        given: dict[str, Any] = {
-            name: fetch(place, folder / name) for name, place in call.inputs.items()
-        }
-        made = {
-            name: folder / "made" / name if "://" in p else Path(p)
-            for name, p in call.outputs.items()
-        }
-        given |= made | {name: Path(place) for name, place in call.shared_folders.items()}
-        say(f"step {call.step} on the Ray cluster")
-        try:
-            figures = step.function(
-                **given, settings=settings.replace(ray=settings.ray.replace(cluster="local"))
-            )
-        finally:
-            # A gate's report is worth reading most where the gate failed.
-            for name, local in made.items():
-                if local.exists():
-                    deliver(local, call.outputs[name])
-        write_answer(call, {"figures": figures}, folder)
+        figures = _run(call, settings, scratch)
+        write_answer(call, {"figures": figures}, scratch)
         return 0
     except UserError as error:
-        write_answer(call, {"error": str(error)}, folder)
+        write_answer(call, {"error": str(error)}, scratch)
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(call: StepCall, settings: Settings, scratch: Path) -> dict[str, float]:
+    """Fetch the inputs, run the step, and deliver its outputs, also where it failed."""
+    inputs: dict[str, Any] = {}
+    for name, uri in call.inputs.items():
+        inputs[name] = fetch(uri, scratch / name)
+    outputs: dict[str, Path] = {}
+    for name, uri in call.outputs.items():
+        outputs[name] = scratch / "made" / name if "://" in uri else Path(uri)
+    folders = {name: Path(folder) for name, folder in call.shared_folders.items()}
+    local_settings = settings.replace(ray=settings.ray.replace(cluster="local"))
+    say(f"step {call.step} on the Ray cluster")
+    try:
+        return STEPS[call.step].function(**inputs, **outputs, **folders, settings=local_settings)
+    finally:
+        # A gate's report is worth reading most where the gate failed.
+        for name, path in outputs.items():
+            if path.exists():
+                deliver(path, call.outputs[name])
 
 
 if __name__ == "__main__":
