@@ -32,7 +32,7 @@ class Decoding:
         recommender = self.bundle.recommender
         self.recommender = recommender
         self.decode = prepare_prefix_function(
-            recommender.model, recommender.book.item_tokens, recommender.trie
+            recommender.model, recommender.prompt_builder.item_tokens, recommender.trie
         )
         warm_up = HistoryRequest(items=recommender.index.item_ids[:3])
         self.answer([warm_up])
@@ -48,7 +48,7 @@ class Decoding:
 
     def _prompt(self, request: HistoryRequest) -> list[int]:
         rows = [self.recommender.index.rows[item] for item in request.items]
-        return self.recommender.book.prompt(rows[-self.recommender.max_history :])
+        return self.recommender.prompt_builder.prompt(rows[-self.recommender.max_history :])
 
     def _answer(self, rows: np.ndarray, scores: np.ndarray) -> dict:
         items = []
