@@ -13,7 +13,10 @@ SMALL = "small-llama"
 
 
 def load_backbone(
-    settings: BackboneSettings, index: ItemIndex, texts: list[str], seed: int
+    settings: BackboneSettings,
+    index: ItemIndex,
+    texts: list[str],
+    seed: int,
 ) -> tuple[Any, Any]:
     """Return a causal LM and its tokenizer, both knowing the tokens of the index.
 

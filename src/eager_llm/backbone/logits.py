@@ -1,6 +1,6 @@
 """The output layer of a causal LM, computed for chosen tokens only."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -10,7 +10,9 @@ from eager_llm.backbone.hidden_states import unwrap
 
 
 def logits_of(
-    model: Any, hidden: torch.Tensor, rows: slice | torch.Tensor | None = None
+    model: Any,
+    hidden: torch.Tensor,
+    rows: slice | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Apply the output layer to chosen hidden states.
 
@@ -29,13 +31,14 @@ def logits_of(
     elif type(layer) is nn.Linear:
         logits = _linear_rows(layer, hidden, rows)
     else:  # an adapted or quantised layer is more than its weight
-        logits = layer(hidden)
-        logits = logits.gather(-1, rows) if _is_own(rows) else logits[..., rows]
+        logits = _select(layer(hidden), rows)
     return _as_configured(logits.float(), base.config.get_text_config())
 
 
 def _linear_rows(
-    layer: nn.Linear, hidden: torch.Tensor, rows: slice | torch.Tensor
+    layer: nn.Linear,
+    hidden: torch.Tensor,
+    rows: slice | torch.Tensor,
 ) -> torch.Tensor:
     """Apply some rows of a linear layer.
 
@@ -49,12 +52,22 @@ def _linear_rows(
     return logits if bias is None else logits + bias
 
 
-def _is_own(rows: slice | torch.Tensor) -> bool:
+def _select(logits: torch.Tensor, rows: slice | torch.Tensor) -> torch.Tensor:
+    """Return the logits of some rows, of logits [..., vocabulary]."""
+    if _is_own(rows):
+        return logits.gather(-1, rows)
+    return logits[..., rows]
+
+
+def _is_own(rows: slice | torch.Tensor) -> TypeGuard[torch.Tensor]:
     """Return whether each hidden state has rows of its own."""
     return isinstance(rows, torch.Tensor) and rows.dim() > 1
 
 
-def _as_configured(logits: torch.Tensor, config: Any) -> torch.Tensor:
+def _as_configured(
+    logits: torch.Tensor,
+    config: Any,
+) -> torch.Tensor:
     """Do what some shapes do to their logits after the output layer (Granite, Cohere, Gemma 2)."""
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor

@@ -37,10 +37,18 @@ def save_tuned(
     write_json(folder / TEMPLATES, tasks)
     tokenizer.save_pretrained(folder / "tokenizer")
     model.eval().save_pretrained(folder / "backbone")
-    mark_tuned(folder, index, [index.item_ids[row] for row in sorted(held_out)])
+    mark_tuned(
+        folder,
+        index,
+        [index.item_ids[row] for row in sorted(held_out)],
+    )
 
 
-def mark_tuned(folder: Path, index: ItemIndex, held_out: list[str]) -> None:
+def mark_tuned(
+    folder: Path,
+    index: ItemIndex,
+    held_out: list[str],
+) -> None:
     """Write which item index a model was tuned on.
 
     Args:

@@ -13,7 +13,10 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def model_mask(
-    model: Any, visible: torch.Tensor, query_position: torch.Tensor, key_position: torch.Tensor
+    model: Any,
+    visible: torch.Tensor,
+    query_position: torch.Tensor,
+    key_position: torch.Tensor,
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Turn "who may see whom" into the `attention_mask` argument of the model.
 
@@ -32,7 +35,8 @@ def model_mask(
         layer_types = [FULL] if window is None else [SLIDING]
     if window is None or SLIDING not in layer_types:
         return _additive(visible, model.dtype)
-    in_window = visible & (key_position[:, None] > query_position[..., None] - window)
+    window_start = query_position[..., None] - window
+    in_window = visible & (key_position[:, None] > window_start)
     if set(layer_types) == {SLIDING}:
         return _additive(in_window, model.dtype)
     return {
@@ -41,10 +45,14 @@ def model_mask(
     }
 
 
-def _additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _additive(
+    visible: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     """Return what is added to the attention scores, [P, 1, Q, K].
 
     Eager attention takes no other form; the fused ones would make it of booleans in every layer.
     """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    mask.masked_fill_(~visible, torch.finfo(dtype).min)
+    return mask[:, None]

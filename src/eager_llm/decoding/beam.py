@@ -74,10 +74,13 @@ def beam_search(
     Raises:
         FloatingPointError: the model answers NaN.
     """
-    widths = [beams] * len(prompts) if isinstance(beams, int) else list(beams)
+    if isinstance(beams, int):
+        beams = [beams] * len(prompts)
+    widths = list(beams)
     search = BeamSearch(model, trie, widths, normalise, constraint, item_prior)
     states = prompt_attention(model, prompts, prefix_cache)
-    current, hidden = search.start(), states.hidden
+    current = search.start()
+    hidden = states.hidden
     for level in range(trie.depth):
         if level:
             hidden = search.read_tokens(level - 1, states, current)
@@ -124,19 +127,37 @@ class BeamSearch:
 
     def start(self) -> Beams:
         """Return the beams before the first level: the root of the trie for every prompt."""
-        root = torch.zeros(self.prompts, 1, dtype=torch.int32, device=self.trie.label.device)
-        return Beams(root.long(), root, torch.zeros(root.shape, device=root.device))
+        device = self.trie.label.device
+        root = torch.zeros(self.prompts, 1, dtype=torch.int32, device=device)
+        score = torch.zeros(root.shape, device=device)
+        return Beams(root.long(), root, score)
 
-    def tokens(self, level: int, label: torch.Tensor) -> torch.Tensor:
+    def tokens(
+        self,
+        level: int,
+        label: torch.Tensor,
+    ) -> torch.Tensor:
         """Return the token ids of labels of a level, int64 in the shape of the labels."""
         return self.trie.tokens[level][label.long()]
 
-    def read_tokens(self, level: int, states: PromptAttention, beams: Beams) -> torch.Tensor:
+    def read_tokens(
+        self,
+        level: int,
+        states: PromptAttention,
+        beams: Beams,
+    ) -> torch.Tensor:
         """Let the model read the token of each beam's node, of a level; return [P, W, width]."""
-        tokens = self.tokens(level, self.trie.label[beams.node])
-        return states.extend(beams.parent, tokens[..., None])[:, :, 0]
+        label = self.trie.label[beams.node]
+        tokens = self.tokens(level, label)
+        hidden = states.extend(beams.parent, tokens[..., None])
+        return hidden[:, :, 0]
 
-    def advance(self, level: int, hidden: torch.Tensor, beams: Beams) -> Beams:
+    def advance(
+        self,
+        level: int,
+        hidden: torch.Tensor,
+        beams: Beams,
+    ) -> Beams:
         """Return, for each prompt, the best children of all its beams.
 
         Args:
@@ -144,22 +165,30 @@ class BeamSearch:
         """
         trie = self.trie
         child, exists = trie.children(beams.node, level)  # [P, W, C]
-        label = trie.label.index_select(0, child.flatten()).view(child.shape).long()
-        total = self.log_p(level, hidden, label, exists) + beams.score[..., None]
+        label = trie.label.index_select(0, child.flatten())
+        label = label.view(child.shape).long()
+        total = self.log_p(level, hidden, label, exists)
+        total = total + beams.score[..., None]
         if self.item_prior is not None:
             total += self.item_prior.gain(level, beams.node, child)
         if self.constraint is not None:
             exists = self.constraint.narrow(level, beams.node, child, exists)
         total = total.masked_fill_(~exists, -torch.inf).flatten(1)
-        score, best = total.topk(min(self.width, total.shape[1]), dim=1)
+        width = min(self.width, total.shape[1])
+        score, best = total.topk(width, dim=1)
         if self._beyond_width is not None:
-            score = score.masked_fill(self._beyond_width[:, : score.shape[1]], -torch.inf)
+            is_beyond = self._beyond_width[:, :width]
+            score = score.masked_fill(is_beyond, -torch.inf)
         parent = best // child.shape[-1]
         node = child.flatten(1).gather(1, best)
         return Beams(parent, node, score)
 
     def log_p(
-        self, level: int, hidden: torch.Tensor, label: torch.Tensor, exists: torch.Tensor
+        self,
+        level: int,
+        hidden: torch.Tensor,
+        label: torch.Tensor,
+        exists: torch.Tensor,
     ) -> torch.Tensor:
         """Return the log-probability of each child, float [P, W, C].
 
@@ -171,14 +200,21 @@ class BeamSearch:
         if self.normalise != "allowed":
             logits, log_norm = self.level_logits(level, hidden)
             return logits.gather(-1, label) - log_norm
-        if self.trie.widest[level] * OWN_LOGITS_FACTOR <= len(self.trie.tokens[level]):
+        children = self.trie.widest[level]
+        tokens = len(self.trie.tokens[level])
+        if children * OWN_LOGITS_FACTOR <= tokens:
             logits = logits_of(self.model, hidden, self.tokens(level, label))
         else:
-            logits = logits_of(self.model, hidden, self.trie.rows[level]).gather(-1, label)
-        log_norm = logits.masked_fill(~exists, -torch.inf).logsumexp(-1, keepdim=True)
-        return logits - log_norm
+            logits = logits_of(self.model, hidden, self.trie.rows[level])
+            logits = logits.gather(-1, label)
+        existing = logits.masked_fill(~exists, -torch.inf)
+        return logits - existing.logsumexp(-1, keepdim=True)
 
-    def level_logits(self, level: int, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def level_logits(
+        self,
+        level: int,
+        hidden: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits of a level's tokens, and the logarithm of what they are divided by.
 
         Args:
@@ -199,7 +235,10 @@ class BeamSearch:
         return logits_of(self.model, hidden, rows), log_norm
 
     def follow_tail(
-        self, states: PromptAttention, beams: Beams, leaf: torch.Tensor
+        self,
+        states: PromptAttention,
+        beams: Beams,
+        leaf: torch.Tensor,
     ) -> tuple[Beams, torch.Tensor]:
         """Score the tokens that follow a leaf, and bring the beams into order again.
 
@@ -209,13 +248,18 @@ class BeamSearch:
         Returns:
             The beams and their leaves, [P, W].
         """
-        total = beams.score + self.tail_scores(states, beams, leaf).sum(-1)
+        tail = self.tail_scores(states, beams, leaf)
+        total = beams.score + tail.sum(-1)
         score, order = total.sort(dim=1, descending=True)
-        parent, node = beams.parent.gather(1, order), beams.node.gather(1, order)
+        parent = beams.parent.gather(1, order)
+        node = beams.node.gather(1, order)
         return Beams(parent, node, score), leaf.gather(1, order)
 
     def tail_scores(
-        self, states: PromptAttention, beams: Beams, leaf: torch.Tensor
+        self,
+        states: PromptAttention,
+        beams: Beams,
+        leaf: torch.Tensor,
     ) -> torch.Tensor:
         """Return the log-probability of each token that follows a leaf, float [P, W, T].
 
@@ -227,12 +271,17 @@ class BeamSearch:
         depth = self.trie.depth
         tail = self.trie.tail[leaf].long()  # [P, W, T]
         length = tail.shape[2]
-        tokens = [self.tokens(depth - 1, self.trie.label[beams.node])]
-        tokens += [self.tokens(depth + step, tail[..., step]) for step in range(length - 1)]
+        # The model reads each token but the last, and scores the one that follows.
+        label = self.trie.label[beams.node]
+        tokens = [self.tokens(depth - 1, label)]
+        for step in range(length - 1):
+            label = tail[..., step]
+            tokens.append(self.tokens(depth + step, label))
         hidden = states.extend(beams.parent, torch.stack(tokens, dim=2))
         scores = []
         for step in range(length):
+            label = tail[..., step, None]
             logits, log_norm = self.level_logits(depth + step, hidden[:, :, step])
-            log_p = logits.gather(-1, tail[..., step, None]) - log_norm
+            log_p = logits.gather(-1, label) - log_norm
             scores.append(log_p[..., 0])
         return torch.stack(scores, dim=-1)

@@ -18,9 +18,17 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the keys and values of new tokens, [P, H, new, D]; return those of all tokens."""
+        """Add the keys and values of new tokens, both [P, H, new, D].
+
+        Returns:
+            Keys and values of all tokens, both [P, H, S, D].
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._key_store = key_states.new_empty(0)
@@ -34,13 +42,24 @@ class PreallocatedLayer(DynamicLayer):
         self.values = self._value_store[:, :, :end]
         return self.keys, self.values
 
-    def _write(self, store: torch.Tensor, states: torch.Tensor, end: int) -> torch.Tensor:
-        """Return the store with new tokens up to slot `end`: a larger one where they do not fit."""
-        if store.numel() == 0 or store.shape[2] < end:
+    def _write(
+        self,
+        store: torch.Tensor,
+        states: torch.Tensor,
+        end: int,
+    ) -> torch.Tensor:
+        """Write new tokens up to slot `end`.
+
+        Returns:
+            The store, or a larger one where they do not fit.
+        """
+        is_full = store.numel() == 0 or store.shape[2] < end
+        if is_full:
             prompts, heads, _, width = states.shape
             larger = states.new_empty(prompts, heads, 2 * end, width)
             if self._used:
-                larger[:, :, : self._used] = store[:, :, : self._used]
+                content = store[:, :, : self._used]
+                larger[:, :, : self._used] = content
             store = larger
         store[:, :, self._used : end] = states
         return store

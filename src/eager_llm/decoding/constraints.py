@@ -20,14 +20,19 @@ class Exclusion:
     parent: torch.Tensor
     offset: torch.Tensor
 
-    def remove(self, nodes: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
+    def remove(
+        self,
+        nodes: torch.Tensor,
+        exists: torch.Tensor,
+    ) -> torch.Tensor:
         """Return which of the existing children [P, W, C] of nodes [P, W] are not excluded."""
         children = exists.shape[-1]
         is_parent = nodes[..., None] == self.parent[:, None]  # [P, W, n]
         # What is not to be marked goes into one column behind the children.
         column = torch.where(is_parent, self.offset[:, None], children)
-        marks = exists.new_zeros((*exists.shape[:-1], children + 1))
-        return exists & ~marks.scatter_(-1, column, True)[..., :-1]
+        is_excluded = exists.new_zeros((*exists.shape[:-1], children + 1))
+        is_excluded.scatter_(-1, column, True)
+        return exists & ~is_excluded[..., :-1]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,11 @@ class Constraint:
     excluded: list[Exclusion | None] | None = None
 
     def narrow(
-        self, level: int, nodes: torch.Tensor, child: torch.Tensor, exists: torch.Tensor
+        self,
+        level: int,
+        nodes: torch.Tensor,
+        child: torch.Tensor,
+        exists: torch.Tensor,
     ) -> torch.Tensor:
         """Return which children may be entered, bool [P, W, C].
 

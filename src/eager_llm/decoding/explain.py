@@ -37,32 +37,41 @@ def path_scores(
         For each item, a number a level.
     """
     device = trie.label.device
-    search = BeamSearch(model, trie, [len(rows)], normalise, item_prior=item_prior)
+    count = len(rows)
+    search = BeamSearch(model, trie, [count], normalise, item_prior=item_prior)
     states = prompt_attention(model, [prompt], prefix_cache)
     hidden = states.hidden
     beams = search.start()
     path = trie.path_nodes(torch.tensor(rows, device=device))  # [N, depth]
     # At the first level all items continue the prompt itself, from then on each its own beam.
-    root = torch.zeros(1, len(rows), dtype=torch.long, device=device)
-    own = torch.arange(len(rows), device=device)[None]
+    root = torch.zeros(1, count, dtype=torch.long, device=device)
+    own = torch.arange(count, device=device)[None]
+    zeros = torch.zeros(1, count, device=device)
     scores = []
     for level in range(trie.depth):
         if level:
             hidden = search.read_tokens(level - 1, states, beams)
         nodes = path[:, level][None]
-        scores.append(_entry_scores(search, level, hidden, beams.node, nodes))
+        level_scores = _entry_scores(search, level, hidden, beams.node, nodes)
+        scores.append(level_scores)
         parent = own if level else root
-        beams = Beams(parent, nodes, torch.zeros(nodes.shape, device=device))
-    tail = torch.zeros(len(rows), trie.levels - trie.depth, device=device)
+        beams = Beams(parent, nodes, zeros)
+    tail_length = trie.levels - trie.depth
+    tail = torch.zeros(count, tail_length, device=device)
     # Among the allowed tokens a forced one is certain.
-    if tail.shape[1] and normalise != "allowed":
+    if tail_length and normalise != "allowed":
         leaf = beams.node - trie.level_start[trie.depth]
         tail = search.tail_scores(states, beams, leaf)[0]
-    return torch.cat([torch.stack(scores, dim=1), tail], dim=1).tolist()
+    node_scores = torch.stack(scores, dim=1)
+    return torch.cat([node_scores, tail], dim=1).tolist()
 
 
 def _entry_scores(
-    search: BeamSearch, level: int, hidden: torch.Tensor, parents: torch.Tensor, nodes: torch.Tensor
+    search: BeamSearch,
+    level: int,
+    hidden: torch.Tensor,
+    parents: torch.Tensor,
+    nodes: torch.Tensor,
 ) -> torch.Tensor:
     """Return what entering each node costs, [N].
 
@@ -71,10 +80,14 @@ def _entry_scores(
         parents: nodes of the level, [1, N or 1].
         nodes: one child of each parent, [1, N].
     """
-    trie, items = search.trie, nodes.shape[1]
+    trie = search.trie
+    items = nodes.shape[1]
     child, exists = trie.children(parents, level)  # [1, N or 1, C]
-    log_p = search.log_p(level, hidden, trie.label[child].long(), exists)
+    label = trie.label[child].long()
+    log_p = search.log_p(level, hidden, label, exists)
     if search.item_prior is not None:
         log_p = log_p + search.item_prior.gain(level, parents, child)
-    offset = nodes - trie.first_child[parents.expand(-1, items)]
-    return log_p.expand(-1, items, -1).gather(-1, offset.long()[..., None])[0, :, 0]
+    first_child = trie.first_child[parents.expand(-1, items)]
+    offset = (nodes - first_child).long()
+    scores = log_p.expand(-1, items, -1).gather(-1, offset[..., None])
+    return scores[0, :, 0]

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,13 @@ class OneOf:
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not self.values:
             raise UserError(f"filter on {self.column!r}: name at least one value, in a list")
-        ordered = sorted(set(self.values), key=lambda value: (type(value).__name__, value))
+        ordered = sorted(set(self.values), key=_sort_key)
         object.__setattr__(self, "values", tuple(ordered))
 
     def __str__(self) -> str:
         operator = "!=" if self.deny else "="
-        return f"{self.column} {operator} {' | '.join(map(str, self.values))}"
+        values = " | ".join(map(str, self.values))
+        return f"{self.column} {operator} {values}"
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class Between:
             )
 
     def __str__(self) -> str:
-        negation = "not " if self.deny else ""
-        least = "" if self.least is None else f"{self.least:g} <= "
-        most = "" if self.most is None else f" <= {self.most:g}"
-        return f"{negation}{least}{self.column}{most}"
+        text = self.column
+        if self.least is not None:
+            text = f"{self.least:g} <= {text}"
+        if self.most is not None:
+            text = f"{text} <= {self.most:g}"
+        return f"not {text}" if self.deny else text
 
 
 Condition = OneOf | Between
@@ -112,7 +116,11 @@ class Columns:
         item_ids: the items in the order of the index.
     """
 
-    def __init__(self, items: pd.DataFrame, item_ids: list[str]) -> None:
+    def __init__(
+        self,
+        items: pd.DataFrame,
+        item_ids: list[str],
+    ) -> None:
         self._items = items.set_index(ITEM_ID, drop=False).loc[item_ids]
         self._columns: dict[str, _TextColumn | _NumberColumn] = {}
 
@@ -136,8 +144,10 @@ class Columns:
         if name not in self._columns:
             cells = self._items[name]
             is_bool = pd.api.types.is_bool_dtype(cells)
-            is_number = is_bool or pd.api.types.is_numeric_dtype(cells)
-            self._columns[name] = (_NumberColumn if is_number else _TextColumn)(name, cells)
+            if is_bool or pd.api.types.is_numeric_dtype(cells):
+                self._columns[name] = _NumberColumn(name, cells)
+            else:
+                self._columns[name] = _TextColumn(name, cells)
         return self._columns[name]
 
 
@@ -160,9 +170,12 @@ class _NumberColumn:
             raise UserError(
                 f"filter on {self.name!r}: the column holds true and false; it has no ranges"
             )
-        least = -math.inf if condition.least is None else condition.least
-        most = math.inf if condition.most is None else condition.most
-        return (self.cells >= least) & (self.cells <= most)
+        matches = ~np.isnan(self.cells)
+        if condition.least is not None:
+            matches &= self.cells >= condition.least
+        if condition.most is not None:
+            matches &= self.cells <= condition.most
+        return matches
 
     def _number(self, value: Value) -> float:
         """Return a value as the column's cells are."""
@@ -234,12 +247,20 @@ class _TextColumn:
             codes, labels = pd.factorize(self._cells)
             return codes, None, labels
         lists = [cell.split(",") for cell in self._cells]
-        rows = np.repeat(np.arange(len(lists)), [len(labels) for labels in lists])
-        stripped = [label.strip() for labels in lists for label in labels]
+        lengths = [len(labels) for labels in lists]
+        rows = np.repeat(np.arange(len(lists)), lengths)
+        stripped = [label.strip() for label in chain.from_iterable(lists)]
         codes, labels = pd.factorize(np.array(stripped, dtype=object))
         return codes, rows, labels
 
 
 def _is_bound(value: Any) -> bool:
     """Return whether a value is a number that cells can be compared with."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return not math.isnan(value)
+
+
+def _sort_key(value: Value) -> tuple[str, Value]:
+    """Values of one type stand together: those of several have no order."""
+    return type(value).__name__, value

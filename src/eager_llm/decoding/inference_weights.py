@@ -8,7 +8,11 @@ from torch import nn
 from eager_llm.backbone.adapter_strength import set_adapter_strength
 
 
-def optimize_for_inference(model: Any, precision: str = "float32", strength: float = 1.0) -> Any:
+def optimize_for_inference(
+    model: Any,
+    precision: str = "float32",
+    strength: float = 1.0,
+) -> Any:
     """Return a tuned model made fast to decode with; it answers the same, but for rounding.
 
     The adapter is added to the weights in memory, unless it adapts embeddings or the output layer:
@@ -21,7 +25,8 @@ def optimize_for_inference(model: Any, precision: str = "float32", strength: flo
         strength: of the adapter, see `set_adapter_strength`.
     """
     set_adapter_strength(model, strength)
-    if hasattr(model, "merge_and_unload") and type(model.get_output_embeddings()) is nn.Linear:
+    head = model.get_output_embeddings()
+    if hasattr(model, "merge_and_unload") and type(head) is nn.Linear:
         model = model.merge_and_unload()
     model = model.to(getattr(torch, precision))
     if model.device.type == "cpu" and not hasattr(model, "merge_and_unload"):

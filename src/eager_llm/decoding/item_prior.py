@@ -53,7 +53,12 @@ class ItemPrior:
     has_evidence: torch.Tensor
     levels: list[_Evidence]
 
-    def gain(self, level: int, nodes: torch.Tensor, child: torch.Tensor) -> torch.Tensor:
+    def gain(
+        self,
+        level: int,
+        nodes: torch.Tensor,
+        child: torch.Tensor,
+    ) -> torch.Tensor:
         """Return what entering each child adds to the score, float [P, W, C].
 
         Args:
@@ -61,19 +66,26 @@ class ItemPrior:
             child: their children, [P, W, C].
         """
         parent_mass = self._log_mass(level, nodes)
-        child_mass = self._log_mass(level + 1, child.flatten(1)).view(child.shape)
+        child_mass = self._log_mass(level + 1, child.flatten(1))
+        child_mass = child_mass.view(child.shape)
         return self.weight * (child_mass - parent_mass[..., None])
 
-    def _log_mass(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+    def _log_mass(
+        self,
+        level: int,
+        nodes: torch.Tensor,
+    ) -> torch.Tensor:
         """Return the logarithm of the prior's mass below nodes [P, k] of a level, [P, k]."""
         evidence = self.levels[level]
         nodes = nodes.long().contiguous()
         index = torch.searchsorted(evidence.nodes, nodes)
         index.clamp_(max=evidence.nodes.shape[1] - 1)
         is_match = evidence.nodes.gather(1, index) == nodes
-        share = torch.where(is_match, evidence.share.gather(1, index), 0.0)
+        share = evidence.share.gather(1, index)
+        share = torch.where(is_match, share, 0.0)
         floor = torch.where(self.has_evidence, self.floor, 1.0)
-        return (floor * self.uniform[nodes] + (1 - floor) * share).log()
+        mass = floor * self.uniform[nodes] + (1 - floor) * share
+        return mass.log()
 
 
 class ItemPriorFactory:
@@ -94,21 +106,23 @@ class ItemPriorFactory:
         self._first_leaf = [first_leaf[start:end] for start, end in levels]
         self._first_leaf.append(np.arange(trie.items, dtype=first_leaf.dtype))
         below = [np.diff(first, append=trie.items) for first in self._first_leaf]
-        uniform = torch.from_numpy(np.concatenate(below) / trie.items)
-        self._uniform = uniform.float().to(self._device)
+        uniform = np.concatenate(below) / trie.items
+        self._uniform = torch.from_numpy(uniform).float().to(self._device)
 
     def __call__(self, histories: list[list[int]]) -> ItemPrior | None:
         """Return the prior of each history of item rows, or None where it would change nothing."""
         if not self.table.weight:
             return None
-        evidence = list(self._leaf_shares(self.table.evidence(histories)))
-        has_evidence = [[len(leaves) > 0] for leaves, _ in evidence]
+        table_evidence = self.table.scores(histories)
+        evidence = list(self._leaf_shares(table_evidence))
+        has_evidence = [len(leaves) > 0 for leaves, _ in evidence]
+        levels = range(len(self._first_leaf))
         return ItemPrior(
-            self.table.weight,
-            self.table.floor,
-            self._uniform,
-            torch.tensor(has_evidence, device=self._device),
-            [self._level(level, evidence) for level in range(len(self._first_leaf))],
+            weight=self.table.weight,
+            floor=self.table.floor,
+            uniform=self._uniform,
+            has_evidence=torch.tensor(has_evidence, device=self._device)[:, None],
+            levels=[self._level(level, evidence) for level in levels],
         )
 
     def _leaf_shares(self, evidence: csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -121,21 +135,32 @@ class ItemPriorFactory:
             leaves = self._leaf_of[evidence.indices[start:end]]
             values = evidence.data[start:end]
             total = values.sum(dtype=np.float64)
-            order = leaves.argsort() if total > 0 else leaves[:0]
-            yield leaves[order], values[order] / max(total, 1e-30)
+            if total > 0:
+                order = leaves.argsort()
+                yield leaves[order], values[order] / max(total, 1e-30)
+            else:
+                yield leaves[:0], values[:0]
 
-    def _level(self, level: int, evidence: list[tuple[np.ndarray, np.ndarray]]) -> _Evidence:
+    def _level(
+        self,
+        level: int,
+        evidence: list[tuple[np.ndarray, np.ndarray]],
+    ) -> _Evidence:
         """Add the shares of the leaves below each node of a level."""
-        width = max(1, max(len(leaves) for leaves, _ in evidence))
-        nodes = np.full((len(evidence), width), NO_NODE)
-        shares = np.zeros((len(evidence), width), dtype=np.float32)
+        most_leaves = max(len(leaves) for leaves, _ in evidence)
+        shape = (len(evidence), max(1, most_leaves))
+        nodes = np.full(shape, NO_NODE)
+        shares = np.zeros(shape, dtype=np.float32)
         for row, (leaves, leaf_shares) in enumerate(evidence):
             if not len(leaves):
                 continue
-            node = np.searchsorted(self._first_leaf[level], leaves, side="right") - 1
-            first = np.flatnonzero(np.diff(node, prepend=-1))
-            nodes[row, : len(first)] = node[first] + self._level_start[level]
-            shares[row, : len(first)] = np.add.reduceat(leaf_shares, first)
+            first_leaf = self._first_leaf[level]
+            number = np.searchsorted(first_leaf, leaves, side="right") - 1
+            begins = np.flatnonzero(np.diff(number, prepend=-1))
+            count = len(begins)
+            nodes[row, :count] = number[begins] + self._level_start[level]
+            shares[row, :count] = np.add.reduceat(leaf_shares, begins)
         return _Evidence(
-            torch.from_numpy(nodes).to(self._device), torch.from_numpy(shares).to(self._device)
+            nodes=torch.from_numpy(nodes).to(self._device),
+            share=torch.from_numpy(shares).to(self._device),
         )

@@ -12,7 +12,10 @@ from eager_llm.backbone.hidden_states import unwrap
 
 
 @contextmanager
-def last_token_only(model: Any, last: torch.Tensor) -> Iterator[None]:
+def last_token_only(
+    model: Any,
+    last: torch.Tensor,
+) -> Iterator[None]:
     """Let the last layer's feed-forward see one token of each prompt.
 
     The states of other tokens then mean nothing. What the layer adds to the residual stream is one
@@ -31,7 +34,8 @@ def last_token_only(model: Any, last: torch.Tensor) -> Iterator[None]:
     rows = torch.arange(len(last), device=last.device)
 
     def select_last(
-        _: nn.Module, inputs: tuple[torch.Tensor, ...]
+        _: nn.Module,
+        inputs: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, ...] | None:
         # Another thread may run the same model for another purpose.
         if threading.get_ident() != thread:

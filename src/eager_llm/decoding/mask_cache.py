@@ -12,6 +12,8 @@ import torch
 from eager_llm.decoding.constraints import Constraint, Exclusion
 from eager_llm.decoding.trie import Trie
 
+INT32_MAX = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class _CompiledFilter:
@@ -54,9 +56,10 @@ class MaskCache:
         self._first_child = trie.first_child.cpu().numpy()
         self._all_below = self._count_below(np.ones(trie.items, dtype=bool))
         # Row 0 lets everything pass.
-        self.capacity = max(batch, max_bytes // trie.nodes) + 1
-        fits_int32 = self.capacity * trie.nodes <= np.iinfo(np.int32).max
-        self._index_type = torch.int32 if fits_int32 else torch.int64
+        filters = max(batch, max_bytes // trie.nodes)
+        self.capacity = filters + 1
+        flags = self.capacity * trie.nodes
+        self._index_type = torch.int32 if flags <= INT32_MAX else torch.int64
         self._flags: torch.Tensor | None = None
         self._entries: OrderedDict[Hashable, _CompiledFilter] = OrderedDict()
 
@@ -64,7 +67,9 @@ class MaskCache:
         return len(self._entries)
 
     def constraint(
-        self, filters: Sequence[Hashable], histories: Sequence[Sequence[int]]
+        self,
+        filters: Sequence[Hashable],
+        histories: Sequence[Sequence[int]],
     ) -> Constraint | None:
         """Return what the prompts of a batch may be answered with; None: with anything.
 
@@ -75,16 +80,25 @@ class MaskCache:
         entries = [None if filter is None else self._entry(filter) for filter in filters]
         flags = mask = excluded = None
         if any(entry is not None for entry in entries):
-            rows = [0 if entry is None else entry.row for entry in entries]
             flags = self._flags
-            mask = torch.tensor(rows, dtype=self._index_type, device=self.trie.label.device)
+            mask = self._mask(entries)
         if any(map(len, histories)):
             excluded = self._exclude(entries, histories)
         if flags is None and excluded is None:
             return None
         return Constraint(flags, mask, excluded)
 
-    def count_allowed(self, filter: Hashable, history: Sequence[int] = ()) -> int:
+    def _mask(self, entries: Sequence[_CompiledFilter | None]) -> torch.Tensor:
+        """Return the row of the flags of each filter, int [prompts]."""
+        rows = [0 if entry is None else entry.row for entry in entries]
+        device = self.trie.label.device
+        return torch.tensor(rows, dtype=self._index_type, device=device)
+
+    def count_allowed(
+        self,
+        filter: Hashable,
+        history: Sequence[int] = (),
+    ) -> int:
         """Return how many items pass a filter, those of a history not counted.
 
         Args:
@@ -116,23 +130,27 @@ class MaskCache:
         return entry
 
     def _write_flags(self, row: int, flags: np.ndarray) -> None:
+        device = self.trie.label.device
         if self._flags is None:
             # Empty, not zeros: memory of rows that were never in use is never touched.
             shape = (self.capacity, self.trie.nodes)
-            self._flags = torch.empty(shape, dtype=torch.bool, device=self.trie.label.device)
+            self._flags = torch.empty(shape, dtype=torch.bool, device=device)
             self._flags[0] = True
-        self._flags[row] = torch.from_numpy(flags).to(self._flags.device)
+        self._flags[row] = torch.from_numpy(flags).to(device)
 
     def _count_below(self, leaves: np.ndarray) -> np.ndarray:
         """Count the marked leaves below every inner node: they lie side by side."""
         counts = []
         for start, end in pairwise(self.trie.level_start[:-1]):
             first_leaf = self._first_leaf[start:end]
-            counts.append(np.add.reduceat(leaves, first_leaf, dtype=np.int32))
+            count = np.add.reduceat(leaves, first_leaf, dtype=np.int32)
+            counts.append(count)
         return np.concatenate(counts)
 
     def _exclude(
-        self, entries: Sequence[_CompiledFilter | None], histories: Sequence[Sequence[int]]
+        self,
+        entries: Sequence[_CompiledFilter | None],
+        histories: Sequence[Sequence[int]],
     ) -> list[Exclusion | None]:
         """Return, level by level, the nodes below which a history leaves nothing that may come."""
         prompts, leaves = self._history_leaves(entries, histories)
@@ -146,17 +164,23 @@ class MaskCache:
             else:
                 end = self.trie.level_start[level + 2]
                 first_leaf = self._first_leaf[start:end]
-                nodes = np.searchsorted(first_leaf, leaves, side="right") - 1 + start
+                number = np.searchsorted(first_leaf, leaves, side="right") - 1
+                nodes = number + start
                 is_empty = self._are_empty(entries, prompts, nodes)
             exclusion = self._exclusion(
-                len(entries), prompts[is_empty], parents[is_empty], nodes[is_empty]
+                len(entries),
+                prompts[is_empty],
+                parents[is_empty],
+                nodes[is_empty],
             )
             levels.append(exclusion)
             parents = nodes
         return levels
 
     def _history_leaves(
-        self, entries: Sequence[_CompiledFilter | None], histories: Sequence[Sequence[int]]
+        self,
+        entries: Sequence[_CompiledFilter | None],
+        histories: Sequence[Sequence[int]],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the leaves of histories, those that pass the filter: (number of prompt, leaf)."""
         prompts, leaves = [], []
@@ -169,7 +193,10 @@ class MaskCache:
         return np.concatenate(prompts), np.concatenate(leaves)
 
     def _are_empty(
-        self, entries: Sequence[_CompiledFilter | None], prompts: np.ndarray, nodes: np.ndarray
+        self,
+        entries: Sequence[_CompiledFilter | None],
+        prompts: np.ndarray,
+        nodes: np.ndarray,
     ) -> np.ndarray:
         """Return where a node has as many leaves of the history below as leaves that may come.
 
@@ -186,7 +213,11 @@ class MaskCache:
         return is_empty
 
     def _exclusion(
-        self, count: int, prompts: np.ndarray, parents: np.ndarray, nodes: np.ndarray
+        self,
+        count: int,
+        prompts: np.ndarray,
+        parents: np.ndarray,
+        nodes: np.ndarray,
     ) -> Exclusion | None:
         """Lay the nodes out in a row a prompt.
 
@@ -196,10 +227,15 @@ class MaskCache:
         """
         if not len(prompts):
             return None
-        column = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)
-        parent = np.full((count, column.max() + 1), -1, dtype=np.int32)
-        offset = np.zeros(parent.shape, dtype=np.int64)
+        first = np.searchsorted(prompts, prompts)
+        column = np.arange(len(prompts)) - first
+        shape = (count, column.max() + 1)
+        parent = np.full(shape, -1, dtype=np.int32)
+        offset = np.zeros(shape, dtype=np.int64)
         parent[prompts, column] = parents
         offset[prompts, column] = nodes - self._first_child[parents]
         device = self.trie.label.device
-        return Exclusion(torch.from_numpy(parent).to(device), torch.from_numpy(offset).to(device))
+        return Exclusion(
+            parent=torch.from_numpy(parent).to(device),
+            offset=torch.from_numpy(offset).to(device),
+        )

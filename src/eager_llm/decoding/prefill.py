@@ -1,6 +1,7 @@
 """Reading the prompts: once each, without much padding, and not again what a cache holds.
 
-Shapes: P prompts, G prompts of a group that is read in one pass, H heads, S slots, D head width.
+Shapes: P prompts of the batch, G prompts of a group that is read in one pass, H heads,
+S slots (tokens, then padding), D head width.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,30 @@ from eager_llm.decoding.last_token import last_token_only
 from eager_llm.decoding.prefix_cache import CachedPrompt, PrefixCache
 
 # What starting a forward pass costs, in tokens: on a GPU more than any padding.
-CPU_PASS_COST, GPU_PASS_COST = 64, 1 << 30
+CPU_PASS_COST = 64
+GPU_PASS_COST = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt, split where the cache ends.
+
+    Attributes:
+        row: its number in the batch.
+        cached: its beginning in the cache, or None.
+        start: length of that beginning.
+        tail: the tokens that the model has to read.
+    """
+
+    row: int
+    cached: CachedPrompt | None
+    start: int
+    tail: list[int]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Prompts that went together.
+    """Prompts whose keys and values lie in one cache.
 
     Attributes:
         rows: their numbers in the batch.
@@ -35,7 +54,9 @@ class _Group:
 
 
 def prefill(
-    model: Any, prompts: list[list[int]], prefix_cache: PrefixCache | None
+    model: Any,
+    prompts: list[list[int]],
+    prefix_cache: PrefixCache | None,
 ) -> tuple[Any, torch.Tensor]:
     """Read the prompts.
 
@@ -43,175 +64,197 @@ def prefill(
         A cache with each prompt's keys and values from slot 0 on (what follows its end is
         meaningless), and the hidden state of each prompt's last token, [P, 1, width].
     """
-    cached: list[CachedPrompt | None] = [None] * len(prompts)
-    if prefix_cache is not None:
-        cached = [prefix_cache.find(prompt) for prompt in prompts]
-    starts = [_cached_length(entry) for entry in cached]
-    lengths = [len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)]
-    unread = [row for row, length in enumerate(lengths) if length]
-    groups = []
-    for numbers in _group_by_length([lengths[row] for row in unread], _pass_cost(model)):
-        rows = [unread[number] for number in numbers]
-        groups.append(_read_group(model, rows, prompts, cached))
-    whole = {row: cached[row] for row, length in enumerate(lengths) if not length}
+    split = [_split(row, tokens, prefix_cache) for row, tokens in enumerate(prompts)]
+    unread = [prompt for prompt in split if prompt.tail]
+    whole = [prompt for prompt in split if not prompt.tail]
+    by_length = _group_by_length(unread, _pass_cost(model))
+    groups = [_read_group(model, group) for group in by_length]
     if whole:
         groups.append(_cached_group(whole))
     cache, last_hidden = _join(groups)
     if prefix_cache is not None:
-        _remember(prefix_cache, unread, prompts, cache, last_hidden)
+        layers = keys_values(cache)
+        for prompt in unread:
+            content = _prompt_content(layers, prompt)
+            prefix_cache.add(prompts[prompt.row], content, last_hidden[prompt.row])
     return cache, last_hidden
 
 
-def _cached_length(entry: CachedPrompt | None) -> int:
-    return 0 if entry is None else entry.length
+def _split(
+    row: int,
+    tokens: list[int],
+    prefix_cache: PrefixCache | None,
+) -> _Prompt:
+    """Look a prompt up in the cache."""
+    cached = None
+    if prefix_cache is not None:
+        cached = prefix_cache.find(tokens)
+    start = 0 if cached is None else cached.length
+    return _Prompt(row, cached, start, tokens[start:])
+
+
+def _prompt_content(layers: KeysValues, prompt: _Prompt) -> KeysValues:
+    """Return one prompt's keys and values, both [H, tokens, D] a layer."""
+    row = prompt.row
+    end = prompt.start + len(prompt.tail)
+    content = []
+    for keys, values in layers:
+        prompt_keys = keys[row, :, :end]
+        prompt_values = values[row, :, :end]
+        content.append((prompt_keys, prompt_values))
+    return content
 
 
 def _pass_cost(model: Any) -> int:
-    return CPU_PASS_COST if model.device.type == "cpu" else GPU_PASS_COST
+    if model.device.type == "cpu":
+        return CPU_PASS_COST
+    return GPU_PASS_COST
 
 
-def _remember(
-    prefix_cache: PrefixCache,
-    rows: list[int],
-    prompts: list[list[int]],
-    cache: Any,
-    last_hidden: torch.Tensor,
-) -> None:
-    """Put the prompts that were read into the prefix cache."""
-    layers = keys_values(cache)
-    for row in rows:
-        end = len(prompts[row])
-        content = [(keys[row, :, :end], values[row, :, :end]) for keys, values in layers]
-        prefix_cache.add(prompts[row], content, last_hidden[row])
-
-
-def _group_by_length(lengths: list[int], pass_cost: int) -> list[list[int]]:
+def _group_by_length(
+    prompts: list[_Prompt],
+    pass_cost: int,
+) -> list[list[_Prompt]]:
     """Split prompts into groups of like length, so that passes and padded tokens cost least.
 
     Dynamic programming over the sorted lengths; a group costs `pass_cost` and its padded tokens.
 
     Returns:
-        For each group, the numbers of its prompts, rising.
+        The groups, shorter prompts first; in each the prompts in the order of the batch.
     """
-    order = sorted(range(len(lengths)), key=lambda number: (lengths[number], number))
+    by_length = sorted(prompts, key=lambda prompt: (len(prompt.tail), prompt.row))
     # For each number of prompts: what they cost at least, and where their last group starts.
-    least_cost, last_start = [0], [0]
-    for end in range(1, len(order) + 1):
-        longest = lengths[order[end - 1]]
-        costs = [least_cost[start] + pass_cost + (end - start) * longest for start in range(end)]
+    least_cost = [0]
+    last_start = [0]
+    for end in range(1, len(by_length) + 1):
+        longest = len(by_length[end - 1].tail)
+        costs = []
+        for start in range(end):
+            padded_tokens = (end - start) * longest
+            costs.append(least_cost[start] + pass_cost + padded_tokens)
         best_start = min(range(end), key=costs.__getitem__)
         last_start.append(best_start)
         least_cost.append(costs[best_start])
     groups = []
-    end = len(order)
+    end = len(by_length)
     while end:
         start = last_start[end]
-        groups.append(sorted(order[start:end]))
+        groups.append(sorted(by_length[start:end], key=lambda prompt: prompt.row))
         end = start
     return groups[::-1]
 
 
-def _read_group(
-    model: Any, rows: list[int], prompts: list[list[int]], cached: list[CachedPrompt | None]
-) -> _Group:
-    """Read what no cache holds of one group's prompts in one pass, padded on the right."""
+def _read_group(model: Any, prompts: list[_Prompt]) -> _Group:
+    """Read the tails of one group's prompts in one pass, padded on the right."""
     device = model.device
-    entries = [cached[row] for row in rows]
-    starts = [_cached_length(entry) for entry in entries]
-    tails = [prompts[row][start:] for row, start in zip(rows, starts, strict=True)]
-    lengths = [len(tail) for tail in tails]
-    longest, gap = max(lengths), max(starts)
-    padded = [tail + [0] * (longest - len(tail)) for tail in tails]
+    starts = [prompt.start for prompt in prompts]
+    lengths = [len(prompt.tail) for prompt in prompts]
+    longest = max(lengths)
+    gap = max(starts)
+    padded = [prompt.tail + [0] * (longest - len(prompt.tail)) for prompt in prompts]
     ids = torch.tensor(padded, device=device)
     length = torch.tensor(lengths, device=device)
-    cache = preallocated_cache(_stack(entries, gap) if gap else None)
+    cache = preallocated_cache(_stack_cached(prompts, gap))
     # Without a mask attention is causal: no token sees the padding behind it.
     options = _mask_options(model, starts, length, longest) if gap else {}
     with last_token_only(model, length - 1):
-        output = hidden_states(model, ids, past_key_values=cache, use_cache=True, **options)
-    states = output.last_hidden_state
-    last_hidden = states[torch.arange(len(rows), device=device), length - 1][:, None]
+        output = hidden_states(
+            model,
+            ids,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
     if gap:
-        cache = preallocated_cache(_close_gap(keys_values(cache), gap, starts, lengths))
-    return _Group(rows, cache, last_hidden)
+        layers = _close_gap(keys_values(cache), gap, prompts)
+        cache = preallocated_cache(layers)
+    rows = torch.arange(len(prompts), device=device)
+    last_hidden = output.last_hidden_state[rows, length - 1]
+    return _Group([prompt.row for prompt in prompts], cache, last_hidden[:, None])
 
 
 def _mask_options(
-    model: Any, starts: list[int], length: torch.Tensor, longest: int
+    model: Any,
+    starts: list[int],
+    length: torch.Tensor,
+    longest: int,
 ) -> dict[str, Any]:
-    """Return mask and positions of new tokens behind cached beginnings of unlike lengths.
+    """Return mask and positions of tails behind cached beginnings of unlike lengths.
 
-    The keys are the slots of the cached beginnings, padded, and then the new tokens, padded.
+    The keys are the slots of the cached beginnings, padded, and then those of the tails, padded.
 
     Args:
         starts: length of each cached beginning, [G].
-        length: new tokens of each prompt, int64 [G].
-        longest: the most new tokens of a prompt.
+        length: of each tail, int64 [G].
+        longest: length of the longest tail.
     """
-    device, count = length.device, len(starts)
+    device = length.device
+    count = len(starts)
     start = torch.tensor(starts, device=device)[:, None]
     slot = torch.arange(max(starts), device=device).expand(count, -1)
     step = torch.arange(longest, device=device).expand(count, -1)
     position = start + step
     key_position = torch.cat([slot, position], dim=1)
-    is_token = torch.cat([slot < start, step < length[:, None]], dim=1)
-    visible = is_token[:, None] & (key_position[:, None] <= position[..., None])
+    is_cached = slot < start
+    is_tail = step < length[:, None]
+    is_token = torch.cat([is_cached, is_tail], dim=1)
+    is_causal = key_position[:, None] <= position[..., None]
+    visible = is_token[:, None] & is_causal
     return {
         "attention_mask": model_mask(model, visible, position, key_position),
         "position_ids": position,
     }
 
 
-def _cached_group(entries: dict[int, CachedPrompt | None]) -> _Group:
-    """Return the prompts, by their numbers, that need no reading."""
-    whole = [entry for entry in entries.values() if entry is not None]
-    longest = max(entry.length for entry in whole)
-    last_hidden = torch.stack([entry.last_hidden for entry in whole])
-    return _Group(list(entries), preallocated_cache(_stack(whole, longest)), last_hidden)
+def _cached_group(prompts: list[_Prompt]) -> _Group:
+    """Return the prompts of which everything is in the cache."""
+    longest = max(prompt.start for prompt in prompts)
+    last_hidden = [prompt.cached.last_hidden for prompt in prompts if prompt.cached]
+    return _Group(
+        [prompt.row for prompt in prompts],
+        preallocated_cache(_stack_cached(prompts, longest)),
+        torch.stack(last_hidden),
+    )
 
 
-def _stack(entries: Sequence[CachedPrompt | None], length: int) -> KeysValues:
-    """Stack cached beginnings, padded on the right to some length.
+def _stack_cached(prompts: list[_Prompt], length: int) -> KeysValues | None:
+    """Stack cached beginnings, padded on the right; a prompt without one is all padding.
 
-    A prompt without one is all padding.
+    Returns:
+        Keys and values [G, H, length, D] of each layer; None where no prompt has a beginning.
     """
-    contents = [None if entry is None else entry.content for entry in entries]
-    layers = next(len(content) for content in contents if content is not None)
-    stacked = []
-    for layer in range(layers):
-        keys = [None if content is None else content[layer][0] for content in contents]
-        values = [None if content is None else content[layer][1] for content in contents]
-        stacked.append((_pad(keys, length), _pad(values, length)))
-    return stacked
+    rows, contents = [], []
+    for row, prompt in enumerate(prompts):
+        if prompt.cached is not None:
+            rows.append(row)
+            contents.append(prompt.cached.content)
+    if not contents:
+        return None
+    return _merge(contents, rows, len(prompts), length)
 
 
-def _pad(tables: list[torch.Tensor | None], length: int) -> torch.Tensor:
-    """Return tables [H, S, D] of unlike S as one table [P, H, length, D]; None: zeros."""
-    like = next(table for table in tables if table is not None)
-    heads, _, width = like.shape
-    padded = like.new_zeros(len(tables), heads, length, width)
-    for row, table in enumerate(tables):
-        if table is not None:
-            padded[row, :, : table.shape[1]] = table
-    return padded
-
-
-def _close_gap(layers: KeysValues, gap: int, starts: list[int], lengths: list[int]) -> KeysValues:
-    """Close the gap between each prompt's cached beginning and its new tokens.
+def _close_gap(
+    layers: KeysValues,
+    gap: int,
+    prompts: list[_Prompt],
+) -> KeysValues:
+    """Close the gap between each prompt's cached beginning and its tail.
 
     Args:
-        gap: slot of the first new token.
-        starts: length of each cached beginning.
-        lengths: new tokens of each prompt.
+        layers: keys and values, both [G, H, slots, D].
+        gap: the slot where the tails begin.
     """
-    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    longest = max(prompt.start + len(prompt.tail) for prompt in prompts)
 
     def close(table: torch.Tensor) -> torch.Tensor:
-        prompts, heads, _, width = table.shape
-        closed = table.new_zeros(prompts, heads, max(ends), width)
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        count, heads, _, width = table.shape
+        closed = table.new_zeros(count, heads, longest, width)
+        for row, prompt in enumerate(prompts):
+            start = prompt.start
+            length = len(prompt.tail)
             closed[row, :, :start] = table[row, :, :start]
-            closed[row, :, start:end] = table[row, :, gap : gap + end - start]
+            tail = table[row, :, gap : gap + length]
+            closed[row, :, start : start + length] = tail
         return closed
 
     return [(close(keys), close(values)) for keys, values in layers]
@@ -224,23 +267,46 @@ def _join(groups: list[_Group]) -> tuple[Any, torch.Tensor]:
     last_hidden = torch.cat([group.last_hidden for group in groups])
     rows = [torch.tensor(group.rows, device=last_hidden.device) for group in groups]
     contents = [keys_values(group.cache) for group in groups]
-    layers = []
-    for layer in range(len(contents[0])):
-        keys = [content[layer][0] for content in contents]
-        values = [content[layer][1] for content in contents]
-        layers.append((_scatter(keys, rows), _scatter(values, rows)))
-    return preallocated_cache(layers), last_hidden[torch.cat(rows).argsort()]
+    longest = max(content[0][0].shape[2] for content in contents)
+    layers = _merge(contents, rows, len(last_hidden), longest)
+    order = torch.cat(rows).argsort()
+    return preallocated_cache(layers), last_hidden[order]
 
 
-def _scatter(tables: list[torch.Tensor], rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return tables [G, H, S, D] of unlike S as one table [P, H, longest S, D].
+def _merge(
+    contents: list[KeysValues],
+    rows: Sequence[int | torch.Tensor],
+    count: int,
+    length: int,
+) -> KeysValues:
+    """Lay keys and values of unlike lengths into common tables, padded on the right.
 
     Args:
-        rows: numbers of the prompts of each table.
+        contents: keys and values of prompts [H, S, D], or of groups [G, H, S, D].
+        rows: for each of them, the row or the rows of the table where it goes.
+
+    Returns:
+        Keys and values [count, H, length, D] of each layer.
     """
-    longest = max(table.shape[2] for table in tables)
-    _, heads, _, width = tables[0].shape
-    joined = tables[0].new_zeros(sum(map(len, tables)), heads, longest, width)
-    for table, row in zip(tables, rows, strict=True):
-        joined[row, :, : table.shape[2]] = table
-    return joined
+    merged = []
+    for layer in zip(*contents, strict=True):
+        keys = [keys for keys, _ in layer]
+        values = [values for _, values in layer]
+        merged_keys = _merge_tables(keys, rows, count, length)
+        merged_values = _merge_tables(values, rows, count, length)
+        merged.append((merged_keys, merged_values))
+    return merged
+
+
+def _merge_tables(
+    tables: list[torch.Tensor],
+    rows: Sequence[int | torch.Tensor],
+    count: int,
+    length: int,
+) -> torch.Tensor:
+    """Return one table [count, H, length, D]; see `_merge`."""
+    heads, _, width = tables[0].shape[-3:]
+    merged = tables[0].new_zeros(count, heads, length, width)
+    for row, table in zip(rows, tables, strict=True):
+        merged[row, :, : table.shape[-2]] = table
+    return merged

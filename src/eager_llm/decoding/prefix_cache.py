@@ -73,7 +73,12 @@ class PrefixCache:
         self.misses += 1
         return None
 
-    def add(self, prompt: list[int], content: KeysValues, last_hidden: torch.Tensor) -> None:
+    def add(
+        self,
+        prompt: list[int],
+        content: KeysValues,
+        last_hidden: torch.Tensor,
+    ) -> None:
         """Copy a prompt that was read into the cache, where it fits and is not there.
 
         Args:
@@ -87,7 +92,12 @@ class PrefixCache:
         if size > self.max_bytes:
             return
         copies = [(keys.clone(), values.clone()) for keys, values in content]
-        self._entries[key] = CachedPrompt(len(prompt), copies, last_hidden.clone(), size)
+        self._entries[key] = CachedPrompt(
+            length=len(prompt),
+            content=copies,
+            last_hidden=last_hidden.clone(),
+            bytes=size,
+        )
         self.bytes += size
         while self.bytes > self.max_bytes:
             _, oldest = self._entries.popitem(last=False)

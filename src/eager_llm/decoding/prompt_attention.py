@@ -13,6 +13,13 @@ from eager_llm.decoding.attention_mask import model_mask
 from eager_llm.decoding.prefill import prefill
 from eager_llm.decoding.prefix_cache import PrefixCache
 
+# What both ways are tried with: two prompts, and two steps of two beams each, (parents, tokens).
+TRIAL_PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8]]
+TRIAL_STEPS = [
+    ([[0, 0], [0, 0]], [[[1], [9]], [[2], [3]]]),
+    ([[1, 0], [1, 1]], [[[4, 5], [6, 7]], [[8, 9], [1, 2]]]),
+]
+
 
 class PromptAttention(Protocol):
     """Prompts that the model has read, and the beams that continue them.
@@ -24,10 +31,17 @@ class PromptAttention(Protocol):
     hidden: torch.Tensor
 
     def __init__(
-        self, model: Any, prompts: list[list[int]], prefix_cache: PrefixCache | None = None
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        prefix_cache: PrefixCache | None = None,
     ) -> None: ...
 
-    def extend(self, parent: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def extend(
+        self,
+        parent: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
         """Give each beam its next tokens.
 
         Args:
@@ -48,7 +62,10 @@ class SharedPrompts:
     """
 
     def __init__(
-        self, model: Any, prompts: list[list[int]], prefix_cache: PrefixCache | None = None
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         device, count = model.device, len(prompts)
         lengths = [len(prompt) for prompt in prompts]
@@ -61,10 +78,15 @@ class SharedPrompts:
         # The position of each key, int64 [P, keys].
         self._position = slots
         # Which of the beams' tokens so far each beam descends from, bool [P, W, tokens].
-        self._ancestors = torch.zeros(count, 1, 0, dtype=torch.bool, device=device)
+        no_tokens = (count, 1, 0)
+        self._ancestors = torch.zeros(no_tokens, dtype=torch.bool, device=device)
         self._steps = 0
 
-    def extend(self, parent: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def extend(
+        self,
+        parent: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
         """Give each beam its next tokens; see `PromptAttention.extend`."""
         count, beams, steps = tokens.shape
         queries = beams * steps
@@ -88,51 +110,68 @@ class SharedPrompts:
         return output.last_hidden_state.reshape(count, beams, steps, -1)
 
     def _add_ancestors(
-        self, parent: torch.Tensor, beam: torch.Tensor, step: torch.Tensor, steps: int
+        self,
+        parent: torch.Tensor,
+        beam: torch.Tensor,
+        step: torch.Tensor,
+        steps: int,
     ) -> torch.Tensor:
         """Return which tokens behind the prompt each new token sees, bool [P, W * N, tokens].
 
         Args:
             beam, step: of each new token, [W * N].
         """
-        index = parent[..., None].expand(-1, -1, self._ancestors.shape[2])
-        inherited = self._ancestors.gather(1, index).repeat_interleave(steps, 1)
-        own = (beam[:, None] == beam) & (step[:, None] >= step)
-        return torch.cat([inherited, own.expand(len(parent), -1, -1)], dim=2)
+        inherited = _gather_beams(self._ancestors, parent)
+        inherited = inherited.repeat_interleave(steps, 1)
+        is_own = beam[:, None] == beam
+        is_causal = step[:, None] >= step
+        own = (is_own & is_causal).expand(len(parent), -1, -1)
+        return torch.cat([inherited, own], dim=2)
 
 
 class RereadPrompts:
     """The obvious way, for models that take no tree mask: every beam is read from its beginning."""
 
     def __init__(
-        self, model: Any, prompts: list[list[int]], prefix_cache: PrefixCache | None = None
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts
-        self._paths = torch.zeros(len(prompts), 1, 0, dtype=torch.long, device=model.device)
+        no_tokens = (len(prompts), 1, 0)
+        self._paths = torch.zeros(no_tokens, dtype=torch.long, device=model.device)
         self.hidden = self._read_last(1)[:, :, 0]
 
-    def extend(self, parent: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def extend(
+        self,
+        parent: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
         """Give each beam its next tokens; see `PromptAttention.extend`."""
-        index = parent[..., None].expand(-1, -1, self._paths.shape[2])
-        self._paths = torch.cat([self._paths.gather(1, index), tokens], dim=2)
+        path = _gather_beams(self._paths, parent)
+        self._paths = torch.cat([path, tokens], dim=2)
         return self._read_last(tokens.shape[2])
 
     def _read_last(self, steps: int) -> torch.Tensor:
         """Return the hidden states of the last tokens of every beam, [P, W, steps, width]."""
         count, beams, depth = self._paths.shape
-        length = max(map(len, self.prompts)) + depth
+        device = self._paths.device
+        ends = [len(prompt) + depth for prompt in self.prompts]
+        length = max(ends)
         ids = self._paths.new_zeros(count, beams, length)
-        for row, prompt in enumerate(self.prompts):
-            ids[row, :, : len(prompt)] = torch.tensor(prompt, device=ids.device)
-            ids[row, :, len(prompt) : len(prompt) + depth] = self._paths[row]
+        for row, (prompt, end) in enumerate(zip(self.prompts, ends, strict=True)):
+            start = len(prompt)
+            ids[row, :, :start] = torch.tensor(prompt, device=device)
+            ids[row, :, start:end] = self._paths[row]
         # Padding on the right is seen by no token of a causal model: no mask is needed.
         output = hidden_states(self.model, ids.reshape(-1, length), use_cache=False)
         hidden = output.last_hidden_state.reshape(count, beams, length, -1)
-        ends = [len(prompt) + depth for prompt in self.prompts]
-        first = torch.tensor(ends, device=ids.device)[:, None] - steps
-        positions = first + torch.arange(steps, device=ids.device)
-        return hidden.gather(2, positions[:, None, :, None].expand(-1, beams, -1, hidden.shape[-1]))
+        first = torch.tensor(ends, device=device)[:, None] - steps
+        position = first + torch.arange(steps, device=device)
+        index = position[:, None, :, None].expand(-1, beams, -1, hidden.shape[-1])
+        return hidden.gather(2, index)
 
 
 def select_prompt_attention(model: Any) -> type[PromptAttention]:
@@ -153,12 +192,19 @@ def select_prompt_attention(model: Any) -> type[PromptAttention]:
         model.train(training)
 
 
+def _gather_beams(table: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
+    """Return the rows [P, W, n] of a table [P, W of the last call, n] that beams continue."""
+    index = parent[..., None].expand(-1, -1, table.shape[2])
+    return table.gather(1, index)
+
+
 def _check_head(model: Any) -> None:
     """Compare the model's own logits with what `logits_of` gives."""
     base = unwrap(model)
     ids = torch.arange(1, 6, device=model.device)[None]
     expected = base(ids, use_cache=False).logits.float()
-    logits = logits_of(model, hidden_states(model, ids, use_cache=False).last_hidden_state)
+    states = hidden_states(model, ids, use_cache=False).last_hidden_state
+    logits = logits_of(model, states)
     if torch.isnan(expected).any():
         raise FloatingPointError("the model answers NaN; its weights are broken")
     if not _are_close(logits, expected):
@@ -178,22 +224,27 @@ def _can_share(model: Any) -> bool:
     return all(map(_are_close, states, expected))
 
 
-def _trial_states(prompt_attention: type[PromptAttention], model: Any) -> list[torch.Tensor]:
+def _trial_states(
+    prompt_attention: type[PromptAttention],
+    model: Any,
+) -> list[torch.Tensor]:
     """Return the hidden states of a small tree of beams behind two prompts."""
-    device = model.device
-    steps = [
-        ([[0, 0], [0, 0]], [[[1], [9]], [[2], [3]]]),
-        ([[1, 0], [1, 1]], [[[4, 5], [6, 7]], [[8, 9], [1, 2]]]),
-    ]
-    prompts = prompt_attention(model, [[1, 2, 3], [4, 5, 6, 7, 8]])
+    prompts = prompt_attention(model, TRIAL_PROMPTS)
     states = [prompts.hidden]
-    for parent, tokens in steps:
-        parent_tensor = torch.tensor(parent, device=device)
-        states.append(prompts.extend(parent_tensor, torch.tensor(tokens, device=device)))
+    for parent, tokens in TRIAL_STEPS:
+        hidden = prompts.extend(
+            torch.tensor(parent, device=model.device),
+            torch.tensor(tokens, device=model.device),
+        )
+        states.append(hidden)
     return states
 
 
-def _are_close(states: torch.Tensor, expected: torch.Tensor) -> bool:
+def _are_close(
+    states: torch.Tensor,
+    expected: torch.Tensor,
+) -> bool:
     tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
     largest = expected.abs().max().clamp(min=1e-6)
-    return bool((states - expected).abs().max() <= tolerance * largest)
+    difference = (states - expected).abs().max()
+    return bool(difference <= tolerance * largest)

@@ -1,7 +1,7 @@
 """From histories of item ids to recommended item ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -48,7 +48,8 @@ class Request:
     explain: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 1 or (self.beams is not None and self.beams < 1):
+        beams = 1 if self.beams is None else self.beams
+        if min(self.k, beams) < 1:
             raise UserError(f"k = {self.k}, beams = {self.beams}: both must be at least 1")
 
 
@@ -164,12 +165,21 @@ class Recommender:
         """How this model's prompts are read; found by a trial, once."""
         return select_prompt_attention(self.model)
 
-    def recommend(self, histories: list[list[str]], k: int, show: bool = False) -> list[Ranking]:
+    def recommend(
+        self,
+        histories: list[list[str]],
+        k: int,
+        show: bool = False,
+    ) -> list[Ranking]:
         """Return the k best items with their scores for each history; see `answer`."""
         requests = [Request(history, k) for history in histories]
         return [answer.items for answer in self.answer(requests, show)]
 
-    def answer(self, requests: Sequence[Request], show: bool = False) -> list[Answer]:
+    def answer(
+        self,
+        requests: Sequence[Request],
+        show: bool = False,
+    ) -> list[Answer]:
         """Answer requests of any mixture, each as if it were alone.
 
         Args:
@@ -196,7 +206,7 @@ class Recommender:
                 for number, ranking in zip(numbers, rankings, strict=True):
                     items = ranking[: counts[number]]
                     levels = self._explain(queries[number], items)
-                    answers[number] = replace(answers[number], items=items, levels=levels)
+                    answers[number] = Answer(items, answers[number].reason, levels)
         return answers
 
     def validate(self, request: Request) -> None:
@@ -214,7 +224,8 @@ class Recommender:
         """Write the prompt of a request. Raises UserError for items that are not in the index."""
         unknown = [item for item in request.history if item not in self.index.rows]
         if unknown:
-            raise UserError(f"not in the item index: {', '.join(dict.fromkeys(map(str, unknown)))}")
+            names = ", ".join(dict.fromkeys(map(str, unknown)))
+            raise UserError(f"not in the item index: {names}")
         rows = [self.index.rows[item] for item in request.history]
         latest = rows[-self.max_history :]
         excluded = rows if request.exclude_history else []
@@ -245,10 +256,12 @@ class Recommender:
             self._item_prior(queries),
         )
         rankings = []
-        for query, rows, row_scores in zip(queries, items.tolist(), scores.tolist(), strict=True):
+        answers = zip(queries, items.tolist(), scores.tolist(), strict=True)
+        for query, rows, row_scores in answers:
             k = query.request.k
             item_ids = [self.index.item_ids[row] for row in rows[:k]]
-            rankings.append(list(zip(item_ids, row_scores[:k], strict=True)))
+            ranking = zip(item_ids, row_scores[:k], strict=True)
+            rankings.append(list(ranking))
         return rankings
 
     def _beams(self, request: Request) -> int:
@@ -259,7 +272,11 @@ class Recommender:
             return None
         return self._prior_factory([query.evidence for query in queries])
 
-    def _explain(self, query: _Query, items: Ranking) -> list[list[float]] | None:
+    def _explain(
+        self,
+        query: _Query,
+        items: Ranking,
+    ) -> list[list[float]] | None:
         """Return the log-probability of each item's tokens, where the request asks for it."""
         if not query.request.explain:
             return None

@@ -18,11 +18,16 @@ class TextGenerator:
         prompt_builder: writes the prompts.
     """
 
-    def __init__(self, model: Any, prompt_builder: PromptBuilder) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompt_builder: PromptBuilder,
+    ) -> None:
         self.model = model
         self.prompt_builder = prompt_builder
         # An item's tokens are no words.
-        self._index_tokens = torch.from_numpy(prompt_builder.item_tokens).unique().to(model.device)
+        index_tokens = torch.from_numpy(prompt_builder.item_tokens).unique()
+        self._index_tokens = index_tokens.to(model.device)
 
     @torch.inference_mode()
     def describe(self, row: int, max_tokens: int) -> str:
@@ -33,7 +38,8 @@ class TextGenerator:
             max_tokens: length of the text, at most.
         """
         tokenizer = self.prompt_builder.tokenizer
-        cache, hidden = prefill(self.model, [self.prompt_builder.title_prompt(row)], None)
+        prompt = self.prompt_builder.title_prompt(row)
+        cache, hidden = prefill(self.model, [prompt], None)
         written: list[int] = []
         for _ in range(max_tokens):
             logits = logits_of(self.model, hidden[0, -1])

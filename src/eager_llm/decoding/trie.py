@@ -43,7 +43,11 @@ class Trie:
         digest: names the paths that the trie was built from.
     """
 
-    def __init__(self, tables: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        tables: dict[str, torch.Tensor],
+        metadata: dict[str, Any],
+    ) -> None:
         self.label = tables["label"]
         self.first_child = tables["first_child"]
         self.first_leaf = tables["first_leaf"]
@@ -72,11 +76,14 @@ class Trie:
         order = _path_order(labels, sizes)
         tables, level_start, widest = _build_nodes(labels, order)
         tables["leaf_item"] = order
-        tail = [level_labels[order] for level_labels in labels[len(widest) :]]
-        tables["tail"] = np.stack(tail, axis=1) if tail else np.zeros((items, 0))
+        tail = np.zeros((items, levels - len(widest)), dtype=np.int32)
+        for step, level_labels in enumerate(labels[len(widest) :]):
+            tail[:, step] = level_labels[order]
+        tables["tail"] = tail
         tensors = {}
         for name, table in tables.items():
-            tensors[name] = torch.from_numpy(table.astype(np.int32))
+            narrow = table.astype(np.int32, copy=False)
+            tensors[name] = torch.from_numpy(narrow)
         tensors["vocabulary"] = torch.from_numpy(np.concatenate(vocabulary))
         metadata = {
             "schema_version": SCHEMA_VERSION,
@@ -91,8 +98,9 @@ class Trie:
         """Write the trie as one safetensors file."""
         from safetensors.torch import save_file
 
+        metadata = {_METADATA_KEY: json.dumps(self._metadata)}
         with whole_file(path) as draft:
-            save_file(self._tables, draft, {_METADATA_KEY: json.dumps(self._metadata)})
+            save_file(self._tables, draft, metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Trie":
@@ -105,11 +113,13 @@ class Trie:
 
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+                header = file.metadata() or {}
+                metadata = json.loads(header.get(_METADATA_KEY, "{}"))
                 version = metadata.get("schema_version")
                 if version != SCHEMA_VERSION:
                     raise UserError(f"{path}: trie version {version}; expected {SCHEMA_VERSION}")
-                return cls({name: file.get_tensor(name) for name in _TABLES}, metadata)
+                tables = {name: file.get_tensor(name) for name in _TABLES}
+                return cls(tables, metadata)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not readable as a trie: {error}") from None
 
@@ -136,10 +146,11 @@ class Trie:
     @cached_property
     def leaf_of(self) -> torch.Tensor:
         """The leaf of each item, counted from 0, by the item's row in the index: int32 [items]."""
-        leaves = torch.arange(self.items, dtype=torch.int32, device=self.leaf_item.device)
-        leaf = torch.empty_like(self.leaf_item)
-        leaf[self.leaf_item.long()] = leaves
-        return leaf
+        device = self.leaf_item.device
+        leaves = torch.arange(self.items, dtype=torch.int32, device=device)
+        leaf_of = torch.empty_like(self.leaf_item)
+        leaf_of[self.leaf_item.long()] = leaves
+        return leaf_of
 
     def path_nodes(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the node of each level on the way to some items, int32 [items, depth].
@@ -150,15 +161,21 @@ class Trie:
         leaves = self.leaf_of[rows]
         nodes = []
         for level in range(1, self.depth):
-            start, end = self.level_start[level], self.level_start[level + 1]
+            start = self.level_start[level]
+            end = self.level_start[level + 1]
+            first_leaf = self.first_leaf[start:end]
             # The leaves below a node lie side by side: it is the last node that begins at or before
             # the leaf.
-            number = torch.searchsorted(self.first_leaf[start:end], leaves, right=True) - 1
-            nodes.append((number + start).int())
-        nodes.append((leaves + self.level_start[self.depth]).int())
-        return torch.stack(nodes, dim=1)
+            number = torch.searchsorted(first_leaf, leaves, right=True) - 1
+            nodes.append(number + start)
+        nodes.append(leaves + self.level_start[self.depth])
+        return torch.stack([node.int() for node in nodes], dim=1)
 
-    def children(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def children(
+        self,
+        nodes: torch.Tensor,
+        level: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the children of nodes [...] of a level, and which of them exist.
 
         Where a child does not exist, some other node of the same level stands in for it.
@@ -167,9 +184,12 @@ class Trie:
             Nodes int32 [..., widest of the level] and bool of the same shape.
         """
         offset = torch.arange(self.widest[level], dtype=torch.int32, device=nodes.device)
-        child = self.first_child[nodes][..., None] + offset
-        exists = child < self.first_child[nodes + 1][..., None]
-        return child.clamp_(max=self.level_start[level + 2] - 1), exists
+        first = self.first_child[nodes][..., None]
+        end = self.first_child[nodes + 1][..., None]
+        child = first + offset
+        exists = child < end
+        last = self.level_start[level + 2] - 1
+        return child.clamp_(max=last), exists
 
 
 def paths_digest(item_tokens: np.ndarray) -> str:
@@ -180,21 +200,27 @@ def paths_digest(item_tokens: np.ndarray) -> str:
 
 
 def _slice_or_ids(tokens: torch.Tensor) -> slice | torch.Tensor:
-    start, end = int(tokens[0]), int(tokens[-1]) + 1
-    return slice(start, end) if end - start == len(tokens) else tokens
+    start = int(tokens[0])
+    end = int(tokens[-1]) + 1
+    has_gap = end - start > len(tokens)
+    return tokens if has_gap else slice(start, end)
 
 
 def _label_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number a level's tokens: each item's label, and the token id of each label, rising."""
     lowest = tokens.min()
     offsets = tokens - lowest
-    is_used = np.zeros(tokens.max() - lowest + 1, dtype=bool)
+    width = tokens.max() - lowest + 1
+    is_used = np.zeros(width, dtype=bool)
     is_used[offsets] = True
     label_of = np.cumsum(is_used) - 1
     return label_of[offsets], np.flatnonzero(is_used) + lowest
 
 
-def _path_order(labels: list[np.ndarray], sizes: list[int]) -> np.ndarray:
+def _path_order(
+    labels: list[np.ndarray],
+    sizes: list[int],
+) -> np.ndarray:
     """Return the order that sorts the paths: by one packed key where it fits (tenfold faster).
 
     Args:
@@ -211,7 +237,8 @@ def _path_order(labels: list[np.ndarray], sizes: list[int]) -> np.ndarray:
 
 
 def _build_nodes(
-    labels: list[np.ndarray], order: np.ndarray
+    labels: list[np.ndarray],
+    order: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], list[int], list[int]]:
     """Number the nodes level by level, as far as the paths branch.
 
@@ -235,11 +262,13 @@ def _build_nodes(
         path = level_labels[order]
         begins_node[1:] |= path[1:] != path[:-1]
         starts = np.flatnonzero(begins_node)
-        first = np.append(np.searchsorted(starts, parent_starts), len(starts))
+        # Of each node of the level above: its first child, counted from 0 in the level.
+        first = np.searchsorted(starts, parent_starts)
+        children = np.diff(first, append=len(starts))
         label.append(path[starts])
-        first_child.append(level_start[-1] + first[:-1])
+        first_child.append(level_start[-1] + first)
         first_leaf.append(parent_starts)
-        widest.append(int(np.diff(first).max()))
+        widest.append(int(children.max()))
         level_start.append(level_start[-1] + len(starts))
         parent_starts = starts
         if len(starts) == items:

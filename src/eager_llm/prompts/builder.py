@@ -135,22 +135,34 @@ class PromptBuilder:
         """
         return self.packed_example(history, 0).ids
 
-    def search_prompt(self, history: list[int], query: str) -> list[int]:
+    def search_prompt(
+        self,
+        history: list[int],
+        query: str,
+    ) -> list[int]:
         """Return the `itemsearch` prompt that items are decoded from for a query in words.
 
         Args:
             history: item rows, oldest first; may be empty.
         """
-        fields = {"history": self.path_tokens(history), "intention": self.encode([query])[0]}
         template = self.templates["itemsearch"][0]
+        fields = {
+            "history": self.path_tokens(history),
+            "intention": self.encode([query])[0],
+        }
         return [*self.begin_tokens, *_fill(template.prompt, fields)]
 
     def title_prompt(self, item: int) -> list[int]:
         """Return the `index2item` prompt that an item's text is written from."""
         template = self.templates["index2item"][0]
-        return [*self.begin_tokens, *_fill(template.prompt, {"item": self.path_tokens([item])})]
+        fields = {"item": self.path_tokens([item])}
+        return [*self.begin_tokens, *_fill(template.prompt, fields)]
 
-    def probe_prompt(self, task: str, item: int) -> tuple[list[int], list[int]]:
+    def probe_prompt(
+        self,
+        task: str,
+        item: int,
+    ) -> tuple[list[int], list[int]]:
         """Return prompt and answer of a task in a template that was never trained on.
 
         Where no template is held out, the first one is used. The text is the item's title, or its
@@ -159,16 +171,25 @@ class PromptBuilder:
         Args:
             task: `item2index` or `index2item`.
         """
-        template = (self._held_out_templates[task] or self.templates[task])[0]
+        templates = self._held_out_templates[task] or self.templates[task]
+        template = templates[0]
         title = self.titles[item]
-        fields = {"item": self.path_tokens([item]), "title": title, "text": title}
+        fields = {
+            "item": self.path_tokens([item]),
+            "title": title,
+            "text": title,
+        }
         prompt = [*self.begin_tokens, *_fill(template.prompt, fields)]
         answer = _fill(template.answer, fields)
         if task != "item2index":
             answer += self.end_tokens
         return prompt, answer
 
-    def packed_example(self, items: list[int], template: int) -> Example:
+    def packed_example(
+        self,
+        items: list[int],
+        template: int,
+    ) -> Example:
         """Return a `seqrec` example with the loss at every item.
 
         Args:
@@ -181,7 +202,8 @@ class PromptBuilder:
         levels = self.item_tokens.shape[1]
         item_end_positions = []
         for number, item in enumerate(items, start=1):
-            item_end_positions.append((len(start) + number * levels - 1, item))
+            position = len(start) + number * levels - 1
+            item_end_positions.append((position, item))
         loss_mask = [False] * len(start) + [True] * len(path_tokens)
         return Example(start + path_tokens, loss_mask, item_end_positions)
 
@@ -218,7 +240,10 @@ class PromptBuilder:
         return tokenized
 
 
-def _fill(pieces: list[Piece], fields: dict[str, list[int]]) -> list[int]:
+def _fill(
+    pieces: list[Piece],
+    fields: dict[str, list[int]],
+) -> list[int]:
     """Return the tokens of a template's pieces, with the tokens of each field in its place."""
     tokens: list[int] = []
     for piece in pieces:

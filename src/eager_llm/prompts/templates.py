@@ -13,6 +13,8 @@ from eager_llm.settings import Settings, TaskSettings
 DEFAULT_FILE = Path(__file__).with_name("templates.json")
 FIELDS = ("history", "titles", "item", "title", "text", "intention", "preference")
 TASK_NAMES = tuple(vars(TaskSettings()))
+# Whether it is a field, and its name or the literal text.
+TextPiece = tuple[bool, str]
 _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
@@ -30,8 +32,8 @@ class Template:
     answer: str
     held_out: bool = False
 
-    def pieces(self) -> tuple[list[tuple[bool, str]], list[tuple[bool, str]]]:
-        """Return prompt and answer as pieces in their order: (is it a field, name or text)."""
+    def pieces(self) -> tuple[list[TextPiece], list[TextPiece]]:
+        """Return the pieces of the prompt and those of the answer, in their order."""
         return _pieces(self.prompt), _pieces(self.answer)
 
 
@@ -64,17 +66,20 @@ def read_templates(file: Path) -> dict[str, list[Template]]:
             raise UserError(f"{location}: {task} needs a list of templates")
         templates[task] = [_read_template(file, task, node) for node in list_node.value]
     for task in TASK_NAMES:
-        if all(template.held_out for template in templates.get(task, [])):
+        trained = [template for template in templates.get(task, []) if not template.held_out]
+        if not trained:
             raise UserError(f"{file}: {task} has no template to train on")
     return templates
 
 
-def _pieces(text: str) -> list[tuple[bool, str]]:
-    """Split a text at its fields: every second part is the name of a field."""
+def _pieces(text: str) -> list[TextPiece]:
+    """Split a text at its fields: every second piece is the name of a field."""
     pieces = []
     for number, piece in enumerate(re.split(r"\$(\w+)\s?", text)):
-        if piece.strip():
-            pieces.append((number % 2 == 1, piece.strip()))
+        stripped = piece.strip()
+        if stripped:
+            is_field = number % 2 == 1
+            pieces.append((is_field, stripped))
     return pieces
 
 
@@ -104,23 +109,31 @@ def _read_template(file: Path, task: str, node: Any) -> Template:
         entry = entries[name]
         if entry.tag != _TEXT_TAG or not entry.value.strip():
             raise UserError(f"{location}: the {name} must be text")
-        for field in re.findall(r"\$(\w*)", entry.value):
-            if field not in FIELDS:
-                raise UserError(
-                    f"{_location(file, entry)}: {task}: "
-                    f"unknown placeholder ${field}; known: {', '.join(FIELDS)}"
-                )
+        _check_fields(entry.value, f"{_location(file, entry)}: {task}")
     held_out = "held_out" in entries and entries["held_out"].value == "true"
-    template = Template(entries["prompt"].value, entries["answer"].value, held_out)
+    template = Template(
+        prompt=entries["prompt"].value,
+        answer=entries["answer"].value,
+        held_out=held_out,
+    )
     if task == "seqrec" and not _is_packable(template):
         raise UserError(f"{location}: must be text that ends with $history, answered by $item")
     return template
 
 
+def _check_fields(text: str, location: str) -> None:
+    """Raise UserError where a text has a field that does not exist."""
+    for field in re.findall(r"\$(\w*)", text):
+        if field not in FIELDS:
+            names = ", ".join(FIELDS)
+            raise UserError(f"{location}: unknown placeholder ${field}; known: {names}")
+
+
 def _is_packable(template: Template) -> bool:
     """Return whether an answer continues the history without a word between them."""
-    fields = template.prompt.count("$")
-    return fields == 1 and template.prompt.endswith("$history") and template.answer == "$item"
+    if template.prompt.count("$") != 1:
+        return False
+    return template.prompt.endswith("$history") and template.answer == "$item"
 
 
 def _location(file: Path, node: Any) -> str:

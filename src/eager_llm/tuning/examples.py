@@ -17,11 +17,16 @@ TEXT_TASKS = ("item2index", "index2item")
 LATEST_TITLES = 4
 
 
-def held_out_rows(index: ItemIndex, settings: TuningSettings, seed: int) -> frozenset[int]:
+def held_out_rows(
+    index: ItemIndex,
+    settings: TuningSettings,
+    seed: int,
+) -> frozenset[int]:
     """Draw the rows of the items whose texts are held out from all tasks."""
     items = len(index.item_ids)
     count = round(settings.held_out_share * items) if settings.language_items else 0
-    rows = np.random.default_rng(seed).choice(items, count, replace=False)
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(items, count, replace=False)
     return frozenset(rows.tolist())
 
 
@@ -46,7 +51,10 @@ def draw_epoch(
 
 
 def draw_example(
-    prompt_builder: PromptBuilder, task: str, trajectory: Trajectory, rng: np.random.Generator
+    prompt_builder: PromptBuilder,
+    task: str,
+    trajectory: Trajectory,
+    rng: np.random.Generator,
 ) -> Example | None:
     """Return an example of a task in a template drawn at random.
 
@@ -57,9 +65,10 @@ def draw_example(
         return draw_packed(prompt_builder, trajectory.items, rng)
     templates = prompt_builder.templates[task]
     template = templates[int(rng.integers(len(templates)))]
-    item = trajectory.items[-1]
+    items = trajectory.items
+    item = items[-1]
     if task in TEXT_TASKS:
-        item = trajectory.items[int(rng.integers(len(trajectory.items)))]
+        item = items[int(rng.integers(len(items)))]
     ids = [*prompt_builder.begin_tokens]
     loss_mask = [False] * len(ids)
     item_end_positions = []
@@ -82,10 +91,13 @@ def draw_example(
 
 
 def draw_packed(
-    prompt_builder: PromptBuilder, items: list[int], rng: np.random.Generator
+    prompt_builder: PromptBuilder,
+    items: list[int],
+    rng: np.random.Generator,
 ) -> Example:
     """Return a packed `seqrec` example of item rows in a template drawn at random."""
-    template_number = int(rng.integers(len(prompt_builder.templates["seqrec"])))
+    templates = prompt_builder.templates["seqrec"]
+    template_number = int(rng.integers(len(templates)))
     return prompt_builder.packed_example(items, template_number)
 
 
@@ -101,7 +113,11 @@ def _is_usable(task: str, trajectory: Trajectory) -> bool:
     return True
 
 
-def _draw_numbers(count: int, pool: int, rng: np.random.Generator) -> list[int]:
+def _draw_numbers(
+    count: int,
+    pool: int,
+    rng: np.random.Generator,
+) -> list[int]:
     """Draw `count` of the numbers below `pool`: none comes again before all have come."""
     rounds = -(-count // pool)
     if not rounds:
@@ -133,7 +149,10 @@ def _field_tokens(
     return prompt_builder.encode([getattr(trajectory, field)])[0]
 
 
-def _short_titles(prompt_builder: PromptBuilder, items: list[int]) -> list[int]:
+def _short_titles(
+    prompt_builder: PromptBuilder,
+    items: list[int],
+) -> list[int]:
     length = prompt_builder.text_tokens // 3
     tokens: list[int] = []
     for item in items:
@@ -142,7 +161,11 @@ def _short_titles(prompt_builder: PromptBuilder, items: list[int]) -> list[int]:
     return tokens
 
 
-def _draw_text(prompt_builder: PromptBuilder, item: int, rng: np.random.Generator) -> list[int]:
+def _draw_text(
+    prompt_builder: PromptBuilder,
+    item: int,
+    rng: np.random.Generator,
+) -> list[int]:
     """Return one of the texts that an item has."""
     texts = [column[item] for column in prompt_builder.texts.values() if column[item]]
     if not texts:

@@ -24,7 +24,9 @@ class Trajectory:
 
 
 def build_trajectories(
-    examples: pd.DataFrame, index: ItemIndex, intentions: pd.DataFrame | None
+    examples: pd.DataFrame,
+    index: ItemIndex,
+    intentions: pd.DataFrame | None,
 ) -> list[Trajectory]:
     """Build the training trajectories from the point-in-time examples.
 
@@ -45,7 +47,11 @@ def build_trajectories(
     return trajectories
 
 
-def drop_items(trajectory: Trajectory, share: float, rng: np.random.Generator) -> Trajectory:
+def drop_items(
+    trajectory: Trajectory,
+    share: float,
+    rng: np.random.Generator,
+) -> Trajectory:
     """Leave that share of the items before the target out, at random; at least one stays of any.
 
     A step then leads from an item to what came soon after it, not only next.
