@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eager_llm.core.compute import quick_products
+from eager_llm.core.compute import fast_cpu_kernels
 from eager_llm.core.progress import progress
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
 from eager_llm.item_prior.ease import ease_weights
@@ -32,7 +32,7 @@ def counted(train: list[list[int]], items: int, seed: int, **settings: Any) -> S
     plain = ItemPriorSettings(semantic_weight=0.0, top_items=items, **settings)
     table = build_item_prior(train, items, None, plain)
     fallback = popularity_fallback(Popularity(train, items, seed).order)
-    return lambda histories: table.evidence(histories).toarray() + fallback
+    return lambda histories: table.scores(histories).toarray() + fallback
 
 
 def next_item_counts(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
@@ -73,7 +73,7 @@ def ease(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
 def evidence_alone(neighbours: ItemPriorTable, train: list[list[int]], seed: int) -> Scores:
     """The neighbours that are weighed beside our model, without it."""
     fallback = popularity_fallback(Popularity(train, neighbours.table.shape[1], seed).order)
-    return lambda histories: neighbours.evidence(histories).toarray() + fallback
+    return lambda histories: neighbours.scores(histories).toarray() + fallback
 
 
 class SASRec(nn.Module):
@@ -157,7 +157,7 @@ def _sasrec_epoch(
         ids = ids.to(device)
         wanted = ids[:, 1:] != model.padding
         optimizer.zero_grad()
-        with quick_products(device, *ids.shape):
+        with fast_cpu_kernels(device, *ids.shape):
             cross_entropy_backward(model, model(ids[:, :-1])[wanted], ids[:, 1:][wanted])
         optimizer.step()
 

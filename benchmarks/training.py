@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from eager_llm.backbone.hidden_states import hidden_states
 from eager_llm.backbone.loading import load_backbone
 from eager_llm.backbone.logits import logits_of
-from eager_llm.core.compute import prepare_torch, quick_products
+from eager_llm.core.compute import fast_cpu_kernels, prepare_torch
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.data.importing.importer import import_path
 from eager_llm.data.prepare import prepare
@@ -208,7 +208,7 @@ def train(
         batch = collate(examples, prompt_builder.tokenizer.pad_token_id).to(model.device)
         learned = int(batch.loss_mask.sum())
         optimizer.zero_grad()
-        with quick_products(model.device.type, *batch.ids.shape):
+        with fast_cpu_kernels(model.device.type, *batch.ids.shape):
             module(batch, Totals(learned, 1), curve.steps)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -257,7 +257,7 @@ def step_costs(case: Case, repeats: int) -> dict[str, float]:
             model.zero_grad()
             device = "as it is" if name == UNAIDED else model.device.type
             started = clock()
-            with quick_products(device, *batch.ids.shape):
+            with fast_cpu_kernels(device, *batch.ids.shape):
                 loss = (
                     way(batch)
                     if name == "whole logits"

@@ -3,12 +3,16 @@
 import hashlib
 from pathlib import Path
 
+import eager_llm
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import content_digest, in_store, store_digest
+from eager_llm.core.files import content_digest
+from eager_llm.core.stores import in_store, store_digest
 from eager_llm.prompts.templates import read_templates, template_file
 from eager_llm.settings import Settings
 
-LIBRARY = Path(__file__).resolve().parents[1] / "src" / "eager_llm"
+LIBRARY = Path(eager_llm.__file__).resolve().parent
+# Not the code of the library: byte code, and in a wheel the parts outside the library.
+SKIPPED = {"__pycache__", "_project"}
 
 
 def fingerprint(source: str, settings: Settings) -> str:
@@ -23,7 +27,8 @@ def fingerprint(source: str, settings: Settings) -> str:
     """
     digest = hashlib.sha256()
     for file in sorted(LIBRARY.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
+        folders = file.relative_to(LIBRARY).parts
+        if file.is_file() and SKIPPED.isdisjoint(folders):
             digest.update(file.read_bytes())
     templates = template_file(settings)
     # A mistake in the templates is reported before anything runs.

@@ -1,6 +1,6 @@
 """Run the pipeline on this machine with kfp.local: a process or a container a step."""
 
-import argparse
+import json
 import os
 import re
 import shutil
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import in_store
 from eager_llm.core.project import project_home
+from eager_llm.core.stores import in_store
 from eager_llm.features.feature_store import ONLINE_VARIABLE, SQLITE
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
@@ -28,48 +28,49 @@ SETTINGS = ROOT / "pipelines" / "settings"
 DEMO = "demo"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run.
+def main(arguments: list[str]) -> int:
+    """Run with the options that `eager-llm run` has parsed.
+
+    Args:
+        arguments: the keyword arguments of `run_source`, as one JSON object.
 
     Returns:
         0, 1 where a step failed, or 2 where the input is wrong.
     """
-    options = _parser().parse_args(arguments)
-    default_file = "demo.yaml" if options.source == DEMO else "small.yaml"
+    options = json.loads(arguments[0])
     try:
-        settings = Settings.read(options.settings or SETTINGS / default_file, options.set)
-        name = options.name or run_name(options.source)
-        containers = _containers() if options.runner == "docker" else None
-        return run(options.source, name, options.runs, settings, containers)
+        return run_source(**options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.runners.local", description=__doc__)
-    parser.add_argument(
-        "--source", default=DEMO, help="folder that holds the log, or `demo`: the made-up shop"
-    )
-    parser.add_argument("--name", help="name of the run's folder; default: the source's name")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument(
-        "--settings", type=Path, help="YAML file of settings; default: pipelines/settings"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="override a setting",
-    )
-    parser.add_argument(
-        "--runner",
-        default="process",
-        choices=["process", "docker"],
-        help="what a step runs in; docker: its own image",
-    )
-    return parser
+def run_source(
+    source: str,
+    name: str | None,
+    runs: str,
+    settings_file: str | None,
+    overrides: list[str],
+    in_images: bool,
+) -> int:
+    """Run the pipeline on a source; see `run`.
+
+    Args:
+        source: a folder, a URI of an object store, or `demo`.
+        name: of the run's folder; None: the source's name.
+        runs: folder of all runs.
+        settings_file: YAML; None: one of pipelines/settings.
+        overrides: of settings, as section.name=value.
+        in_images: whether each step runs in a container of its own image.
+
+    Raises:
+        UserError: the input is wrong.
+    """
+    default_file = "demo.yaml" if source == DEMO else "small.yaml"
+    file = Path(settings_file) if settings_file else SETTINGS / default_file
+    settings = Settings.read(file, overrides)
+    containers = _containers() if in_images else None
+    return run(source, name or run_name(source), Path(runs), settings, containers)
 
 
 def _containers() -> "Containers":
@@ -218,4 +219,4 @@ def step_environment(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

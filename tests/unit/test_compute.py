@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eager_llm.core import compute
-from eager_llm.core.compute import ENTRIES, onednn_is_exact, quick_products
+from eager_llm.core.compute import MAX_ATTENTION_ENTRIES, fast_cpu_kernels, onednn_is_exact
 
 
 def gradients(query, key, value, weight):
@@ -20,7 +20,7 @@ def test_the_quick_way_is_as_exact():
     expected = gradients(*(tensor.requires_grad_() for tensor in exact))
     rounded = [tensor.detach().float().requires_grad_() for tensor in exact]
     before = torch.get_float32_matmul_precision()
-    with quick_products("cpu", 2, 17):
+    with fast_cpu_kernels("cpu", 2, 17):
         found = gradients(*rounded)
     assert torch.get_float32_matmul_precision() == before
     for one, other in zip(found, expected, strict=True):
@@ -30,12 +30,12 @@ def test_the_quick_way_is_as_exact():
 
 @pytest.mark.parametrize(
     ("device", "rows", "exact"),
-    [("cuda", 10, True), ("cpu", ENTRIES // 100 + 1, True), ("cpu", 10, False)],
+    [("cuda", 10, True), ("cpu", MAX_ATTENTION_ENTRIES // 100 + 1, True), ("cpu", 10, False)],
 )
 def test_elsewhere_everything_stays_as_it_is(device, rows, exact, monkeypatch):
     monkeypatch.setattr(compute, "onednn_is_exact", lambda: exact)
     before = torch.get_float32_matmul_precision()
-    with quick_products(device, rows, 10):
+    with fast_cpu_kernels(device, rows, 10):
         assert torch.get_float32_matmul_precision() == before
         assert torch.backends.cuda.flash_sdp_enabled()
 
@@ -44,7 +44,7 @@ def test_it_is_restored_after_an_error_and_trying_leaves_nothing():
     before = torch.get_float32_matmul_precision()
     onednn_is_exact.cache_clear()
     onednn_is_exact()
-    with pytest.raises(KeyboardInterrupt), quick_products("cpu", 1, 1):
+    with pytest.raises(KeyboardInterrupt), fast_cpu_kernels("cpu", 1, 1):
         raise KeyboardInterrupt
     assert torch.get_float32_matmul_precision() == before
     assert torch.backends.cuda.flash_sdp_enabled()

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, write_csv
 
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import fetch_folder, in_store, store_digest
+from eager_llm.core.stores import fetch_folder, in_store, store_digest
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.index.shards import Shards
 from eager_llm.settings import Settings

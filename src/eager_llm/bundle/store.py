@@ -4,7 +4,8 @@ from pathlib import Path
 
 from eager_llm.bundle.layout import MANIFEST, read_manifest
 from eager_llm.bundle.verify import verify_bundle
-from eager_llm.core.files import copy_into, fetch_folder, send, sha256_file, whole_folder
+from eager_llm.core.files import copy_into, sha256_file, whole_folder
+from eager_llm.core.stores import fetch_folder, upload_files
 
 
 def fetch_bundle(location: str, folder: Path) -> Path:
@@ -47,5 +48,5 @@ def store_bundle(folder: Path, store: str) -> str:
             copy_into(folder, draft)
         return version
     files = [(name, folder / name) for name in [*manifest["files"], MANIFEST]]
-    send(files, f"{store.rstrip('/')}/{version}")
+    upload_files(files, f"{store.rstrip('/')}/{version}")
     return version

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import in_store
+from eager_llm.core.stores import in_store
 
 if TYPE_CHECKING:
     from eager_llm.data.importing.column_mapping import ColumnMapping

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import fetch_folder, reading, send, write_json
+from eager_llm.core.files import write_json
+from eager_llm.core.stores import fetch_folder, store_errors, upload_files
 
 # Where Kubeflow Pipelines mounts an object store: a step sees these paths, another pod the URIs.
 MOUNTS = {"/s3/": "s3://", "/minio/": "s3://", "/gcs/": "gs://"}
@@ -84,7 +85,7 @@ class StepCall:
         Raises:
             UserError: the store cannot be reached; the URI is named.
         """
-        with reading(self.answer, "the step's answer"):
+        with store_errors(self.answer, "the step's answer"):
             system, path = _file_system(self.answer)
             if not system.exists(path):
                 return None
@@ -119,7 +120,7 @@ def fetch(location: str, folder: Path) -> Path:
                 "same path"
             )
         return Path(location)
-    with reading(location, "what the step reads"):
+    with store_errors(location, "what the step reads"):
         system, path = _file_system(location)
         if system.isfile(path):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def deliver(source: Path, location: str) -> None:
         UserError: the store cannot be reached; the URI is named.
     """
     if "://" in location:
-        send(_named_files(source), location)
+        upload_files(_named_files(source), location)
     elif Path(location) != source:
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, location)

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, progress, DuckDB, HTML pages."""
+"""What every room stands on: errors, files, stores, progress, DuckDB, HTML pages."""

@@ -1,4 +1,4 @@
-"""Where torch computes, and with what."""
+"""Where torch computes, and with which kernels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-# Entries of a batch's attention matrices, of one head, up to which they may be in memory.
-ENTRIES = 1 << 20
+# Entries of one head's attention matrices over a batch, up to which they may be in memory.
+MAX_ATTENTION_ENTRIES = 1 << 20
 
 
 def prepare_torch(threads: int = 0) -> str:
@@ -15,17 +15,22 @@ def prepare_torch(threads: int = 0) -> str:
 
     Args:
         threads: 0 uses every core.
+
+    Returns:
+        "cuda" or "cpu".
     """
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
 
 
 @contextmanager
-def quick_products(device: str, rows: int, tokens: int) -> Iterator[None]:
-    """Compute the forward and backward pass of short sequences the quick way on a CPU, as exactly.
+def fast_cpu_kernels(device: str, rows: int, tokens: int) -> Iterator[None]:
+    """Speed up the forward and backward pass of short sequences on a CPU, without loss of accuracy.
 
     float32 products are then oneDNN's, where these are exact to float32, and attention goes through
     its whole matrix: torch's fused kernel is made of many small products, with which oneDNN is slow.
@@ -35,42 +40,48 @@ def quick_products(device: str, rows: int, tokens: int) -> Iterator[None]:
         rows: sequences of the batch.
         tokens: of the longest of them.
     """
-    if device != "cpu" or rows * tokens**2 > ENTRIES or not onednn_is_exact():
+    fits = rows * tokens**2 <= MAX_ATTENTION_ENTRIES
+    if device != "cpu" or not fits or not onednn_is_exact():
         yield
         return
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    before = torch.get_float32_matmul_precision()
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)
 
 
 @cache
 def onednn_is_exact() -> bool:
-    """Return whether torch has products by oneDNN on this processor that are exact to float32, by trying.
+    """Try whether oneDNN's products on this processor are exact to float32.
 
-    torch takes them where it allows factors rounded to bfloat16, which oneDNN does where there are matrix
-    units for it, and not elsewhere.
+    Where torch may round factors to bfloat16, it hands products to oneDNN. That rounds where the
+    processor has matrix units for bfloat16, and nowhere else.
+
+    Returns:
+        True where oneDNN computes the products, and does not round.
     """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    source = torch.Generator().manual_seed(0)
-    left, right = torch.randn(256, 256, generator=source), torch.randn(256, 256, generator=source)
+    precision = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(256, 256, generator=generator)
+    right = torch.randn(256, 256, generator=generator)
     exact = left.double() @ right.double()
     torch.set_float32_matmul_precision("highest")
     usual = left @ right
     torch.set_float32_matmul_precision("medium")
     try:
-        found = left @ right
-        # Equal to the bit, they are the same products.
-        return bool((found - exact).abs().max() <= 1e-5 * exact.abs().max()) and not torch.equal(
-            found, usual
-        )
+        candidate = left @ right
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)
+    if torch.equal(candidate, usual):
+        # Equal to the bit, they are the same products.
+        return False
+    error = (candidate - exact).abs().max()
+    return bool(error <= 1e-5 * exact.abs().max())

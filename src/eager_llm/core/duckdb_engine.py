@@ -15,6 +15,7 @@ from eager_llm.core.progress import progress
 DEFAULT_MEMORY_GB = 2.0
 # Short queries need no bar.
 PATIENCE_SECONDS = 2.0
+POLL_SECONDS = 0.5
 
 
 @contextmanager
@@ -36,34 +37,50 @@ def engine(
     with tempfile.TemporaryDirectory(prefix=".stage-", dir=scratch) as folder:
         connection = duckdb.connect(str(Path(folder) / "stage.duckdb"))
         try:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute(f"SET memory_limit = '{memory_gb:.2f}GB'")
-            connection.execute(f"SET temp_directory = {literal(str(Path(folder) / 'spill'))}")
-            connection.execute("SET preserve_insertion_order = false")
-            if threads:
-                connection.execute(f"SET threads = {threads:d}")
-            connection.execute(
-                "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
-            )
+            _configure(connection, memory_gb, Path(folder) / "spill", threads)
             yield connection
         except duckdb.OutOfMemoryException as error:
+            reason = str(error).splitlines()[0]
             raise UserError(
-                f"{memory_gb:g} GB of memory are not enough for this log: raise data.memory_gb ({str(error).splitlines()[0]})"
+                f"{memory_gb:g} GB of memory are not enough for this log: "
+                f"raise data.memory_gb ({reason})"
             ) from None
         finally:
             connection.close()
 
 
+def _configure(
+    connection: duckdb.DuckDBPyConnection, memory_gb: float, spill: Path, threads: int
+) -> None:
+    """Set the bounds of a connection, and let its progress be asked for."""
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET memory_limit = '{memory_gb:.2f}GB'")
+    connection.execute(f"SET temp_directory = {literal(str(spill))}")
+    connection.execute("SET preserve_insertion_order = false")
+    if threads:
+        connection.execute(f"SET threads = {threads:d}")
+    connection.execute("SET enable_progress_bar = true")
+    connection.execute("SET enable_progress_bar_print = false")
+
+
 def run(connection: duckdb.DuckDBPyConnection, label: str, sql: str) -> None:
-    """Execute `sql`; a bar in per cent shows where it takes longer than a moment."""
+    """Execute `sql`; a bar in per cent shows where it takes longer than a moment.
+
+    Args:
+        connection: the engine.
+        label: what the bar is called.
+        sql: one statement or several.
+    """
     done = threading.Event()
 
     def watch() -> None:
+        """Draw a bar until the statement is done."""
         if done.wait(PATIENCE_SECONDS):
             return
         with progress(total=100, desc=label, unit="%") as bar:
-            while not done.wait(0.5):
-                bar.update(max(0, round(connection.query_progress()) - bar.n))
+            while not done.wait(POLL_SECONDS):
+                percent = round(connection.query_progress())
+                bar.update(max(0, percent - bar.n))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -74,19 +91,27 @@ def run(connection: duckdb.DuckDBPyConnection, label: str, sql: str) -> None:
         watcher.join()
 
 
-def one(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
-    """Return the first value of the first row."""
+def first_value(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    """Return the first value of a query's first row, or None where it has no row."""
     row = connection.execute(sql).fetchone()
-    return None if row is None else row[0]
+    if row is None:
+        return None
+    return row[0]
 
 
 def view_file(
     connection: duckdb.DuckDBPyConnection, name: str, file: Path, where: str = "true"
 ) -> None:
-    """Make a Parquet file known under a name."""
-    connection.execute(
-        f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet({literal(str(file))}) WHERE {where}"
-    )
+    """Make the rows of a Parquet file available under a name.
+
+    Args:
+        connection: the engine.
+        name: name of the view; it replaces another of that name.
+        file: the Parquet file.
+        where: SQL condition on its rows.
+    """
+    rows = f"SELECT * FROM read_parquet({literal(str(file))}) WHERE {where}"
+    connection.execute(f"CREATE OR REPLACE VIEW {name} AS {rows}")
 
 
 def literal(text: str) -> str:
@@ -94,11 +119,12 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def name(text: str) -> str:
+def identifier(text: str) -> str:
     """Quote text as a SQL identifier."""
     return '"' + text.replace('"', '""') + '"'
 
 
-def listed(texts: Sequence[str]) -> str:
+def list_literal(texts: Sequence[str]) -> str:
     """Return a SQL list of strings."""
-    return "[" + ", ".join(map(literal, texts)) + "]"
+    quoted = ", ".join(map(literal, texts))
+    return f"[{quoted}]"

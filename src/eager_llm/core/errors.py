@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file, row or field, and the fix.
+    """Something that the user can fix: the message names the file, row or field, and the fix.
 
     The command line prints it without a traceback; the service turns it into a 4xx answer.
     """

@@ -5,6 +5,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+SECONDS_BETWEEN_LINES = 5
+
 
 class _LineLog:
     """A stream that turns tqdm's carriage returns into lines, for pods and pipeline logs."""
@@ -13,12 +15,14 @@ class _LineLog:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write the text as a line of its own; nothing where it is empty."""
         line = text.replace("\r", "").strip()
         if line:
             self._stream.write(f"  {line}\n")
         return len(text)
 
     def flush(self) -> None:
+        """Pass on what the stream still holds."""
         self._stream.flush()
 
 
@@ -26,8 +30,15 @@ def progress(*args: Any, **options: Any) -> Any:
     """Return a tqdm bar: drawn in place on a terminal, a line every few seconds elsewhere."""
     if sys.stderr.isatty():
         return tqdm(*args, **options)
-    return tqdm(*args, **{"mininterval": 5, "maxinterval": 5, "ascii": True, "ncols": 100,
-                          "file": _LineLog(sys.stdout), **options})  # fmt: skip
+    line_options: dict[str, Any] = {
+        "mininterval": SECONDS_BETWEEN_LINES,
+        "maxinterval": SECONDS_BETWEEN_LINES,
+        "ascii": True,
+        "ncols": 100,
+        "file": _LineLog(sys.stdout),
+    }
+    line_options.update(options)
+    return tqdm(*args, **line_options)
 
 
 def say(message: str) -> None:

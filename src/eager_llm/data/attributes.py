@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, name
+from eager_llm.core.duckdb_engine import identifier, literal
 from eager_llm.data.tables import ITEM_COLUMNS
 from eager_llm.data.text_cleaning import clean_text
 
@@ -39,7 +39,7 @@ def attributes_object(columns: Mapping[str, str]) -> str:
 
 def _json_value(column: str, kind: str) -> str:
     """Return SQL for a column as JSON can hold it: no infinity, times as text."""
-    value = name(column)
+    value = identifier(column)
     if kind in ("DOUBLE", "FLOAT"):
         return f"CASE WHEN isfinite({value}) THEN {value} END"
     if kind.startswith(("TIMESTAMP", "DATE", "TIME")):
@@ -91,7 +91,7 @@ def item_columns(connection: duckdb.DuckDBPyConnection, table: str) -> str:
         values = [f"json_extract_string(attributes, {json_path(key)})" for key in keys]
         value = f"coalesce({', '.join(values)})"
         cell = _typed(connection, table, value)
-        column = name(keys[0])
+        column = identifier(keys[0])
         columns.append(f"{cell} AS {column}")
     return ", ".join(columns)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, one, run
+from eager_llm.core.duckdb_engine import first_value, literal, run
 from eager_llm.core.errors import UserError
 from eager_llm.settings import DataSettings
 
@@ -90,7 +90,7 @@ def merge_items(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -
         "FROM (SELECT * FROM aliases UNION ALL SELECT item_id, item_id FROM same) a "
         "LEFT JOIN same s ON s.item_id = a.same_as"
     )
-    merged = int(one(connection, "SELECT count(*) FROM merges"))
+    merged = int(first_value(connection, "SELECT count(*) FROM merges"))
     if merged:
         connection.execute(
             "UPDATE intentions_in SET item_id = m.into_id FROM merges m "
@@ -104,7 +104,7 @@ def merge_items(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -
 def view_merged_events(connection: duckdb.DuckDBPyConnection) -> None:
     """Make `merged`: the events as read, those of an item that was merged under its new id."""
     source = "events_in"
-    if one(connection, "SELECT count(*) FROM merges"):
+    if first_value(connection, "SELECT count(*) FROM merges"):
         source = (
             "(SELECT e.* REPLACE (coalesce(into_id, item_id) AS item_id) "
             "FROM events_in e LEFT JOIN merges USING (item_id))"
@@ -142,7 +142,7 @@ def drop_events(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -
     Raises:
         UserError: `data.event_types` is not readable.
     """
-    events = one(connection, "SELECT count(*) FROM merged")
+    events = first_value(connection, "SELECT count(*) FROM merged")
     ids = "SELECT DISTINCT user_id FROM merged"
     run(connection, "numbering the users", _numbered("users", "u", "user_id", ids))
     connection.execute(
@@ -155,8 +155,8 @@ def drop_events(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -
         "CREATE TABLE log AS SELECT u, i, us, event_type, max(weight) AS weight FROM merged "
         "JOIN users USING (user_id) JOIN items USING (item_id) GROUP BY u, i, us, event_type",
     )
-    unique_events = one(connection, "SELECT count(*) FROM log")
-    users = one(connection, "SELECT count(DISTINCT u) FROM log")
+    unique_events = first_value(connection, "SELECT count(*) FROM log")
+    users = first_value(connection, "SELECT count(DISTINCT u) FROM log")
     other_type_events = _drop_other_types(connection, settings)
     bot_events = _drop_bots(connection, settings)
     connection.execute(
@@ -168,12 +168,12 @@ def drop_events(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -
 
 def _quarantine(connection: duckdb.DuckDBPyConnection, condition: str, reason: str) -> int:
     """Move the rows of `log` that meet a condition to `quarantine`; return how many."""
-    earlier = one(connection, "SELECT count(*) FROM quarantine")
+    earlier = first_value(connection, "SELECT count(*) FROM quarantine")
     connection.execute(
         f"INSERT INTO quarantine SELECT *, {literal(reason)} FROM log WHERE {condition}"
     )
     connection.execute(f"DELETE FROM log WHERE {condition}")
-    return int(one(connection, "SELECT count(*) FROM quarantine") - earlier)
+    return int(first_value(connection, "SELECT count(*) FROM quarantine") - earlier)
 
 
 def _drop_other_types(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> int:
@@ -250,7 +250,7 @@ def find_rare(
             f"ANTI JOIN (SELECT i FROM counts GROUP BY i HAVING sum(n) >= {k}) USING (i)"
         )
         earlier = rare_items
-        rare_items = int(one(connection, "SELECT count(*) FROM rare"))
+        rare_items = int(first_value(connection, "SELECT count(*) FROM rare"))
 
 
 def order_events(

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import engine, literal, one, run
+from eager_llm.core.duckdb_engine import engine, first_value, literal, run
 from eager_llm.data.attributes import item_columns
 from eager_llm.data.cleaning import (
     EVENTS_OUT,
@@ -121,8 +121,8 @@ def _metadata(
 ) -> dict[str, Any]:
     """Return the counts by the names that they have beside the tables."""
     ruled_out = counts.other_type_events + counts.bot_events
-    catalogue_items = one(connection, "SELECT count(*) FROM catalogue")
-    clean_items = one(connection, "SELECT count(*) FROM items_out")
+    catalogue_items = first_value(connection, "SELECT count(*) FROM catalogue")
+    clean_items = first_value(connection, "SELECT count(*) FROM items_out")
     return {
         "events_read": counts.events,
         "duplicate_events_dropped": counts.events - counts.unique_events,
@@ -132,7 +132,7 @@ def _metadata(
         "min_interactions": settings.min_interactions,
         "events": counts.clean_events,
         "users": counts.clean_users,
-        "items": one(connection, "SELECT count(*) FROM items_out_ids"),
+        "items": first_value(connection, "SELECT count(*) FROM items_out_ids"),
         "items_without_events_dropped": catalogue_items - clean_items,
     }
 
@@ -180,7 +180,7 @@ def _output_queries(
         folder / "events.parquet": events,
         folder / "items.parquet": "SELECT * FROM items_out ORDER BY ALL",
     }
-    if one(connection, "SELECT count(*) FROM intentions_out"):
+    if first_value(connection, "SELECT count(*) FROM intentions_out"):
         queries[folder / "intentions.parquet"] = "SELECT * FROM intentions_out ORDER BY ALL"
     return queries
 
@@ -197,7 +197,7 @@ def _quarantine_queries(connection: duckdb.DuckDBPyConnection, folder: Path) -> 
     intentions = (
         "SELECT DISTINCT w.* FROM intentions_in w ANTI JOIN events_out USING (user_id, item_id)"
     )
-    if one(connection, f"SELECT count(*) FROM ({intentions})"):
+    if first_value(connection, f"SELECT count(*) FROM ({intentions})"):
         queries[folder / "intentions.parquet"] = f"{intentions} ORDER BY ALL"
     return queries
 
@@ -207,6 +207,6 @@ def _event_columns(connection: duckdb.DuckDBPyConnection) -> str:
     filled = [
         column
         for column in OPTIONAL_EVENT_COLUMNS
-        if one(connection, f"SELECT count({column}) FROM events_out")
+        if first_value(connection, f"SELECT count({column}) FROM events_out")
     ]
     return ", ".join([*EVENT_COLUMNS, *filled])

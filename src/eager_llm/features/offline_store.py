@@ -9,7 +9,7 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 
-from eager_llm.core.duckdb_engine import engine, literal, name, run
+from eager_llm.core.duckdb_engine import engine, identifier, literal, run
 from eager_llm.core.files import whole_file
 
 KEYS = ("user_id", "item_id", "event_type")
@@ -77,7 +77,7 @@ class ParquetTables:
                 # Where a view has got a new feature, every row is.
                 known = pq.read_schema(target).names
                 same = " AND ".join(
-                    f"n.{name(column)} IS NOT DISTINCT FROM o.{name(column)}"
+                    f"n.{identifier(column)} IS NOT DISTINCT FROM o.{identifier(column)}"
                     if column in known
                     else "false"
                     for column in columns

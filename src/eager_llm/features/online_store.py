@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eager_llm.core.duckdb_engine import name as quoted
+from eager_llm.core.duckdb_engine import identifier
 from eager_llm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class OnlineRows:
             self._file, self._open = Path(store.config.online_store.path), threading.local()
             marks = ", ".join("?" * len(self._features))
             self._query = (
-                f"SELECT feature_name, value FROM {quoted(f'{store.project}_{view}')} "
+                f"SELECT feature_name, value FROM {identifier(f'{store.project}_{view}')} "
                 f"WHERE entity_key = ? AND feature_name IN ({marks})"
             )
         else:
@@ -219,11 +219,11 @@ def _erase_sqlite(store: "FeatureStore", users: list[str]) -> int:
                 continue
             keys = [
                 k
-                for (k,) in database.execute(f"SELECT DISTINCT entity_key FROM {quoted(table)}")
+                for (k,) in database.execute(f"SELECT DISTINCT entity_key FROM {identifier(table)}")
                 if _holds(k, wanted)
             ]
             database.executemany(
-                f"DELETE FROM {quoted(table)} WHERE entity_key = ?", [(key,) for key in keys]
+                f"DELETE FROM {identifier(table)} WHERE entity_key = ?", [(key,) for key in keys]
             )
             gone.update(keys)
     return len(gone)

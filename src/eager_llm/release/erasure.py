@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import engine, listed, literal
+from eager_llm.core.duckdb_engine import engine, list_literal, literal
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, whole_file
 from eager_llm.features.feature_store import ONLINE_VARIABLE, SQLITE, Features, offline_tables
@@ -176,7 +176,7 @@ def _erase_from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users
     if "user_id" not in pq.read_schema(file).names:
         return 0
     source = f"read_parquet({literal(str(file))})"
-    is_erased = f"list_contains({listed(users)}, CAST(user_id AS VARCHAR))"
+    is_erased = f"list_contains({list_literal(users)}, CAST(user_id AS VARCHAR))"
     count = connection.execute(f"SELECT count(*) FROM {source} WHERE {is_erased}").fetchone()
     rows = int(count[0]) if count else 0
     if rows:

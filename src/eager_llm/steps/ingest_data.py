@@ -10,8 +10,9 @@ from duckdb import DuckDBPyConnection
 
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import fetch_folder, in_store, whole_folder
+from eager_llm.core.files import whole_folder
 from eager_llm.core.progress import say
+from eager_llm.core.stores import fetch_folder, in_store
 from eager_llm.data.demo_shop import demo_shop
 from eager_llm.data.importing.column_mapping import ColumnMapping
 from eager_llm.data.importing.importer import stage

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eager_llm.core.compute import quick_products
+from eager_llm.core.compute import fast_cpu_kernels
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import whole_file
 from eager_llm.core.progress import progress, say
@@ -219,7 +219,7 @@ def _backward(job: TrainingJob, module: nn.Module, step: Step, number: int) -> F
         examples = step[0] if idle else batches[turn]
         batch = job.collate(examples).to(device)
         waits = turn + 1 < rounds
-        with _no_sync(module, waits), quick_products(device.type, *batch.ids.shape):
+        with _no_sync(module, waits), fast_cpu_kernels(device.type, *batch.ids.shape):
             loss, figures = module(batch, totals, number)
             if idle:
                 loss = loss * 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import engine, literal, one, view_file
+from eager_llm.core.duckdb_engine import engine, first_value, literal, view_file
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, write_json
 from eager_llm.settings import GateSettings
@@ -52,8 +52,8 @@ def profile(connection: duckdb.DuckDBPyConnection) -> dict[str, float]:
     Returns:
         `events`, `users` and `items`, counted, and `text_share`: the items that have text.
     """
-    figures = {table: one(connection, query) for table, query in _SIZES.items()}
-    figures["text_share"] = one(connection, TEXT_SHARE)
+    figures = {table: first_value(connection, query) for table, query in _SIZES.items()}
+    figures["text_share"] = first_value(connection, TEXT_SHARE)
     return figures
 
 
@@ -201,10 +201,10 @@ def shift_since(folder: Path, until: str, memory_gb: float) -> dict[str, float]:
             "AND item_id IN (SELECT item_id FROM old_events)"
         )
         for name in ("old_events", "events"):
-            if not one(connection, f"SELECT count(*) FROM {name}"):
+            if not first_value(connection, f"SELECT count(*) FROM {name}"):
                 return {}
         indices = {}
         for name, bins in (("popularity", _POPULARITY), ("pauses", _PAUSES)):
-            index = one(connection, _stability_index(bins))
+            index = first_value(connection, _stability_index(bins))
             indices[name] = float(index or 0.0)
         return indices

@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, one
+from eager_llm.core.duckdb_engine import first_value, literal
 from eager_llm.core.files import whole_folder
 from eager_llm.validation.gate import Gate, GateResult
 from eager_llm.validation.gate_names import check_waived
@@ -88,14 +88,14 @@ def _broken_rows(connection: duckdb.DuckDBPyConnection, gate: Gate) -> int:
     """Count the rows that break a gate."""
     if not gate.rows_sql:
         return 0
-    return int(one(connection, f"SELECT count(*) FROM ({gate.rows_sql})"))
+    return int(first_value(connection, f"SELECT count(*) FROM ({gate.rows_sql})"))
 
 
 def _figure(connection: duckdb.DuckDBPyConnection, gate: Gate, broken: int) -> float:
     """Return the figure that a gate bounds; a figure over no row is 0."""
     if not gate.figure_sql:
         return float(broken)
-    return float(one(connection, gate.figure_sql) or 0)
+    return float(first_value(connection, gate.figure_sql) or 0)
 
 
 def _first_rows(connection: duckdb.DuckDBPyConnection, gate: Gate) -> list[dict[str, Any]]:

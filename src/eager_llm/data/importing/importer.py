@@ -8,7 +8,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from eager_llm.core.duckdb_engine import engine, one
+from eager_llm.core.duckdb_engine import engine, first_value
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import say
 from eager_llm.data.attributes import clean_attributes, item_columns
@@ -82,7 +82,7 @@ def stage(
     aliases = log_format.mapping.item_aliases
     if aliases:
         _stage_aliases(connection, Path(source) / aliases)
-    if not one(connection, "SELECT count(*) FROM events_in"):
+    if not first_value(connection, "SELECT count(*) FROM events_in"):
         raise UserError(f"{source}: no row of the log is readable")
     has_items = any(table.table == "items" for table in log_format.tables)
     if log_format.lcrec is None and not has_items:
@@ -91,8 +91,8 @@ def stage(
         "source": log_format.source,
         "form": log_format.name,
         "ordinal_time": log_format.lcrec is not None,
-        "rows_refused": one(connection, "SELECT count(*) FROM faults WHERE NOT kept"),
-        "texts_cut": one(connection, "SELECT count(*) FROM faults WHERE kept"),
+        "rows_refused": first_value(connection, "SELECT count(*) FROM faults WHERE NOT kept"),
+        "texts_cut": first_value(connection, "SELECT count(*) FROM faults WHERE kept"),
     }
 
 
@@ -130,7 +130,7 @@ def _report_faults(
     Raises:
         UserError: they are more than `data.bad_rows` of all rows.
     """
-    broken = one(connection, "SELECT count(*) FROM source_faults")
+    broken = first_value(connection, "SELECT count(*) FROM source_faults")
     if not broken:
         return
     if broken > settings.bad_rows * rows:

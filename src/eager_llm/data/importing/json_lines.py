@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from eager_llm.core.duckdb_engine import listed, literal
+from eager_llm.core.duckdb_engine import list_literal, literal
 from eager_llm.core.errors import UserError
 from eager_llm.data.attributes import ALL_COLUMNS, json_path
 from eager_llm.data.importing.relation import STREAM_VIEW, FileReader, Relation
@@ -78,7 +78,7 @@ class JsonReader(FileReader):
         return (
             f"(SELECT row, line, broken, whole, "
             f"CASE WHEN {readable} THEN {self._attributes()} END AS others, "
-            f"CASE WHEN {readable} THEN json_extract_string(inside, {listed(paths)}) END AS v "
+            f"CASE WHEN {readable} THEN json_extract_string(inside, {list_literal(paths)}) END AS v "
             f"FROM (SELECT *, CASE WHEN whole THEN {inside} END AS inside "
             "FROM (SELECT *, broken IS NULL AND ltrim(line)[1] = '{' AND json_valid(line) "
             f"AS whole FROM {STREAM_VIEW})))"

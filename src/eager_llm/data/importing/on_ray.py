@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from eager_llm.cluster.local_ray import ray_running
-from eager_llm.core.duckdb_engine import literal, one
+from eager_llm.core.duckdb_engine import first_value, literal
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import progress
 from eager_llm.data.cleaning import LogCounts, find_rare
@@ -139,7 +139,7 @@ class Workers:
 
     def _share_local_events(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Share what this process has read itself: a database, or tables that are added to."""
-        if not one(connection, "SELECT count(*) FROM events_local"):
+        if not first_value(connection, "SELECT count(*) FROM events_local"):
             return
         file = self.folder / "local.parquet"
         write_rows(connection, f"SELECT {EVENT_FIELDS} FROM events_local", file)

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, name, one
+from eager_llm.core.duckdb_engine import first_value, identifier, literal
 from eager_llm.core.errors import UserError
 from eager_llm.data.attributes import attributes_object
 from eager_llm.data.importing.relation import FileReader, Relation
@@ -18,14 +18,14 @@ class ParquetReader(FileReader):
         file = literal(self.origin)
         source = f"read_parquet({file}, {ROW_NUMBER} = true)"
         types = self._column_types(source)
-        rows = one(self.connection, f"SELECT count(*) FROM {source}")
+        rows = first_value(self.connection, f"SELECT count(*) FROM {source}")
         if rows == 0:
             raise UserError(f"{self.file}: the file has a header but no rows")
         matches = self.match_columns(list(types))
         cells = {}
         for field_name, column in matches.items():
             kind = types[column]
-            cells[field_name] = _cell(field_name, name(column), kind)
+            cells[field_name] = _cell(field_name, identifier(column), kind)
         columns = self.attribute_columns(types, matches)
         attributes = attributes_object({column: types[column] for column in columns})
         row = f"{ROW_NUMBER} + 1"

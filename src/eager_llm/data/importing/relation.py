@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, name, one
+from eager_llm.core.duckdb_engine import first_value, identifier, literal
 from eager_llm.core.errors import UserError
 from eager_llm.data.attributes import ALL_COLUMNS, attributes_object
 from eager_llm.data.importing.column_mapping import FIELDS
@@ -97,7 +97,7 @@ class Reader(ABC):
 
     def text_cells(self, matches: dict[str, str]) -> dict[str, str]:
         """Return our field → SQL of its cell, where all columns are text."""
-        return {field_name: name(column) for field_name, column in matches.items()}
+        return {field_name: identifier(column) for field_name, column in matches.items()}
 
     def text_attributes(self, available: Iterable[str], matches: dict[str, str]) -> str:
         """Return SQL of the object of attributes, where all columns are text."""
@@ -149,4 +149,4 @@ class FileReader(Reader):
 def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether the engine holds a table of this name."""
     tables = f"SELECT count(*) FROM duckdb_tables() WHERE table_name = {literal(table)}"
-    return bool(one(connection, tables))
+    return bool(first_value(connection, tables))

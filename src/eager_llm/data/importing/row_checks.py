@@ -4,7 +4,7 @@ from pathlib import Path
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import literal, one, run
+from eager_llm.core.duckdb_engine import first_value, literal, run
 from eager_llm.core.errors import UserError
 from eager_llm.data.importing.column_mapping import FIELDS, ColumnMapping
 from eager_llm.data.importing.readers import table_readers
@@ -83,7 +83,7 @@ def _read_rows(
 
 def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
     """Count the rows of SQL that follows FROM."""
-    return int(one(connection, f"SELECT count(*) FROM {rows}"))
+    return int(first_value(connection, f"SELECT count(*) FROM {rows}"))
 
 
 def _run_reading(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from eager_llm.core.duckdb_engine import engine, listed, literal, run
+from eager_llm.core.duckdb_engine import engine, list_literal, literal, run
 from eager_llm.core.files import whole_file
 from eager_llm.data.cleaning import (
     EVENTS_OUT,
@@ -144,7 +144,7 @@ def _load_table(connection: duckdb.DuckDBPyConnection, table: str, file: Path) -
 
 def rows_of(files: Sequence[Path]) -> str:
     """Return SQL of the rows of Parquet files."""
-    return f"read_parquet({listed([str(file) for file in files])})"
+    return f"read_parquet({list_literal([str(file) for file in files])})"
 
 
 def write_rows(connection: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:

@@ -1,6 +1,6 @@
 """Times in every usual form, as SQL: microseconds since 1970, UTC."""
 
-from eager_llm.core.duckdb_engine import listed, literal
+from eager_llm.core.duckdb_engine import list_literal, literal
 
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}
 # ISO 8601 as DuckDB reads it comes first; these are tried where it does not.
@@ -42,7 +42,7 @@ def microseconds(value: str, time_format: str = "", time_unit: str = "") -> str:
     iso_date = f"try_cast({value} AS TIMESTAMPTZ)"
     date = (
         f"coalesce(CASE WHEN isfinite({iso_date}) THEN epoch_us({iso_date}) END, "
-        f"epoch_us(try_strptime({value}, {listed(TIME_FORMATS)})))"
+        f"epoch_us(try_strptime({value}, {list_literal(TIME_FORMATS)})))"
     )
     return f"CASE WHEN {number} IS NOT NULL THEN {scaled} ELSE {date} END"
 
