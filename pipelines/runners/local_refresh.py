@@ -1,6 +1,6 @@
 """Run one incremental refresh on this machine with kfp.local: a process a step."""
 
-import argparse
+import json
 import os
 import shutil
 import sys
@@ -28,49 +28,42 @@ FAILED_STATUS = 1
 PAGES = {"evaluation": "evaluation.html", "gates": "gates.html", "report": "report.html"}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run.
+def main(arguments: list[str]) -> int:
+    """Run with the options that `eager-llm refresh` has parsed.
+
+    Args:
+        arguments: the keyword arguments of `refresh_run`, as one JSON object.
 
     Returns:
         As `run_refresh`, or 2 where the input is wrong.
     """
-    options = _parser().parse_args(arguments)
-    arrivals = Path(options.data)
+    options = json.loads(arguments[0])
     try:
-        if not arrivals.is_dir():
-            raise UserError(
-                f"{options.data}: no such folder; name the folder that holds what arrived"
-            )
-        run_folder = RunFolder(options.run.resolve())
-        settings = refresh_settings(run_folder, options.settings, options.set)
-        return run_refresh(arrivals.resolve(), run_folder, settings)
+        return refresh_run(**options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.runners.local_refresh", description=__doc__
-    )
-    parser.add_argument(
-        "--run",
-        type=Path,
-        required=True,
-        help="folder of the run, with the accepted log and the running bundle",
-    )
-    parser.add_argument("--data", required=True, help="folder that holds what arrived")
-    parser.add_argument(
-        "--settings", type=Path, help="YAML file of settings; default: those of the running bundle"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="override a setting",
-    )
-    return parser
+def refresh_run(arrivals: str, run: str, settings_file: str | None, overrides: list[str]) -> int:
+    """Bring a run up to date; see `run_refresh`.
+
+    Args:
+        arrivals: folder of the new events and items.
+        run: folder of the run.
+        settings_file: YAML; None: the settings of the running bundle.
+        overrides: of settings, as section.name=value.
+
+    Raises:
+        UserError: the input is wrong.
+    """
+    folder = Path(arrivals)
+    if not folder.is_dir():
+        raise UserError(f"{arrivals}: no such folder; name the folder that holds what arrived")
+    run_folder = RunFolder(Path(run).resolve())
+    file = Path(settings_file) if settings_file else None
+    settings = refresh_settings(run_folder, file, overrides)
+    return run_refresh(folder.resolve(), run_folder, settings)
 
 
 def refresh_settings(run_folder: RunFolder, file: Path | None, overrides: list[str]) -> Settings:
@@ -181,4 +174,4 @@ def _check_text(check: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """Steps in containers: what is kept of the engine's events, and the graph that the laptop runs."""
 
 import io
+import json
 
 import pytest
 from kubernetes.utils.quantity import parse_quantity
@@ -101,7 +102,11 @@ def test_a_store_that_is_away_is_named_before_anything_runs(tmp_path, monkeypatc
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    status = local.main(["--source", "s3://shop/log", "--runs", str(tmp_path), "--name", "away"])
+    options = {
+        "source": "s3://shop/log", "name": "away", "runs": str(tmp_path), "settings_file": None,
+        "overrides": [], "in_images": False,
+    }  # fmt: skip
+    status = local.main([json.dumps(options)])
     said = capsys.readouterr().err
     assert status == 2
     assert "s3://shop/log: the folder cannot be read" in said

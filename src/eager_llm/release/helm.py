@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eager_llm.core.errors import UserError
+from eager_llm.core.project import project_home
 from eager_llm.settings import RolloutSettings
 
 Values = dict[str, Any]
@@ -212,12 +213,12 @@ def merged(base: Values, more: Values) -> Values:
 def chart_path(chart: str) -> str:
     """Return where a chart lies.
 
-    A path that does not exist from here is looked for beside the library's sources.
+    A path that does not exist from here is looked for in the project.
     """
     if "://" in chart or Path(chart).exists():
         return chart
-    beside_sources = Path(__file__).resolve().parents[3] / chart
-    return str(beside_sources) if beside_sources.exists() else chart
+    in_project = project_home() / chart
+    return str(in_project) if in_project.exists() else chart
 
 
 def _flat(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
