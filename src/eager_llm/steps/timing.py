@@ -1,4 +1,4 @@
-"""How long each step took, for the summary of a run."""
+"""The seconds of each step, for the summary of a run."""
 
 import functools
 import json
@@ -16,25 +16,35 @@ R = TypeVar("R")
 
 
 def timed(step: Callable[P, R]) -> Callable[P, R]:
-    """Print a step's seconds, and append them to the file that EAGER_LLM_TIMES names."""
+    """Make a step print its seconds, and append them to the file that EAGER_LLM_TIMES names."""
+    name = step.__name__
 
     @functools.wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        started = time.monotonic()
+        start = time.monotonic()
         result = step(*args, **kwargs)
-        seconds = round(time.monotonic() - started, 1)
-        say(f"{step.__name__}: {seconds} s")
-        if os.environ.get(TIMES_VARIABLE):
-            with Path(os.environ[TIMES_VARIABLE]).open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": step.__name__, "seconds": seconds}) + "\n")
+        seconds = round(time.monotonic() - start, 1)
+        say(f"{name}: {seconds} s")
+        file = os.environ.get(TIMES_VARIABLE)
+        if file:
+            row = json.dumps({"step": name, "seconds": seconds})
+            with Path(file).open("a", encoding="utf-8") as log:
+                log.write(row + "\n")
         return result
 
     return run
 
 
 def read_times(file: Path) -> dict[str, float]:
-    """Return the last seconds of each step; a step that was re-used keeps those of its last run."""
+    """Return the seconds of each step; a step that was re-used keeps those of its last run.
+
+    Args:
+        file: with a JSON object a line; without it the result is empty.
+    """
+    seconds: dict[str, float] = {}
     if not file.is_file():
-        return {}
-    rows = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return {row["step"]: row["seconds"] for row in rows}
+        return seconds
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        seconds[row["step"]] = row["seconds"]
+    return seconds
