@@ -26,24 +26,26 @@ from eager_llm_client.models import (
 
 def main() -> None:
     """Ask, and print what came as the client's own types."""
-    address, user, *chosen = sys.argv[1:]
+    address, user, *items_of_shop = sys.argv[1:]
     client = Client(base_url=address)
     event = EventRequest(
-        user_id="a client's user", item_id=chosen[0], timestamp=datetime(2026, 1, 1, tzinfo=UTC)
+        user_id="a client's user",
+        item_id=items_of_shop[0],
+        timestamp=datetime(2026, 1, 1, tzinfo=UTC),
     )
     calls = [
         ("recommend", recommend, {"body": RecommendRequest(user_id=user, k=5)}),
         (
             "recommend, explained",
             recommend,
-            {"body": RecommendRequest(items=chosen[:3], k=3, explain=True)},
+            {"body": RecommendRequest(items=items_of_shop[:3], k=3, explain=True)},
         ),
         ("search", search, {"body": SearchRequest(words="a gift", k=5)}),
-        ("describe", describe, {"body": DescribeRequest(item_id=chosen[0])}),
-        ("similar", similar, {"body": SimilarRequest(item_id=chosen[0], k=4)}),
+        ("describe", describe, {"body": DescribeRequest(item_id=items_of_shop[0])}),
+        ("similar", similar, {"body": SimilarRequest(item_id=items_of_shop[0], k=4)}),
         ("event", events, {"body": event}),
         ("items", items, {"words": "the", "limit": 3}),
-        ("item", item, {"item_id": chosen[0]}),
+        ("item", item, {"item_id": items_of_shop[0]}),
         ("users", users, {"limit": 3}),
         ("info", info, {}),
         ("refused", item, {"item_id": "none"}),

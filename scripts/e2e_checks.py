@@ -40,135 +40,82 @@ class Shop:
 
 def endpoint_checks(shop: Shop) -> list[Check]:
     """Every endpoint while all is well; a new endpoint gets its line here."""
+    item = shop.items[0]
+    history = shop.items[:3]
+    visitor = shop.event["user_id"]
+    explained = {"items": history, "k": 3, "explain": True}
     return [
-        Check("alive", "GET", "/livez"),
-        Check("ready", "GET", "/readyz"),
-        Check(
-            "metrics",
-            "GET",
-            "/metrics",
-            expect=lambda text: _shown("# TYPE" in text, f"{len(text)} bytes"),
-        ),
-        Check(
-            "a known user",
-            "POST",
-            "/recommend",
-            {"user_id": shop.user, "k": 5},
-            200,
-            _from_model(5),
-        ),
-        Check(
-            "a history",
-            "POST",
-            "/recommend",
-            {"items": shop.items[:3], "k": 5},
-            200,
-            _from_model(5),
-        ),
-        Check(
-            "an unknown user",
-            "POST",
-            "/recommend",
-            {"user_id": "nobody"},
-            200,
-            _fallback("unknown_user"),
-        ),
-        Check("no history", "POST", "/recommend", {"items": []}, 200, _fallback("empty_history")),
-        Check(
-            "an unknown field",
-            "POST",
-            "/recommend",
-            {"user": shop.user},
-            400,
-            _refused("invalid_request"),
-        ),
-        Check(
-            "explained",
-            "POST",
-            "/recommend",
-            {"items": shop.items[:3], "k": 3, "explain": True},
-            200,
-            _explained,
-        ),
-        Check("words", "POST", "/search", {"words": "a gift", "k": 5}, 200, _from_model(5)),
-        Check("what it is", "POST", "/describe", {"item_id": shop.items[0]}, 200, _from_model()),
-        Check("alike", "POST", "/similar", {"item_id": shop.items[0], "k": 4}, 200, _some(4)),
-        Check("an item", "GET", f"/items/{shop.items[0]}", None, 200, lambda a: a["title"]),
-        Check("an item that is none", "GET", "/items/none", None, 404, _refused("unknown_item")),
-        Check("an event", "POST", "/events", shop.event, 200, _event("added")),
-        Check("it counts once", "POST", "/events", shop.event, 200, _event("known")),
-        Check(
-            "seen by the next",
-            "POST",
-            "/recommend",
-            {"user_id": shop.event["user_id"], "k": 5},
-            200,
-            _from_model(5),
-        ),
-        Check("facts", "GET", "/info", None, 200, lambda a: f"bundle {a['first']['version']}"),
-        Check(
-            "the page",
-            "GET",
-            "/ui",
-            None,
-            200,
-            lambda text: _shown("<html" in text, f"{len(text)} bytes"),
-        ),
-        Check("OpenAPI", "GET", "/docs.json", None, 200, lambda a: f"{len(a['paths'])} paths"),
+        _get("alive", "/livez"),
+        _get("ready", "/readyz"),
+        _get("metrics", "/metrics", _text_with("# TYPE")),
+        _recommend("a known user", {"user_id": shop.user, "k": 5}, _from_model(5)),
+        _recommend("a history", {"items": history, "k": 5}, _from_model(5)),
+        _recommend("an unknown user", {"user_id": "nobody"}, _fallback("unknown_user")),
+        _recommend("no history", {"items": []}, _fallback("empty_history")),
+        _recommend("an unknown field", {"user": shop.user}, _refused("invalid_request"), 400),
+        _recommend("explained", explained, _explained),
+        _post("words", "/search", {"words": "a gift", "k": 5}, _from_model(5)),
+        _post("what it is", "/describe", {"item_id": item}, _from_model()),
+        _post("alike", "/similar", {"item_id": item, "k": 4}, _some(4)),
+        _get("an item", f"/items/{item}", lambda answer: answer["title"]),
+        _get("an item that is none", "/items/none", _refused("unknown_item"), 404),
+        _post("an event", "/events", shop.event, _event("added")),
+        _post("it counts once", "/events", shop.event, _event("known")),
+        _recommend("seen by the next", {"user_id": visitor, "k": 5}, _from_model(5)),
+        _get("metadata", "/info", lambda answer: f"bundle {answer['first']['version']}"),
+        _get("the page", "/ui", _text_with("<html")),
+        _get("OpenAPI", "/docs.json", lambda answer: f"{len(answer['paths'])} paths"),
     ]
 
 
 def without_store_checks(shop: Shop) -> list[Check]:
     """What holds while the online store is gone."""
+    history = {"items": shop.items[:3], "k": 5}
+    unavailable = "features_unavailable"
     return [
-        Check("ready", "GET", "/readyz"),
-        Check(
-            "a known user",
-            "POST",
-            "/recommend",
-            {"user_id": shop.user},
-            200,
-            _fallback("features_unavailable"),
-        ),
-        Check(
-            "a history",
-            "POST",
-            "/recommend",
-            {"items": shop.items[:3], "k": 5},
-            200,
-            _from_model(5),
-        ),
-        Check("an event", "POST", "/events", shop.event, 503, _refused("features_unavailable")),
+        _get("ready", "/readyz"),
+        _recommend("a known user", {"user_id": shop.user}, _fallback(unavailable)),
+        _recommend("a history", history, _from_model(5)),
+        _post("an event", "/events", shop.event, _refused(unavailable), 503),
     ]
 
 
 def store_back_checks(shop: Shop) -> list[Check]:
     """What holds once the store is back, without a restart of the service."""
-    return [
-        Check(
-            "a known user",
-            "POST",
-            "/recommend",
-            {"user_id": shop.user, "k": 5},
-            200,
-            _from_model(5),
-        )
-    ]
+    return [_recommend("a known user", {"user_id": shop.user, "k": 5}, _from_model(5))]
 
 
 def no_time_checks(shop: Shop) -> list[Check]:
     """What holds where the decoder cannot answer before the deadline."""
+    similar = {"item_id": shop.items[0], "k": 4}
     return [
-        Check(
-            "a history",
-            "POST",
-            "/recommend",
-            {"items": shop.items[:3], "k": 5},
-            200,
-            _fallback("deadline"),
-        ),
-        Check("alike", "POST", "/similar", {"item_id": shop.items[0], "k": 4}, 200, _some(4)),
+        _recommend("a history", {"items": shop.items[:3], "k": 5}, _fallback("deadline")),
+        _post("alike", "/similar", similar, _some(4)),
     ]
+
+
+def _no_text(answer: Any) -> str:
+    return ""
+
+
+def _get(what: str, path: str, expect: Callable[[Any], str] = _no_text, status: int = 200) -> Check:
+    return Check(what, "GET", path, None, status, expect)
+
+
+def _post(
+    what: str, path: str, body: dict[str, Any], expect: Callable[[Any], str], status: int = 200
+) -> Check:
+    return Check(what, "POST", path, body, status, expect)
+
+
+def _recommend(
+    what: str, body: dict[str, Any], expect: Callable[[Any], str], status: int = 200
+) -> Check:
+    return _post(what, "/recommend", body, expect, status)
+
+
+def _text_with(words: str) -> Callable[[Any], str]:
+    return lambda text: _shown(words in text, f"{len(text)} bytes")
 
 
 def _shown(holds: bool, text: str) -> str:

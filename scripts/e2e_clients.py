@@ -60,20 +60,20 @@ def generated_client_rows(address: str, shop: Shop) -> list[tuple[str, ...]]:
             )
         ]
     rows = [("client", "generated", "/docs.json", "", "", GENERATOR)]
-    asked = [python, ROOT / "scripts" / "ask_with_client.py", address, shop.user, *shop.items[:3]]
-    answered = subprocess.run(asked, env=environment, capture_output=True, text=True)
-    for line in answered.stdout.splitlines():
+    command = [python, ROOT / "scripts" / "ask_with_client.py", address, shop.user, *shop.items[:3]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
         what, endpoint, status, answer = json.loads(line)
         rows.append(("client", what, f"{endpoint}.sync_detailed", "", str(status), answer))
-    if answered.returncode:
+    if done.returncode:
         rows.append(
             (
                 "client",
                 "ended",
                 "",
                 "",
-                str(answered.returncode),
-                f"WRONG: {answered.stderr[-200:]}",
+                str(done.returncode),
+                f"WRONG: {done.stderr[-200:]}",
             )
         )
     return rows
@@ -82,17 +82,17 @@ def generated_client_rows(address: str, shop: Shop) -> list[tuple[str, ...]]:
 def page_row(address: str, scratch: Path) -> tuple[str, ...]:
     """Open the page, let it recommend to somebody, and keep a picture of it."""
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    start = time.monotonic()
     with chromium(scratch / "browser") as page:
         page.open(f"{address}/ui")
         page.wait("document.querySelectorAll('.item').length > 0")
         shown = page.value("document.querySelectorAll('.column:first-child .item').length")
         page.picture(PICTURE)
         complaints = page.complaints
-    took = f"{1000 * (time.monotonic() - began):.0f}"
-    found = (
+    took = f"{1000 * (time.monotonic() - start):.0f}"
+    result = (
         f"WRONG: {complaints}"[:120]
         if complaints
         else f"{shown} items, {PICTURE.relative_to(ROOT)}"
     )
-    return ("the page", "in Chromium", "/ui", took, "", found)
+    return ("the page", "in Chromium", "/ui", took, "", result)

@@ -65,20 +65,20 @@ def main() -> None:
         "--set", action="append", default=[], help="override a setting of the demo's"
     )
     parser.add_argument("--no-build", action="store_true", help="take the images that are there")
-    asked = parser.parse_args()
-    folder = asked.runs.resolve() / "e2e-pipeline"
+    options = parser.parse_args()
+    folder = options.runs.resolve() / "e2e-pipeline"
     shutil.rmtree(folder, ignore_errors=True)
     with ExitStack() as stack:
         install(ENGINE_PACKAGES)
         stack.enter_context(docker_engine())
-        if not asked.no_build:
-            call("scripts/images.py", "--base", base_image(asked.base))
+        if not options.no_build:
+            call("scripts/images.py", "--base", base_image(options.base))
         first = Containers()
-        run(folder, asked.set, first, 0)
-        rows = [*whole_run(folder, first), *again(folder, asked.set), *served(folder)]
+        run(folder, options.set, first, 0)
+        rows = [*whole_run(folder, first), *again(folder, options.set), *served(folder)]
         rows += [
-            *out_of_memory(folder, asked.set, first),
-            *failing_gate(folder, asked.set),
+            *out_of_memory(folder, options.set, first),
+            *failing_gate(folder, options.set),
             *store_away(folder),
         ]
     print("\n" + table(first.runs) + "\n")
@@ -92,13 +92,13 @@ Row = tuple[str, bool, str]
 
 
 def run(folder: Path, overrides: list[str], containers: Containers, status: int) -> str:
-    """Run the pipeline in containers, and return what it said; end where its status is another one."""
+    """Run the pipeline in containers, and return what it printed; end where its status differs."""
     settings = Settings.read(SETTINGS, overrides)
-    with _heard() as heard:
+    with _recorded_output() as output:
         ended = local.run("demo", folder.name, folder.parent, settings, containers)
     if ended != status:
         sys.exit(f"the run ended with status {ended}, not {status}")
-    return heard.getvalue()
+    return output.getvalue()
 
 
 def whole_run(folder: Path, containers: Containers) -> list[Row]:
@@ -140,9 +140,9 @@ def megabytes(image: str) -> float:
 
 def again(folder: Path, overrides: list[str]) -> list[Row]:
     """Run the same once more."""
-    containers, began = Containers(), time.monotonic()
+    containers, start = Containers(), time.monotonic()
     run(folder, overrides, containers, 0)
-    took = f"{len(containers.runs)} containers, {time.monotonic() - began:.1f} s"
+    took = f"{len(containers.runs)} containers, {time.monotonic() - start:.1f} s"
     return [("run again, all re-used", not containers.runs, took)]
 
 
@@ -154,7 +154,7 @@ def served(folder: Path) -> list[Row]:
     items = pd.read_parquet(folder / "bundle" / "catalogue.parquet", columns=["item_id"])[
         "item_id"
     ].tolist()
-    asked = {
+    requests = {
         "a history": {"items": items[:3], "k": 3},
         "a user": {"user_id": str(histories["user_id"].iat[0]), "k": 3},
     }
@@ -162,27 +162,27 @@ def served(folder: Path) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="eager-llm-e2e-") as scratch:
         Path(scratch).chmod(0o755)
         bundle, features = (
-            readable(folder / part, Path(scratch) / part) for part in ("bundle", "features")
+            readable(folder / name, Path(scratch) / name) for name in ("bundle", "features")
         )
         with service(bundle, features, "sqlite") as client:
-            for what, body in asked.items():
+            for what, body in requests.items():
                 rows.append(_answered(client, what, body))
     return rows
 
 
 def _answered(client: httpx.Client, what: str, body: dict[str, object]) -> Row:
     answer = client.post("/recommend", json=body)
-    found = answer.json()
+    recommendations = answer.json()
     holds = (
         answer.status_code == 200
-        and found["source"] == "model"
-        and len(found["items"]) == body["k"]
+        and recommendations["source"] == "model"
+        and len(recommendations["items"]) == body["k"]
     )
-    titles = "; ".join(str(item.get("title")) for item in found.get("items", []))
+    titles = "; ".join(str(item.get("title")) for item in recommendations.get("items", []))
     return (
         f"served, {what}",
         holds,
-        f"{found.get('source')}: {titles}" if holds else answer.text[:200],
+        f"{recommendations.get('source')}: {titles}" if holds else answer.text[:200],
     )
 
 
@@ -191,9 +191,9 @@ def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list
     needed = next(entry.memory for entry in first.runs if entry.step == "tune_model")
     limit = f"{int(SHORT * needed / 2**20)}Mi"
     containers = Containers(memory={"tune_model": limit})
-    said = run(folder, [*overrides, "tuning.warmup_share=0.06"], containers, 1)
+    text = run(folder, [*overrides, "tuning.warmup_share=0.06"], containers, 1)
     # The step's own warning comes before; the run's last word counts.
-    message = re.search(r"error: (tune_model: out of memory: .*)", said)
+    message = re.search(r"error: (tune_model: out of memory: .*)", text)
     alone = [entry.step for entry in containers.runs] == ["tune_model"]
     holds = (
         alone
@@ -202,11 +202,11 @@ def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list
         and limit in message[1]
     )
     return [
-        (f"out of memory at {limit}", holds, message[1] if message else said[-300:]),
+        (f"out of memory at {limit}", holds, message[1] if message else text[-300:]),
         (
             "  warned before",
             True,
-            "yes" if "warning: tune_model: " in said else "no: it grew too fast",
+            "yes" if "warning: tune_model: " in text else "no: it grew too fast",
         ),
         _untouched(folder),
     ]
@@ -215,14 +215,14 @@ def out_of_memory(folder: Path, overrides: list[str], first: Containers) -> list
 def failing_gate(folder: Path, overrides: list[str]) -> list[Row]:
     """Ask more of the log than it holds."""
     containers = Containers()
-    said = run(folder, [*overrides, "gates.min_users=1000000"], containers, 1)
-    report = re.search(r"report: (\S+)", said)
+    text = run(folder, [*overrides, "gates.min_users=1000000"], containers, 1)
+    report = re.search(r"report: (\S+)", text)
     kept = report is not None and Path(report[1]).is_file()
-    named = re.search(r"(\w+: .* break it \[.*)", said)
+    named = re.search(r"(\w+: .* break it \[.*)", text)
     stopped = [entry.step for entry in containers.runs] == [
         "validate_data"
-    ] and "Traceback" not in said
-    shown = f"{named[1].strip()}; report {'kept' if kept else 'lost'}" if named else said[-300:]
+    ] and "Traceback" not in text
+    shown = f"{named[1].strip()}; report {'kept' if kept else 'lost'}" if named else text[-300:]
     return [("a gate fails", kept and stopped and named is not None, shown), _untouched(folder)]
 
 
@@ -236,7 +236,7 @@ def store_away(folder: Path) -> list[Row]:
         "AWS_ACCESS_KEY_ID": "none",
         "AWS_SECRET_ACCESS_KEY": "none",
     }
-    with Containers() as containers, _heard() as heard:
+    with Containers() as containers, _recorded_output() as output:
         kfp_local.init(
             containers.runner(folder, environment, [], []), pipeline_root=str(folder / "artifacts")
         )
@@ -244,12 +244,16 @@ def store_away(folder: Path) -> list[Row]:
             ingest_data(source=AWAY, fingerprint="", settings=Settings().to_dict())
         except RuntimeError as error:
             print(error)
-    said = heard.getvalue()
-    message = re.search(rf"error: ({re.escape(AWAY)}: .*)", said)
-    holds = message is not None and endpoint in message[1] and "Traceback" not in said
+    text = output.getvalue()
+    message = re.search(rf"error: ({re.escape(AWAY)}: .*)", text)
+    holds = message is not None and endpoint in message[1] and "Traceback" not in text
     ended = containers.runs[0]
     return [
-        ("the store is away", holds and ended.exit_status == 1, message[1] if message else said[-300:])
+        (
+            "the store is away",
+            holds and ended.exit_status == 1,
+            message[1] if message else text[-300:],
+        )
     ]
 
 
@@ -272,7 +276,7 @@ class _Tee(io.StringIO):
 
 
 @contextmanager
-def _heard() -> Iterator[io.StringIO]:
+def _recorded_output() -> Iterator[io.StringIO]:
     tee = _Tee(sys.stdout)
     with redirect_stdout(tee), redirect_stderr(tee):
         yield tee

@@ -67,38 +67,38 @@ def main() -> None:
         "--run", type=Path, default=ROOT / "runs" / "demo", help="run whose bundle is served"
     )
     parser.add_argument("--no-build", action="store_true", help="take the image that is there")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     with ExitStack() as stack:
         install(PACKAGES)
         stack.enter_context(docker_engine())
-        if not asked.no_build:
-            call("scripts/images.py", "--base", base_image(asked.base), "serving")
-        if not (asked.run / "bundle").is_dir():
+        if not options.no_build:
+            call("scripts/images.py", "--base", base_image(options.base), "serving")
+        if not (options.run / "bundle").is_dir():
             call(
                 "-m",
                 "eager_llm.cli.main",
                 "run",
                 "--runs",
-                str(asked.run.parent),
+                str(options.run.parent),
                 "--name",
-                asked.run.name,
+                options.run.name,
             )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eager-llm-e2e-")))
         scratch.chmod(0o755)
         redis = Redis(scratch / "redis")
         stack.callback(redis.stop)
         redis.start()
-        shop = publish(asked.run, scratch / "features", redis.url)
+        shop = publish(options.run, scratch / "features", redis.url)
         rows += image_rows()
-        place = {
-            "bundle": asked.run / "bundle",
+        mounts = {
+            "bundle": options.run / "bundle",
             "features": scratch / "features",
             "redis": redis.url,
         }
-        began = time.monotonic()
-        with service(**place) as client:
-            took = f"{1000 * (time.monotonic() - began):.0f}"
+        start = time.monotonic()
+        with service(**mounts) as client:
+            took = f"{1000 * (time.monotonic() - start):.0f}"
             rows.append(("image", "started, verified, warmed up", "", took, "", ""))
             rows += ask(client, "all well", endpoint_checks(shop))
             rows += generated_client_rows(str(client.base_url), shop)
@@ -110,7 +110,7 @@ def main() -> None:
             rows.append(killed_row(client))
             rows += ask(client, "decoder back", store_back_checks(shop))
             rows.append(stop_row())
-        with service(**place, EAGER_LLM_DEADLINE_MS="1") as client:
+        with service(**mounts, EAGER_LLM_DEADLINE_MS="1") as client:
             rows += ask(client, "no time", no_time_checks(shop))
     print_table(rows)
     sys.exit(1 if any(row[-1].startswith("WRONG") for row in rows) else 0)
@@ -237,9 +237,9 @@ def ask(client: httpx.Client, phase: str, checks: list[Check]) -> list[tuple[str
     """Ask every question, and return a row for each."""
     rows = []
     for check in checks:
-        began = time.monotonic()
+        start = time.monotonic()
         answer = client.request(check.method, check.path, json=check.body)
-        took = f"{1000 * (time.monotonic() - began):.0f}"
+        took = f"{1000 * (time.monotonic() - start):.0f}"
         try:
             assert answer.status_code == check.status, (
                 f"status {answer.status_code}: {answer.text[:80]}"
@@ -295,13 +295,13 @@ def killed_row(client: httpx.Client) -> tuple[str, ...]:
     listed = docker("top", CONTAINER, "-eo", "pid,args").stdout.splitlines()
     worker = next(line for line in listed if "worker.service" in line)
     os.kill(int(worker.split()[0]), signal.SIGKILL)
-    began = time.monotonic()
+    start = time.monotonic()
     wait_until(lambda: _ready(client), _ended, 120, "the decoder's process")
     return (
         "decoder killed",
         "its process",
         "SIGKILL",
-        f"{1000 * (time.monotonic() - began):.0f}",
+        f"{1000 * (time.monotonic() - start):.0f}",
         "",
         "ready again",
     )
@@ -314,9 +314,9 @@ def stop_row() -> tuple[str, ...]:
         .stdout.split("/")[0]
         .strip()
     )
-    began = time.monotonic()
+    start = time.monotonic()
     docker("stop", "--time=60", CONTAINER)
-    took = f"{1000 * (time.monotonic() - began):.0f}"
+    took = f"{1000 * (time.monotonic() - start):.0f}"
     code = docker("inspect", "--format", "{{.State.ExitCode}}", CONTAINER).stdout.strip()
     result = f"memory before: {usage}" if code == "0" else f"WRONG: exit code {code}"
     return ("stopped", "SIGTERM", "", took, code, result)

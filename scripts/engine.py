@@ -1,4 +1,4 @@
-"""The Docker engine of the end-to-end scripts: installed from Debian, on this machine's loopback, without a registry."""
+"""The Docker engine of the end-to-end scripts: from Debian, on the loopback, without a registry."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def install(packages: dict[str, str]) -> None:
 
 @contextmanager
 def docker_engine() -> Iterator[None]:
-    """Start a Docker engine without bridge and firewall rules where none runs, and stop what was started."""
+    """Start a Docker engine without bridge and firewall rules, unless one runs; stop it again."""
     if docker("info", check=False).returncode == 0:
         yield
         return
@@ -49,7 +49,7 @@ def docker_engine() -> Iterator[None]:
 
 
 def base_image(name: str) -> str:
-    """Return a base image that is here: the asked one, pulled if need be, else one made from Debian packages."""
+    """Return a base image of this machine: the named one, pulled if need be, else Debian's."""
     for command in (
         ("image", "inspect", name),
         ("pull", "--quiet", name),
@@ -96,10 +96,12 @@ def inside(image: str) -> tuple[str, list[str]]:
 
     A base from Debian packages brings apt, which without root and on a read-only root does nothing.
     """
-    asked = "import os, shutil; print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip']))"
-    user, *tools = docker(
-        "run", "--rm", "--network=none", "--read-only", image, "python3", "-c", asked
-    ).stdout.split()
+    script = (
+        "import os, shutil; "
+        "print(os.getuid(), *filter(shutil.which, ['cc', 'gcc', 'g++', 'make', 'pip']))"
+    )
+    command = ["run", "--rm", "--network=none", "--read-only", image, "python3", "-c", script]
+    user, *tools = docker(*command).stdout.split()
     return user, tools
 
 

@@ -36,18 +36,20 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     lines = []
-    for key in asked.images or IMAGES:
-        image, began = IMAGES[key], time.monotonic()
+    for key in options.images or IMAGES:
+        image = IMAGES[key]
         context = BUILD / image.name
-        torch = stage_wheels(image, context, asked.accelerator)
-        fetched = time.monotonic()
+        start = time.monotonic()
+        torch = stage_wheels(image, context, options.accelerator)
+        wheels_end = time.monotonic()
         stage_code(image, context)
-        build(image, context, torch, asked)
-        reference = image.reference(asked.accelerator)
+        build(image, context, torch, options)
+        build_end = time.monotonic()
+        reference = image.reference(options.accelerator)
         size = int(output("docker", "image", "inspect", "--format", "{{.Size}}", reference))
-        lines.append((reference, torch, size / 1e6, fetched - began, time.monotonic() - fetched))
+        lines.append((reference, torch, size / 1e6, wheels_end - start, build_end - wheels_end))
     print(f"{'image':40} {'torch':12} {'MB':>7} {'wheels, s':>10} {'build, s':>9}")
     for reference, torch, size, fetching, building in lines:
         print(f"{reference:40} {torch:12} {size:7.0f} {fetching:10.0f} {building:9.0f}")
@@ -56,24 +58,15 @@ def main() -> None:
 def stage_wheels(image: Image, context: Path, accelerator: Accelerator) -> str:
     """Put the wheels of an image's extras into the context, unless they are there; return torch's version."""
     wheels = context / "wheels"
-    needed = pins(image)
-    key = hashlib.sha256(f"{needed}{accelerator}".encode()).hexdigest()
+    image_pins = pins(image)
+    key = hashlib.sha256(f"{image_pins}{accelerator}".encode()).hexdigest()
     stamp = context / "wheels.sha256"
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
         shutil.rmtree(wheels, ignore_errors=True)
         wheels.mkdir(parents=True)
-        (context / "pins.txt").write_text(needed, encoding="utf-8")
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--wheel-dir",
-            str(wheels),
-            "--constraint",
-            str(LOCK),
-        ]
+        (context / "pins.txt").write_text(image_pins, encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet"]
+        pip += ["--wheel-dir", str(wheels), "--constraint", str(LOCK)]
         version = output(sys.executable, "-c", "import pip; print(pip.__version__)")
         run([*pip, "--requirement", str(context / "pins.txt"), f"pip=={version}"])
         (wheels / "requirements.txt").write_text(requirements(wheels), encoding="utf-8")
@@ -84,8 +77,9 @@ def stage_wheels(image: Image, context: Path, accelerator: Accelerator) -> str:
         sys.exit(f"{image.name}: pip found no wheel of torch")
     if (accelerator == "cpu") != torch[1].endswith("+cpu"):
         sys.exit(
-            f"{image.name}: asked for {accelerator}, but pip finds torch {torch[1]} on this machine. For CPU builds, "
-            "give pip the index of PyTorch's CPU wheels (PIP_EXTRA_INDEX_URL); for CUDA, take it away."
+            f"{image.name}: asked for {accelerator}, but pip finds torch {torch[1]} on this "
+            "machine. For CPU builds, give pip the index of PyTorch's CPU wheels "
+            "(PIP_EXTRA_INDEX_URL); for CUDA, take it away."
         )
     stamp.write_text(key, encoding="utf-8")
     return torch[1]
@@ -97,21 +91,12 @@ def pins(image: Image) -> str:
     What torch's CUDA build needs beside itself is not in the lock; pip adds it where it finds that build.
     """
     extras = [f"--extra={extra}" for extra in image.extras]
-    command = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "compile",
-        "pyproject.toml",
-        *extras,
-        "--constraint",
-        str(LOCK),
-    ]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *extras]
+    command += ["--constraint", str(LOCK)]
     command += ["--python-version=3.11", "--quiet", "--no-header", "--no-annotate"]
-    needed = {line.split("==")[0] for line in output(*command).splitlines() if "==" in line}
+    required = {line.split("==")[0] for line in output(*command).splitlines() if "==" in line}
     locked = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line]
-    return "".join(f"{line}\n" for line in locked if line.split("==")[0] in needed)
+    return "".join(f"{line}\n" for line in locked if line.split("==")[0] in required)
 
 
 def requirements(wheels: Path) -> str:
@@ -121,7 +106,7 @@ def requirements(wheels: Path) -> str:
 
 
 def stage_code(image: Image, context: Path) -> None:
-    """Copy the files under version control of the image's parts into the context."""
+    """Copy the files under version control of the image's folders into the context."""
     app = context / "app"
     shutil.rmtree(app, ignore_errors=True)
     for name in output("git", "ls-files", "--", *image.folders).splitlines():
@@ -131,13 +116,13 @@ def stage_code(image: Image, context: Path) -> None:
         target.chmod(0o644)
 
 
-def build(image: Image, context: Path, torch: str, asked: argparse.Namespace) -> None:
+def build(image: Image, context: Path, torch: str, options: argparse.Namespace) -> None:
     """Run the container build without a network."""
-    revision = output("git", "rev-parse", "HEAD") + (
-        "-dirty" if output("git", "status", "--porcelain") else ""
-    )
+    revision = output("git", "rev-parse", "HEAD")
+    if output("git", "status", "--porcelain"):
+        revision += "-dirty"
     arguments = {
-        "BASE": asked.base,
+        "BASE": options.base,
         "TITLE": image.name,
         "VERSION": TAG,
         "REVISION": revision,
@@ -145,18 +130,12 @@ def build(image: Image, context: Path, torch: str, asked: argparse.Namespace) ->
     }
     # A fixed time, so that a commit which leaves the wheels alone leaves their layer alone.
     arguments["SOURCE_DATE_EPOCH"] = "0"
-    command = [
-        "docker",
-        "build",
-        "--network=none",
-        "--file",
-        str(CONTAINERFILE),
-        "--target",
-        image.target,
-    ]
+    command = ["docker", "build", "--network=none"]
+    command += ["--file", str(CONTAINERFILE), "--target", image.target]
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    command += ["--no-cache"] if asked.no_cache else []
-    run([*command, "--tag", image.reference(asked.accelerator), str(context)])
+    if options.no_cache:
+        command.append("--no-cache")
+    run([*command, "--tag", image.reference(options.accelerator), str(context)])
 
 
 def run(command: list[str]) -> None:

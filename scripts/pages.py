@@ -1,4 +1,4 @@
-"""Write the README of each step from its code and its row of pipelines/graphs/placement.py: `make pages`."""
+"""Write the README of each step from its code and its placement: `make pages`."""
 
 import importlib
 import sys
@@ -24,6 +24,7 @@ from pipelines.graphs.placement import (
 )
 
 COMPONENTS = ROOT / "components"
+FOOTER = "Made from `component.py` and its row of `pipelines/graphs/placement.py` by `make pages`."
 
 
 def main() -> None:
@@ -42,32 +43,25 @@ def page(name: str) -> str:
     """Return the page of a step as Markdown."""
     module = importlib.import_module(f"components.{name}.component")
     component = getattr(module, name)
-    spec, told = (
-        component.component_spec,
-        docstring_parser.parse(component.python_func.__doc__ or ""),
-    )
-    said = {parameter.arg_name: parameter.description or "" for parameter in told.params}
-    lines = [f"# {name}", "", module.__doc__.strip(), "", told.short_description or ""]
-    lines += ["", told.long_description] if told.long_description else []
+    spec = component.component_spec
+    docstring = docstring_parser.parse(component.python_func.__doc__ or "")
+    descriptions = {
+        parameter.arg_name: parameter.description or "" for parameter in docstring.params
+    }
+    lines = [f"# {name}", "", module.__doc__.strip(), "", docstring.short_description or ""]
+    if docstring.long_description:
+        lines += ["", docstring.long_description]
     lines += ["", "## What comes in", "", "| name | type | default | what |", "|---|---|---|---|"]
-    for key, given in (spec.inputs or {}).items():
-        default = "none" if not given.optional else f"`{given.default!r}`"
-        lines.append(f"| `{key}` | {_type(given)} | {default} | {_cell(said[key])} |")
+    for key, value in (spec.inputs or {}).items():
+        default = f"`{value.default!r}`" if value.optional else "none"
+        lines.append(f"| `{key}` | {_type(value)} | {default} | {_cell(descriptions[key])} |")
     lines += ["", "## What goes out", "", "| name | type | what |", "|---|---|---|"]
-    lines += [
-        f"| `{key}` | {_type(made)} | {_cell(said[key])} |"
-        for key, made in (spec.outputs or {}).items()
-    ]
+    for key, value in (spec.outputs or {}).items():
+        lines.append(f"| `{key}` | {_type(value)} | {_cell(descriptions[key])} |")
     lines += ["", "## Where it runs", "", "| what | how much |", "|---|---|"]
-    lines += [
-        f"| {what} | {how} |"
-        for what, how in _placed(spec.implementation.container.image, STEPS[name])
-    ]
-    lines += [
-        "",
-        "Made from `component.py` and its row of `pipelines/graphs/placement.py` by `make pages`.",
-        "",
-    ]
+    for what, amount in _placement(spec.implementation.container.image, STEPS[name]):
+        lines.append(f"| {what} | {amount} |")
+    lines += ["", FOOTER, ""]
     return "\n".join(lines)
 
 
@@ -80,47 +74,47 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _placed(image: str, row: Placement) -> Iterator[tuple[str, str]]:
+def _placement(image: str, row: Placement) -> Iterator[tuple[str, str]]:
+    """Yield what a step gets and how much of it."""
+    request, limit = row.cpu
+    accelerator = "none"
+    if row.gpus:
+        accelerator = f"{row.gpus} `{GPU}` in the manifest for CUDA, else none"
     yield "image", f"`{image}`; in the manifest for CUDA `{image}-cuda`"
     yield (
         "CPU",
-        f"{row.cpu[0]} asked for, {row.cpu[1]} at most, as many threads (`{THREADS_VARIABLE}`)",
+        f"{request} asked for, {limit} at most, as many threads (`{THREADS_VARIABLE}`)",
     )
     yield "memory", f"{row.memory} asked for, {row.memory_limit} at most"
-    yield (
-        "accelerator",
-        f"{row.gpus} `{GPU}` in the manifest for CUDA, else none" if row.gpus else "none",
-    )
+    yield "accelerator", accelerator
     if row.shared_memory:
         yield "shared memory", f"{row.shared_memory} at `/dev/shm`, part of the memory"
-    again = f"{row.retries} times; the first after {_long(row.backoff)}, each later one after twice as long"
-    yield "tried again", again if row.retries else "never: a failure is its answer"
-    yield "ended after", _long(row.timeout)
-    yield (
-        "outputs of an earlier run",
-        (
-            "taken where image, command and all that comes in are the same"
-            if row.cached
-            else "never taken"
-        ),
-    )
+    yield "tried again", _retries(row)
+    yield "ended after", _duration(row.timeout)
+    cached = "taken where image, command and all that comes in are the same"
+    yield "outputs of an earlier run", cached if row.cached else "never taken"
     if row.store:
         yield "volume", f"claim `{CLAIM}` at `{STORE}`"
     for name, keys in row.secrets:
         variables = ", ".join(f"`{variable}`" for variable in keys.values())
         yield f"secret `{name}`, where it is there", variables
     if row.environment:
-        yield (
-            "environment",
-            ", ".join(f"`{variable}={value}`" for variable, value in row.environment),
-        )
-    yield (
-        "environment of every step",
-        ", ".join(f"`{variable}={value}`" for variable, value in ENVIRONMENT.items()),
-    )
+        yield "environment", _variables(dict(row.environment))
+    yield "environment of every step", _variables(ENVIRONMENT)
 
 
-def _long(time: timedelta) -> str:
+def _retries(row: Placement) -> str:
+    if not row.retries:
+        return "never: a failure is its answer"
+    wait = _duration(row.backoff)
+    return f"{row.retries} times; the first after {wait}, each later one after twice as long"
+
+
+def _variables(environment: dict[str, str]) -> str:
+    return ", ".join(f"`{variable}={value}`" for variable, value in environment.items())
+
+
+def _duration(time: timedelta) -> str:
     seconds = int(time.total_seconds())
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size and seconds % size == 0:
