@@ -1,4 +1,4 @@
-"""Each importer on a small file of its form, written here from the form's published description."""
+"""Each format on a small log, written here from the format's published description."""
 
 import gzip
 import json

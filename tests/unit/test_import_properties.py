@@ -55,7 +55,7 @@ def test_importing_twice_changes_nothing(rows):
 @FEW
 @given(ROWS, st.data())
 def test_two_halves_are_the_whole(rows, data):
-    """The core of the first half is another than the whole's: what it set quarantine comes back."""
+    """The core of the first half is another than the whole's: what it put into quarantine comes back."""
     cut = data.draw(st.integers(1, len(rows) - 1))
     # An anchor of two items by two users keeps a 2-core in either half.
     anchor = [(user, item, 9) for user in ("x", "y") for item in ("p", "q")]
@@ -93,7 +93,7 @@ def test_cleaning_equals_the_obvious_reconstruction(rows):
         assert own["recorded"].is_monotonic_increasing
 
 
-def test_an_intention_that_was_set_aside_with_its_event_comes_back(tmp_path):
+def test_an_intention_that_was_dropped_with_its_event_comes_back(tmp_path):
     anchor = [(user, item, 9) for user in ("x", "y") for item in ("p", "q")]
     first, second = [("u", "a", 1)], [("u", "b", 2), ("v", "a", 3), ("v", "b", 4)]
     (tmp_path / "halves").mkdir()

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eager_llm.cli.options import SetOption
 from eager_llm.core.errors import UserError
 from eager_llm.core.stores import in_store
 
 if TYPE_CHECKING:
     from eager_llm.data.importing.column_mapping import ColumnMapping
-    from eager_llm.release.erasure import Erased
+    from eager_llm.release.erasure import ErasureResult
 
 # Of an ISO date, up to its seconds.
 SECONDS_LENGTH = 19
@@ -54,10 +55,7 @@ def import_command(
         Path | None,
         typer.Option("--settings", help="YAML file of settings"),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.name=value; repeatable"),
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Bring a log and its catalogue into clean tables, and say what was dropped.
 
@@ -200,7 +198,7 @@ def _file_types(files: list[Path]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
 
 
-def _erased_total(erased: "Erased") -> str:
+def _erased_total(erased: "ErasureResult") -> str:
     """Say in how many places was looked, and how much was removed."""
     total = 0
     for counts in (erased.searched, erased.online, erased.warehouse):

@@ -71,7 +71,7 @@ def stage_items_of_events(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def stage_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Add what an earlier import kept and what it set aside, so that a log can grow.
+    """Add what an earlier import kept and what it dropped, so that a log can grow.
 
     Raises:
         UserError: `folder` holds no imported tables.
@@ -89,7 +89,7 @@ def stage_folder(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 
 def _earlier_files(folder: Path, file_name: str) -> list[str]:
-    """Return SQL for the rows of an earlier import: those it kept, and those it set aside."""
+    """Return SQL for the rows of an earlier import: those it kept, and those it dropped."""
     files = (folder / file_name, folder / "dropped" / file_name)
     return [f"read_parquet({literal(str(file))})" for file in files if file.is_file()]
 

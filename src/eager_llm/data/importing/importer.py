@@ -163,7 +163,7 @@ def _stage_texts(
 ) -> None:
     """Clean the texts of items or intentions, batch by batch, and note which of them were cut."""
     table = source_table.table
-    columns = INTENTION_COLUMNS
+    columns: tuple[str, ...] = INTENTION_COLUMNS
     if table == "items":
         columns = (*ITEM_COLUMNS, "attributes")
     cursor = connection.cursor()

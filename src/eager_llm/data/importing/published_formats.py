@@ -185,7 +185,8 @@ def _movielens_100k(folder: Path) -> tuple[SourceTable, SourceTable]:
 
 def amazon_format(folder: Path, mapping: ColumnMapping) -> LogFormat | None:
     """Recognise Amazon Reviews: 2018 (`reviewerID`, seconds), 2023 (`parent_asin`, milliseconds)."""
-    reviews, metas = [], []
+    reviews: list[Path] = []
+    metas: list[Path] = []
     for file in sorted(folder.iterdir()):
         if file.name.removesuffix(".gz").endswith(JSON_SUFFIXES):
             files = metas if file.name.startswith("meta_") else reviews

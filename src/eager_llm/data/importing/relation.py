@@ -72,15 +72,15 @@ class Reader(ABC):
         matches: dict[str, str] = {}
         missing: list[str] = []
         for field_name, alternatives in self.source_table.columns.items():
-            columns = [column for column in alternatives if column in available]
-            if columns:
-                matches[field_name] = columns[0]
+            candidates = [column for column in alternatives if column in available]
+            if candidates:
+                matches[field_name] = candidates[0]
             elif field_name in self.source_table.required:
                 missing.append(alternatives[0])
         if missing:
-            columns = ", ".join(missing)
+            names = ", ".join(missing)
             raise UserError(
-                f"{self.origin}: column {columns} is missing; found {', '.join(available)}"
+                f"{self.origin}: column {names} is missing; found {', '.join(available)}"
             )
         return matches
 
