@@ -32,7 +32,8 @@ SMALL = [
     "index.branching=32", "index.workers=0", "index.iterations=5",
     "backbone.hidden=32", "backbone.layers=2", "backbone.heads=2", "backbone.vocabulary=400",
     "behaviour.epochs=1", "behaviour.dim=16", "semantic.dim=16",
-    "tuning.epochs=2", "tuning.validate_every=1", "tuning.validation_users=50", "tuning.text_tokens=12",
+    "tuning.epochs=2", "tuning.validate_every=1", "tuning.validation_users=50",
+    "tuning.text_tokens=12",
 ]  # fmt: skip
 
 
@@ -48,15 +49,15 @@ def shop() -> Tables:
 
 def plain_examples(tables: Tables, settings: Settings) -> pd.DataFrame:
     """The examples as the feature store returns them, by an obvious loop over the log."""
-    asked = targets(assign_splits(tables, settings.data), settings.data.max_history)
-    by_user = dict(iter(tables.events.groupby("user_id")))
+    max_history = settings.data.max_history
+    examples = targets(assign_splits(tables, settings.data), max_history)
+    events_of_user = dict(iter(tables.events.groupby("user_id")))
     histories = []
-    for user, moment in zip(asked["user_id"], asked["moment"], strict=True):
-        past = by_user[user]
-        histories.append(
-            past[past["timestamp"] < moment]["item_id"].tolist()[-settings.data.max_history :]
-        )
-    return asked.assign(history=histories)
+    for user, timestamp in zip(examples["user_id"], examples["moment"], strict=True):
+        events = events_of_user[user]
+        past = events[events["timestamp"] < timestamp]
+        histories.append(past["item_id"].tolist()[-max_history:])
+    return examples.assign(history=histories)
 
 
 @pytest.fixture(scope="session")
@@ -107,17 +108,9 @@ def write_csv(tables: Tables, folder: Path) -> Path:
 def run_command(source: Path, name: str, runs: Path, *overrides: str) -> list[str]:
     """The command line of a small real run; a process of its own, as people start it."""
     command = [
-        sys.executable,
-        "-m",
-        "eager_llm.cli.main",
-        "run",
-        "--data",
-        str(source),
-        "--name",
-        name,
-        "--runs",
-        str(runs),
-    ]
+        sys.executable, "-m", "eager_llm.cli.main", "run",
+        "--data", str(source), "--name", name, "--runs", str(runs),
+    ]  # fmt: skip
     for override in [*SMALL, "index.workers=2", "threads=1", *overrides]:
         command += ["--set", override]
     return command
@@ -135,22 +128,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run of the whole pipeline through every engine."""
     base = tmp_path_factory.mktemp("run")
     source = write_csv(demo_shop(seed=0, users=200), base / "shop")
-    done = subprocess.run(
-        run_command(source, "first", base), capture_output=True, text=True, timeout=400
-    )
+    command = run_command(source, "first", base)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return Run(base / "first", source, done.stdout)
 
 
 @pytest.fixture(scope="session")
 def service(run: Run) -> Any:
-    """The running service over that run, asked over loopback; its second bundle is its first."""
+    """The running service over that run, on loopback; its second bundle is its first."""
     from running import serving
 
     with serving(run, "--second", str(run.folder / "bundle")) as client:
         yield client
 
 
-def seen_user(run: Run) -> str:
+def user_of(run: Run) -> str:
     """A user that the online store knows."""
-    return str(pd.read_parquet(run.folder / "features" / "user_history.parquet")["user_id"].iat[0])
+    histories = pd.read_parquet(run.folder / "features" / "user_history.parquet")
+    return str(histories["user_id"].iat[0])

@@ -18,21 +18,15 @@ def free_port():
 
 
 def start(run, *arguments, port, log=subprocess.DEVNULL, **environment):
-    command = [
-        sys.executable,
-        "-m",
-        "eager_llm.cli.main",
-        "serve",
-        "--bundle",
-        str(run.folder / "bundle"),
-    ]
-    # A machine that tests keep busy is slow: time limits are tried where they are meant.
-    patient = {"EAGER_LLM_DEADLINE_MS": "20000", "EAGER_LLM_FEATURES_MS": "10000"}
+    bundle = str(run.folder / "bundle")
+    command = [sys.executable, "-m", "eager_llm.cli.main", "serve", "--bundle", bundle]
+    # A machine that tests keep busy is slow: time limits have tests of their own.
+    long_limits = {"EAGER_LLM_DEADLINE_MS": "20000", "EAGER_LLM_FEATURES_MS": "10000"}
     return subprocess.Popen(
         [*command, "--port", str(port), *arguments],
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **patient, **environment},
+        env={**os.environ, **long_limits, **environment},
     )
 
 

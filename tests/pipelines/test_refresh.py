@@ -17,7 +17,7 @@ from pipelines.runners.local_refresh import refresh_settings
 
 
 def refresh(*words):
-    command = [sys.executable, "-m", "eager_llm.cli.main", "night", *map(str, words)]
+    command = [sys.executable, "-m", "eager_llm.cli.main", "refresh", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
@@ -68,7 +68,7 @@ def test_a_refresh_reads_the_settings_of_what_is_running(run_folder):
 def test_mistakes_end_with_status_2(tmp_path):
     done = refresh("--run", tmp_path, "--data", tmp_path / "nowhere")
     assert (done.returncode, "nowhere: no such folder" in done.stderr) == (2, True)
-    assert "Example: eager-llm night" in refresh("--help").stdout
+    assert "Example: eager-llm refresh" in refresh("--help").stdout
 
 
 def test_the_demo_shops_increments_follow_one_another_and_bring_new_items(tmp_path):

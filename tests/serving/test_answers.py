@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, seen_user
+from conftest import ROOT, user_of
 from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
@@ -119,7 +119,7 @@ def test_a_decoder_that_raises_is_answered_for_and_works_again_when_it_does(bund
 
 
 def test_a_store_that_is_down_or_slow_costs_the_history_and_no_request(bundle, features, run):
-    user = seen_user(run)
+    user = user_of(run)
     features.online_history(user)  # opens it, which takes longer
     with Service(bundle, features, features_ms=300) as service:
         assert service.ask(user_id=user)["source"] == "model"

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from browser import chromium
-from conftest import seen_user
+from conftest import user_of
 
 from eager_llm.bundle.bundle import Bundle
 
@@ -80,7 +80,7 @@ def test_a_history_is_built_by_keyboard_and_answered_as_the_api_answers(
 def test_filters_words_and_a_user(page, service, run, tmp_path):
     page.value("document.querySelector('input[value=user]').click()")
     page.value("document.getElementById('user').focus()")
-    page.type(seen_user(run))
+    page.type(user_of(run))
     page.press("Enter")
     page.wait("document.querySelector('.badge')?.textContent === 'model'")
     page.value(
@@ -88,7 +88,7 @@ def test_filters_words_and_a_user(page, service, run, tmp_path):
         "most.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     asked = {
-        "user_id": seen_user(run),
+        "user_id": user_of(run),
         "k": 8,
         "exclude_history": True,
         "filters": [{"column": "price", "most": 20}],

@@ -15,7 +15,7 @@ from threading import Barrier, Thread
 import httpx
 import jsonschema
 import pytest
-from conftest import ROOT, seen_user
+from conftest import ROOT, user_of
 from running import free_port, serving
 
 from eager_llm.bundle.bundle import Bundle
@@ -52,7 +52,7 @@ def test_a_history_is_answered_as_the_bundle_answers_it(client, bundle):
 
 
 def test_a_user_is_answered_from_the_online_history(client, run, bundle):
-    user = seen_user(run)
+    user = user_of(run)
     history = Features(ROOT / "feature_repo", run.folder / "features").online_history(user)
     assert ask(client, user_id=user)["items"] == ask(client, items=history)["items"]
 
@@ -189,7 +189,7 @@ def test_a_request_id_that_could_forge_a_log_line_is_replaced(client):
 
 def test_openapi_describes_every_answer(client, run, bundle):
     spec = client.get("/docs.json").json()
-    item, user = bundle.recommender.index.item_ids[0], seen_user(run)
+    item, user = bundle.recommender.index.item_ids[0], user_of(run)
     bodies = {
         "/recommend": [
             {"items": [item], "k": 2, "explain": True},
@@ -362,7 +362,7 @@ def test_started_without_features_it_says_so_and_told_to_end_it_answers_what_it_
         (tmp_path / "log").open("w") as log,
         serving(run, *none, log=log, EAGER_LLM_DESCRIBE="0") as client,
     ):
-        assert ask(client, user_id=seen_user(run))["reason"] == "features_unavailable"
+        assert ask(client, user_id=user_of(run))["reason"] == "features_unavailable"
         again = ask(client, items=ids[:3])["items"]
         assert [row["item_id"] for row in again] == [row["item_id"] for row in before]
 

@@ -32,13 +32,20 @@ def embed(
     embeddings: dict[str, np.ndarray] = {}
     if "semantic" in settings.index.sources:
         embeddings["semantic"] = semantic_embedding(
-            tables.items, settings.semantic, settings.seed, device
+            tables.items,
+            settings.semantic,
+            settings.seed,
+            device,
         )
     if "behaviour" in settings.index.sources:
         rows = {item: row for row, item in enumerate(tables.items["item_id"])}
         train = item_rows(training_histories(examples), rows)
         embeddings["behaviour"] = behaviour_embedding(
-            train, len(rows), settings.behaviour, settings.seed, device
+            train,
+            len(rows),
+            settings.behaviour,
+            settings.seed,
+            device,
         )
     return embeddings
 

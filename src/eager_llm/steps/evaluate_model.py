@@ -93,12 +93,20 @@ class _Inputs:
         index = ItemIndex.load(item_index)
         tuned, tokenizer = load_tuned(model, index, device)
         held_out = {index.rows[item] for item in held_out_items(model) if item in index.rows}
-        text_tokens, templates = settings.tuning.text_tokens, model / TEMPLATES
         prompt_builder = PromptBuilder(
-            tokenizer, index, loaded.items, text_tokens, templates, held_out
+            tokenizer,
+            index,
+            loaded.items,
+            settings.tuning.text_tokens,
+            model / TEMPLATES,
+            held_out,
         )
         recommender = Recommender(
-            tuned, prompt_builder, index, settings.decoding, settings.data.max_history
+            tuned,
+            prompt_builder,
+            index,
+            settings.decoding,
+            settings.data.max_history,
         )
         return cls(loaded, read_examples(examples), index, recommender)
 
@@ -136,7 +144,9 @@ def _measure(inputs: _Inputs, model: Path, settings: Settings) -> _Measures:
     language, adapter_sweep = _language(inputs, model, settings)
     decoding = settings.decoding
     served_model = optimize_for_inference(
-        inputs.recommender.model, decoding.precision, decoding.adapter_strength
+        inputs.recommender.model,
+        decoding.precision,
+        decoding.adapter_strength,
     )
     recommender = inputs.recommender.with_model(served_model)
     measured = _Measures(recommender, language=language, adapter_sweep=adapter_sweep)
@@ -144,7 +154,10 @@ def _measure(inputs: _Inputs, model: Path, settings: Settings) -> _Measures:
     users = settings.item_prior.validation_users
     sample = validation_sample(inputs.examples, users, settings.seed)
     item_prior, ndcg_of_weight = choose_prior_weight(
-        recommender, item_prior, sample, settings.item_prior.weights
+        recommender,
+        item_prior,
+        sample,
+        settings.item_prior.weights,
     )
     weight = item_prior.weight
     say(f"weight of the item prior beside the model, chosen on validation: {weight:g}")
@@ -152,7 +165,11 @@ def _measure(inputs: _Inputs, model: Path, settings: Settings) -> _Measures:
     measured.prior = {"weight": weight, "tried": tried}
     for split in ("validation", "test"):
         measured.splits[split] = _measure_split(
-            recommender, item_prior, inputs.examples, split, settings.seed
+            recommender,
+            item_prior,
+            inputs.examples,
+            split,
+            settings.seed,
         )
     recommender.set_item_prior(item_prior)
     return measured

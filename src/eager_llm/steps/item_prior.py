@@ -4,7 +4,8 @@ import pandas as pd
 
 from eager_llm.evaluation.evaluate import training_histories
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
+from eager_llm.item_prior.build import build_item_prior
+from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.item_prior.tfidf import item_tfidf
 from eager_llm.settings import Settings
 from eager_llm.steps.embedding import item_rows

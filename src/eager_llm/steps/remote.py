@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
     settings = Settings.from_dict(call.settings)
     if settings.ray.shared:
         Path(settings.ray.shared).mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{call.name}-", dir=settings.ray.shared or None))
+    parent = settings.ray.shared or None
+    scratch = Path(tempfile.mkdtemp(prefix=f".{call.name}-", dir=parent))
     try:
         figures = _run(call, settings, scratch)
         write_answer(call, {"figures": figures}, scratch)
@@ -53,12 +54,20 @@ def _run(call: StepCall, settings: Settings, scratch: Path) -> dict[str, float]:
         inputs[name] = fetch(uri, scratch / name)
     outputs: dict[str, Path] = {}
     for name, uri in call.outputs.items():
-        outputs[name] = scratch / "made" / name if "://" in uri else Path(uri)
-    folders = {name: Path(folder) for name, folder in call.shared_folders.items()}
-    local_settings = settings.replace(ray=settings.ray.replace(cluster="local"))
+        is_remote = "://" in uri
+        outputs[name] = scratch / "outputs" / name if is_remote else Path(uri)
+    folders: dict[str, Path] = {}
+    for name, folder in call.shared_folders.items():
+        folders[name] = Path(folder)
+    on_this_machine = settings.ray.replace(cluster="local")
     say(f"step {call.step} on the Ray cluster")
     try:
-        return STEPS[call.step].function(**inputs, **outputs, **folders, settings=local_settings)
+        return STEPS[call.step].function(
+            **inputs,
+            **outputs,
+            **folders,
+            settings=settings.replace(ray=on_this_machine),
+        )
     finally:
         # A gate's report is worth reading most where the gate failed.
         for name, path in outputs.items():

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,7 @@ from eager_llm.steps.timing import timed
 from eager_llm.tuning.distributed_context import DistributedContext
 from eager_llm.tuning.examples import INTENTION_TASKS, held_out_rows
 from eager_llm.tuning.on_ray import on_workers
-from eager_llm.tuning.stages import stage_one, stage_two
+from eager_llm.tuning.stages import Curve, stage_one, stage_two
 from eager_llm.tuning.trajectories import build_trajectories
 
 PATHS = ("tables", "examples", "item_index", "embeddings", "checkpoints", "out")
@@ -86,7 +85,7 @@ def tune(
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What `tune` reads, and what it makes of it before the first stage.
+    """What `tune` reads.
 
     Attributes:
         embeddings: source -> float32 [items, dimensions].
@@ -117,35 +116,96 @@ class _Inputs:
             device,
         )
 
-    def backbone(self) -> tuple[Any, Any]:
-        """Load the model and its tokenizer."""
-        settings = self.settings
-        texts = tokenizer_texts(self.tables, settings)
-        model, tokenizer = load_backbone(settings.backbone, self.index, texts, settings.seed)
-        # A model that is to be spread over the workers waits in main memory.
-        model.to("cpu" if settings.tuning.sharded else self.device)
-        return model, tokenizer
+    def item_prior(self) -> ItemPriorTable:
+        """Build the item prior that goes beside the model."""
+        return fit_item_prior(self.examples, self.tables.items, self.index, self.settings)
 
-    def prompt_builder(self, tokenizer: Any) -> PromptBuilder:
-        """Return what builds the prompts of all tasks."""
-        tuning = self.settings.tuning
-        return PromptBuilder(
-            tokenizer,
-            self.index,
-            self.tables.items,
-            tuning.text_tokens,
-            template_file(self.settings),
-            held_out_rows(self.index, tuning, self.settings.seed),
+
+class _Tuning:
+    """A model and what tunes it.
+
+    Args:
+        inputs: of the step.
+        checkpoints: folder of this job's checkpoints.
+
+    Attributes:
+        model: the backbone, tuned in place.
+        recommender: decodes with the model, for validation.
+        curves: stage -> a row an epoch.
+        adapted: the model with its adapter, once stage 2 is over.
+    """
+
+    def __init__(self, inputs: _Inputs, checkpoints: Path) -> None:
+        settings = inputs.settings
+        self.inputs = inputs
+        self.checkpoints = checkpoints
+        self.model, self.tokenizer = load_backbone(
+            settings.backbone,
+            inputs.index,
+            tokenizer_texts(inputs.tables, settings),
+            settings.seed,
+        )
+        # A model that is to be spread over the workers waits in main memory.
+        self.model.to("cpu" if settings.tuning.sharded else inputs.device)
+        self.prompt_builder = PromptBuilder(
+            self.tokenizer,
+            inputs.index,
+            inputs.tables.items,
+            settings.tuning.text_tokens,
+            template_file(settings),
+            held_out_rows(inputs.index, settings.tuning, settings.seed),
+        )
+        self.train = build_trajectories(inputs.examples, inputs.index, inputs.tables.intentions)
+        self.recommender = Recommender(
+            self.model,
+            self.prompt_builder,
+            inputs.index,
+            settings.decoding,
+            settings.data.max_history,
+        )
+        items = settings.tuning.language_items
+        self.probe = LanguageProbe(self.prompt_builder, items, settings.seed)
+        self.curves: dict[str, Curve] = {}
+        self.adapted: Any = None
+
+    def measure_language(self) -> dict[str, float]:
+        """Return what the model keeps of language."""
+        return self.probe.measure(self.recommender)
+
+    def run_stage_one(self) -> None:
+        """Tune the backbone; a sample of the validation split measures NDCG@10 on the way."""
+        settings = self.inputs.settings
+        sample = tuning_sample(self.inputs.examples, settings)
+        self.curves["stage-1"] = stage_one(
+            self.model,
+            self.prompt_builder,
+            self.train,
+            self.inputs.embeddings,
+            settings,
+            self.checkpoints,
+            partial(validation_ndcg, self.recommender, sample),
         )
 
-    def validation(self, recommender: Recommender) -> Callable[[], float]:
-        """Return what measures NDCG@10 on a sample of the validation split."""
-        sample = tuning_sample(self.examples, self.settings)
-        return partial(validation_ndcg, recommender, sample)
+    def run_stage_two(self) -> None:
+        """Tune the adapter."""
+        self.adapted, self.curves["stage-2"] = stage_two(
+            self.model,
+            self.prompt_builder,
+            self.train,
+            self.inputs.settings,
+            self.checkpoints,
+        )
 
-    def item_prior(self) -> ItemPriorTable:
-        """Build the item prior that the model is tuned beside."""
-        return fit_item_prior(self.examples, self.tables.items, self.index, self.settings)
+    def save_backbone(self, folder: Path) -> None:
+        """Write the backbone, its tokenizer and its templates."""
+        save_tuned(
+            self.model,
+            self.tokenizer,
+            self.inputs.index,
+            folder,
+            template_file(self.inputs.settings),
+            self.prompt_builder.held_out,
+        )
 
 
 def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
@@ -157,45 +217,36 @@ def tune_on_worker(config: dict[str, Any]) -> dict[str, float]:
     context = DistributedContext()
     inputs = _Inputs.load(config)
     settings = inputs.settings
-    folder = _checkpoint_folder(config, settings)
-    model, tokenizer = inputs.backbone()
-    prompt_builder = inputs.prompt_builder(tokenizer)
-    train = build_trajectories(inputs.examples, inputs.index, inputs.tables.intentions)
-    recommender = Recommender(
-        model, prompt_builder, inputs.index, settings.decoding, settings.data.max_history
-    )
-    validate = inputs.validation(recommender)
-    probe = LanguageProbe(prompt_builder, settings.tuning.language_items, settings.seed)
+    checkpoints = _checkpoint_folder(config, settings)
+    tuning = _Tuning(inputs, checkpoints)
     language: dict[str, dict[str, float]] = {}
     item_prior: ItemPriorTable | None = None
     if context.is_main_process:
         if inputs.tables.intentions is None:
             say(f"no intentions table: the tasks {' and '.join(INTENTION_TASKS)} are left out")
-        language["before stage 1"] = probe.measure(recommender)
+        language["before stage 1"] = tuning.measure_language()
         # What it may refuse is refused before the hours of training.
         item_prior = inputs.item_prior()
-    curve = stage_one(model, prompt_builder, train, inputs.embeddings, settings, folder, validate)
-    curves = {"stage-1": curve}
+    tuning.run_stage_one()
     target = whole_folder(Path(config["out"])) if context.is_main_process else nullcontext()
     with target as draft:
         if draft and item_prior is not None:
-            language["after stage 1"] = probe.measure(recommender)
+            language["after stage 1"] = tuning.measure_language()
             write_json(draft / LANGUAGE, language)
-            templates = template_file(settings)
-            save_tuned(model, tokenizer, inputs.index, draft, templates, prompt_builder.held_out)
+            tuning.save_backbone(draft)
             item_prior.save(draft / ITEM_PRIOR)
         if settings.annealing.epochs:
-            adapted, curves["stage-2"] = stage_two(model, prompt_builder, train, settings, folder)
-            if draft:
-                adapted.save_pretrained(draft / ADAPTER)
+            tuning.run_stage_two()
         if draft:
-            write_json(draft / CURVES, curves)
+            if tuning.adapted is not None:
+                tuning.adapted.save_pretrained(draft / ADAPTER)
+            write_json(draft / CURVES, tuning.curves)
     context.broadcast(None)
     if context.is_main_process:
         # A finished job leaves nothing that a later one could mistake for its own.
-        shutil.rmtree(folder)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "loss": curve[-1]["loss"]}
+        shutil.rmtree(checkpoints)
+    parameters = sum(parameter.numel() for parameter in tuning.model.parameters())
+    return {"parameters": parameters, "loss": tuning.curves["stage-1"][-1]["loss"]}
 
 
 def _checkpoint_folder(config: dict[str, Any], settings: Settings) -> Path:

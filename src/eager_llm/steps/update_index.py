@@ -10,7 +10,7 @@ from eager_llm.core.compute import prepare_torch
 from eager_llm.core.progress import say
 from eager_llm.data.tables import Tables, read_metadata
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.versions import grow
+from eager_llm.index.versions import grow_index
 from eager_llm.release.run_folder import RunFolder
 from eager_llm.settings import Settings
 from eager_llm.steps.build_index import index, publish_index, save_index
@@ -127,7 +127,7 @@ class _GrownIndex:
         item_ids = loaded.items["item_id"].tolist()
         device = prepare_torch(settings.threads)
         embeddings = embed(loaded, read_examples(examples), settings, device)
-        grown, unfit = grow(running, item_ids, embeddings)
+        grown, unfit = grow_index(running, item_ids, embeddings)
         new_items = [item for item in grown.item_ids if item not in running.rows]
         return cls(grown, new_items, unfit, item_ids, embeddings)
 
