@@ -1,6 +1,7 @@
 """A step as a RayJob: KubeRay makes a cluster for it, or takes the one of the template."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from eager_llm.settings import RaySettings
 
 COMPLETE = "Complete"
 FAILED = ("Failed", "ValidationFailed")
+UNSUCCESSFUL = ("FAILED", "STOPPED")
 DELETION_SECONDS = 60
 # What KubeRay's reasons mean to somebody who waits for a step.
 REASONS = {
@@ -29,6 +31,61 @@ REASONS = {
     ),
     "ValidationFailed": "KubeRay refuses the template",
 }
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What KubeRay reports of a RayJob; each field is empty where it reports nothing.
+
+    Attributes:
+        deployment: state of the RayJob, such as `Initializing`, `Running` or `Complete`.
+        job: state of Ray's job, such as `RUNNING` or `FAILED`.
+        cluster: name of the Ray cluster.
+        reason: KubeRay's word for a failure.
+        message: its details.
+    """
+
+    deployment: str = ""
+    job: str = ""
+    cluster: str = ""
+    reason: str = ""
+    message: str = ""
+
+    @classmethod
+    def of(cls, job: dict[str, Any]) -> "JobStatus":
+        """Read the status of a RayJob."""
+        status = job.get("status") or {}
+        return cls(
+            deployment=status.get("jobDeploymentStatus") or "",
+            job=status.get("jobStatus") or "",
+            cluster=status.get("rayClusterName") or "",
+            reason=status.get("reason") or "",
+            message=(status.get("message") or "").strip(),
+        )
+
+    @property
+    def text(self) -> str:
+        """Both states, for a person."""
+        return f"{self.deployment} {self.job.lower()}".strip()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the job has started."""
+        return self.job == "RUNNING" or self.deployment == "Running"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the job ended, and not well."""
+        return self.deployment in FAILED or self.job in UNSUCCESSFUL
+
+    @property
+    def failure(self) -> str:
+        """What KubeRay's reason means, the reason, and the message."""
+        meaning = REASONS.get(self.reason, "see below")
+        details = self.reason
+        if self.message:
+            details = f"{details} ({self.message})".strip()
+        return f"{meaning}; {details}"
 
 
 def run_rayjob(call: StepCall, settings: RaySettings) -> None:
@@ -108,18 +165,24 @@ class RayJob:
             UserError: the cluster refuses it, or an earlier one is not deleted.
             ApiUnavailable: there was no answer.
         """
-        job = fill_template(self.kube.template(self.settings.template), self.call, self.settings)
+        template = self.kube.template(self.settings.template)
+        job = fill_template(template, self.call, self.settings)
         if self.kube.create(job):
             say(f"Ray: RayJob {self.kube.namespace}/{self.name} created")
             return
-        existing = self.kube.job(self.name) or {}
-        status = existing.get("status", {})
-        deployment = status.get("jobDeploymentStatus")
-        if deployment not in FAILED and status.get("jobStatus") not in ("FAILED", "STOPPED"):
-            say(f"Ray: RayJob {self.name} is there already ({deployment or 'new'}); following it")
-            return
-        say(f"Ray: RayJob {self.name} failed before; it is made anew")
-        self._replace(job)
+        status = JobStatus.of(self.kube.job(self.name) or {})
+        if status.has_failed:
+            self._say("failed before; it is made anew")
+            self._replace(job)
+        else:
+            state = status.deployment or "new"
+            self._say(f"is there already ({state}); following it")
+
+    def _say(self, text: str) -> None:
+        say(f"Ray: RayJob {self.name} {text}")
+
+    def _error(self, text: str) -> UserError:
+        return UserError(f"RayJob {self.name} {text}")
 
     def _replace(self, job: dict[str, Any]) -> None:
         """Delete the job of the name, and create another as soon as it is gone."""
@@ -128,48 +191,41 @@ class RayJob:
             if self.kube.create(job):
                 return
             time.sleep(1)
-        raise UserError(
-            f"RayJob {self.name} failed before and is not deleted within a minute; delete it by "
-            "hand"
-        )
+        raise self._error("failed before and is not deleted within a minute; delete it by hand")
 
     def poll(self) -> bool:
         """See `Job`."""
         job = self.kube.job(self.name)
         if job is None:
-            raise UserError(
-                f"RayJob {self.name} is gone: somebody deleted it while the step waited for it"
-            )
-        status = job.get("status") or {}
+            raise self._error("is gone: somebody deleted it while the step waited for it")
+        status = JobStatus.of(job)
         self._report_status(status)
         # The pods come before the log and the job's end: a cause stands above its consequences.
         # The cluster of a complete job may go.
-        if status.get("jobDeploymentStatus") != COMPLETE:
-            self._report_pods(status.get("rayClusterName", ""))
+        if status.deployment != COMPLETE:
+            self._report_pods(status.cluster)
         self._show_log()
         return self._has_ended(status)
 
     def remove(self) -> None:
         """See `Job`."""
         self.kube.delete(self.name)
-        say(f"Ray: RayJob {self.name} deleted, and its cluster where it had one of its own")
+        self._say("deleted, and its cluster where it had one of its own")
 
-    def _has_ended(self, status: dict[str, Any]) -> bool:
+    def _has_ended(self, status: JobStatus) -> bool:
         """Return whether the job ended well.
 
         Raises:
             UserError: it failed, was stopped, or does not start.
         """
-        deployment = status.get("jobDeploymentStatus", "")
-        job_status = status.get("jobStatus", "")
-        if job_status == "STOPPED":
-            raise UserError(f"RayJob {self.name} was stopped from outside{self.log.tail_text}")
-        if deployment in FAILED or job_status == "FAILED":
-            raise UserError(f"RayJob {self.name} failed: {_cause(status)}{self.log.tail_text}")
-        if deployment == COMPLETE:
+        if status.job == "STOPPED":
+            raise self._error(f"was stopped from outside{self.log.tail_text}")
+        if status.has_failed:
+            raise self._error(f"failed: {status.failure}{self.log.tail_text}")
+        if status.deployment == COMPLETE:
             return True
-        if job_status != "RUNNING" and deployment != "Running":
-            self._require_start(deployment)
+        if not status.runs:
+            self._require_start(status.deployment)
         return False
 
     def _require_start(self, deployment: str) -> None:
@@ -181,23 +237,17 @@ class RayJob:
         minutes = self.settings.start_minutes
         if time.monotonic() - self.start_time <= minutes * 60:
             return
-        waits = [
-            f"pod {pod.name}: {pod.wait_reason}" for pod in self.pods.values() if pod.wait_reason
-        ]
-        cause = "; ".join(waits)
-        if not waits:
+        waiting = [pod for pod in self.pods.values() if pod.wait_reason]
+        cause = "; ".join(f"pod {pod.name}: {pod.wait_reason}" for pod in waiting)
+        if not waiting:
             state = deployment or "not taken up"
             cause = f"it is {state}; is the KubeRay operator running?"
-        raise UserError(
-            f"RayJob {self.name} is not running after ray.start_minutes = {minutes:g}: {cause}"
-        )
+        raise self._error(f"is not running after ray.start_minutes = {minutes:g}: {cause}")
 
-    def _report_status(self, status: dict[str, Any]) -> None:
-        words = [status.get("jobDeploymentStatus") or "", status.get("jobStatus", "").lower()]
-        text = " ".join(filter(None, words))
-        if text and text != self.last_status:
-            say(f"Ray: RayJob {self.name}: {text}")
-            self.last_status = text
+    def _report_status(self, status: JobStatus) -> None:
+        if status.text and status.text != self.last_status:
+            say(f"Ray: RayJob {self.name}: {status.text}")
+            self.last_status = status.text
 
     def _report_pods(self, cluster: str) -> None:
         """Say which pods wait, and which were lost.
@@ -248,13 +298,3 @@ class RayJob:
             for timestamp, line in self.kube.log(name, last):
                 self.log_times[name] = timestamp
                 self.log.add(line)
-
-
-def _cause(status: dict[str, Any]) -> str:
-    """Return why a job failed: what KubeRay's reason means, the reason, and its message."""
-    reason = status.get("reason", "")
-    details = [reason]
-    if status.get("message"):
-        details.append(f"({status['message'].strip()})")
-    text = " ".join(filter(None, details))
-    return f"{REASONS.get(reason, 'see below')}; {text}"
