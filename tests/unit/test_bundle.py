@@ -3,12 +3,31 @@ import shutil
 
 import pytest
 
+from eager_llm.backbone.tuned_model import held_out_items
 from eager_llm.bundle.bundle import Bundle
+from eager_llm.bundle.gates import run_bundle_gates
+from eager_llm.bundle.layout import (
+    LANGUAGE,
+    MANIFEST,
+    METRICS,
+    REFRESH_PLAN,
+    bundle_file,
+    read_language,
+)
 from eager_llm.bundle.store import fetch_bundle, store_bundle, version_name
 from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.errors import UserError
-from eager_llm.core.files import sha256_file
+from eager_llm.core.files import read_json, sha256_file, write_json
+from eager_llm.evaluation.methods import MODEL, MODEL_WITH_PRIOR, PRIOR_ALONE
 from eager_llm.index.item_index import ItemIndex
+from eager_llm.settings import AcceptanceSettings
+
+EARLIER_FILES = {"item_prior.safetensors": "neighbours.safetensors", "templates.json": "tasks.json"}
+EARLIER_METHODS = {
+    MODEL_WITH_PRIOR: "EAGER-LLM",
+    MODEL: "EAGER-LLM, model alone",
+    PRIOR_ALONE: "neighbours alone",
+}
 
 
 @pytest.fixture
@@ -120,3 +139,61 @@ def test_a_bundle_is_stored_under_its_day_and_version_and_fetched_again(bundle, 
     with pytest.raises(UserError, match="has changed since it was packed"):
         store_bundle(bundle, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+def as_version_3(folder):
+    """Give a bundle's files, keys and rows the names that they have in version 3."""
+    for name, earlier in EARLIER_FILES.items():
+        (folder / name).rename(folder / earlier)
+    record = read_json(folder / "tuned_on.json")
+    record["unread"] = record.pop("held_out")
+    write_json(folder / "tuned_on.json", record)
+    metrics = read_json(folder / METRICS)
+    for split in ("validation", "test"):
+        rows = metrics[split]
+        metrics[split] = {EARLIER_METHODS.get(name, name): row for name, row in rows.items()}
+    write_json(folder / METRICS, metrics)
+    for name in (METRICS, LANGUAGE):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("of held-out texts", "of unseen texts"))
+    (folder / "night.json").write_text("{}")
+    manifest = read_json(folder / MANIFEST)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path)} for path in paths
+    }
+    manifest["schema_version"] = 3
+    manifest["gates_gone_on_without"] = ["metrics-kept"]
+    write_json(folder / MANIFEST, manifest)
+
+
+def test_a_bundle_of_the_version_before_loads_and_answers_the_same(bundle, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(bundle, earlier)
+    as_version_3(earlier)
+    loaded, current = Bundle.load(earlier), Bundle.load(bundle)
+    assert loaded.manifest["schema_version"] == 3
+    assert loaded.manifest["waived_gates"] == ["metrics-kept"]
+    histories = [current.recommender.index.item_ids[start : start + 3] for start in range(10)]
+    assert loaded.recommender.recommend(histories, 5) == current.recommender.recommend(histories, 5)
+    assert loaded.metrics == current.metrics
+    assert read_language(earlier) == read_language(bundle)
+    assert held_out_items(earlier) == held_out_items(bundle)
+    assert bundle_file(earlier, REFRESH_PLAN) == earlier / "night.json"
+    assert bundle_file(bundle, REFRESH_PLAN) == bundle / "refresh_plan.json"
+    for results in (
+        run_bundle_gates(earlier, AcceptanceSettings()),
+        run_bundle_gates(bundle, AcceptanceSettings(baseline=str(earlier))),
+    ):
+        assert all(result.passed for result in results)
+
+
+def test_a_bundle_of_the_version_before_is_refused_for_a_changed_byte_and_an_added_file(bundle):
+    as_version_3(bundle)
+    data = bytearray((bundle / "neighbours.safetensors").read_bytes())
+    data[-1] ^= 1
+    (bundle / "neighbours.safetensors").write_bytes(data)
+    (bundle / "templates.json").write_text("{}")
+    message = refused(bundle)
+    assert "neighbours.safetensors has changed since it was packed" in message
+    assert "templates.json is not in the manifest" in message

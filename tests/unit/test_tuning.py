@@ -159,7 +159,7 @@ def test_a_killed_job_goes_on_to_bit_equal_weights(
     )
     monkeypatch.setattr(trainer, "CHECKPOINT_STEPS", 2)
     unbroken = train_both_stages(shop, examples, settings, tmp_path / "unbroken")
-    save = trainer._save
+    save = trainer.save_checkpoint
 
     def dying(run):
         save(run)
@@ -167,10 +167,10 @@ def test_a_killed_job_goes_on_to_bit_equal_weights(
         if (run.job.name, state.epoch) == dies_at[:2] and state.step_in_epoch >= dies_at[2]:
             raise Killed
 
-    monkeypatch.setattr(trainer, "_save", dying)
+    monkeypatch.setattr(trainer, "save_checkpoint", dying)
     with pytest.raises(Killed):
         train_both_stages(shop, examples, settings, tmp_path / "killed")
-    monkeypatch.setattr(trainer, "_save", save)
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
     resumed = train_both_stages(shop, examples, settings, tmp_path / "killed")
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)

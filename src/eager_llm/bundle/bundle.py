@@ -30,7 +30,7 @@ from eager_llm.decoding.recommender import Recommender
 from eager_llm.decoding.text_generation import TextGenerator
 from eager_llm.decoding.trie import Trie
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.nearest_items import NearestItems
+from eager_llm.index.nearest_items import NearestItemSearch
 from eager_llm.item_prior.table import FILE as ITEM_PRIOR
 from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.prompts.builder import PromptBuilder
@@ -113,9 +113,9 @@ class Bundle:
         return TextGenerator(self.text_recommender.model, self.text_recommender.prompt_builder)
 
     @cached_property
-    def nearest_items(self) -> NearestItems:
+    def nearest_items(self) -> NearestItemSearch:
         """The nearest items of an item, by the index."""
-        return NearestItems(self.recommender.index)
+        return NearestItemSearch(self.recommender.index)
 
     @cached_property
     def keyword_search(self) -> KeywordSearch:

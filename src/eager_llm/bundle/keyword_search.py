@@ -19,8 +19,11 @@ class KeywordSearch:
 
     def __init__(self, items: pd.DataFrame) -> None:
         self.item_ids: list[str] = items["item_id"].tolist()
-        columns = [items[name].fillna("").astype(str) for name in SEARCHED_COLUMNS]
-        self._texts = [" ".join(row) for row in zip(*columns, strict=True)]
+        columns: list[pd.Series] = []
+        for name in SEARCHED_COLUMNS:
+            column = items[name].fillna("")
+            columns.append(column.astype(str))
+        self._texts = list(map(" ".join, zip(*columns, strict=True)))
 
     def find(self, query: str, k: int) -> list[str]:
         """Return up to k item ids, those with the most words of the query first.
@@ -31,10 +34,12 @@ class KeywordSearch:
         if not words:
             return self.item_ids[:k]
         matches = np.zeros(len(self.item_ids), dtype=np.int32)
-        for word in words[:-1]:
-            if word in self._rows_by_word:
-                matches[self._rows_by_word[word]] += 1
-        matches += self._begins_with(words[-1])
+        *whole_words, last_word = words
+        for word in whole_words:
+            rows = self._rows_by_word.get(word)
+            if rows is not None:
+                matches[rows] += 1
+        matches += self._begins_with(last_word)
         best = np.argsort(-matches, kind="stable")[:k]
         return [self.item_ids[row] for row in best if matches[row]]
 
@@ -52,8 +57,12 @@ class KeywordSearch:
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(self._texts):
             for word in set(_words(text)):
-                rows.setdefault(word, []).append(row)
-        return {word: np.array(numbers, dtype=np.int32) for word, numbers in rows.items()}
+                rows_of_word = rows.setdefault(word, [])
+                rows_of_word.append(row)
+        arrays: dict[str, np.ndarray] = {}
+        for word, numbers in rows.items():
+            arrays[word] = np.array(numbers, dtype=np.int32)
+        return arrays
 
 
 def _words(text: str) -> list[str]:

@@ -21,20 +21,24 @@ def lost_items(item_ids: list[str], tokens: np.ndarray, trie: Trie) -> pd.DataFr
     """
     labels = _labels(tokens, trie)
     nodes, depths = _walk(labels, trie)
-    leaves = np.where(depths == trie.depth, nodes - trie.level_start[trie.depth], 0)
+    at_leaf = depths == trie.depth
+    first_leaf = trie.level_start[trie.depth]
+    leaves = np.where(at_leaf, nodes - first_leaf, 0)
     items = trie.leaf_item.numpy()[leaves]
-    tails_match = (trie.tail.numpy()[leaves] == labels[:, trie.depth :]).all(axis=1)
-    lost = (depths < trie.depth) | (items != np.arange(len(tokens))) | ~tails_match
-    rows = np.flatnonzero(lost)
+    tails = trie.tail.numpy()[leaves]
+    tails_match = (tails == labels[:, trie.depth :]).all(axis=1)
+    is_own_item = items == np.arange(len(tokens))
+    names: list[str] = []
     ends: list[str] = []
-    for row in rows:
-        if depths[row] < trie.depth:
+    for row in np.flatnonzero(~(at_leaf & tails_match & is_own_item)):
+        names.append(item_ids[row])
+        if not at_leaf[row]:
             ends.append(f"no item: left the trie after {depths[row]} tokens")
         elif tails_match[row]:
             ends.append(f"item {item_ids[items[row]]}")
         else:
             ends.append("no item: its last tokens are others")
-    return pd.DataFrame({"item_id": [item_ids[row] for row in rows], "found": ends}, dtype="str")
+    return pd.DataFrame({"item_id": names, "found": ends}, dtype="str")
 
 
 def _walk(labels: np.ndarray, trie: Trie) -> tuple[np.ndarray, np.ndarray]:
@@ -67,13 +71,16 @@ def _child(nodes: np.ndarray, labels: np.ndarray, trie: Trie) -> tuple[np.ndarra
     low = first_child[nodes]
     end = first_child[nodes + 1]
     high = end.copy()
-    while (low < high).any():
+    is_open = low < high
+    while is_open.any():
         middle = (low + high) // 2
+        middle_labels = child_labels[np.minimum(middle, last)]
+        is_less = is_open & (middle_labels < labels)
+        low = np.where(is_less, middle + 1, low)
+        high = np.where(is_open & ~is_less, middle, high)
         is_open = low < high
-        less = (child_labels[np.minimum(middle, last)] < labels) & is_open
-        high = np.where(is_open & ~less, middle, high)
-        low = np.where(less, middle + 1, low)
-    is_child = (low < end) & (child_labels[np.minimum(low, last)] == labels)
+    low_labels = child_labels[np.minimum(low, last)]
+    is_child = (low < end) & (low_labels == labels)
     return low, is_child
 
 
@@ -81,8 +88,10 @@ def _labels(tokens: np.ndarray, trie: Trie) -> np.ndarray:
     """Return each token's label in its level, int [I, L]; -1 where the level has no such token."""
     columns: list[np.ndarray] = []
     for level, level_tokens in enumerate(trie.tokens):
-        vocabulary = level_tokens.numpy()
+        vocabulary = level_tokens.numpy()  # in rising order
         column = tokens[:, level]
-        labels = np.searchsorted(vocabulary, column).clip(max=len(vocabulary) - 1)
-        columns.append(np.where(vocabulary[labels] == column, labels, -1))
+        labels = np.searchsorted(vocabulary, column)
+        labels = labels.clip(max=len(vocabulary) - 1)
+        is_known = vocabulary[labels] == column
+        columns.append(np.where(is_known, labels, -1))
     return np.stack(columns, axis=1)

@@ -87,7 +87,7 @@ def rank_by_prior(
     """
     rankings: list[np.ndarray] = []
     for start in range(0, len(histories), batch):
-        evidence = prior.evidence(histories[start : start + batch])
+        evidence = prior.scores(histories[start : start + batch])
         scores = evidence.toarray() + fallback
         order = np.argsort(-scores, axis=1, kind="stable")
         rankings.append(order[:, :k])

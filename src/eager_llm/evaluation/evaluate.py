@@ -1,5 +1,6 @@
 """The model and its baselines on one split of the examples, side by side."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -51,13 +52,12 @@ def evaluate_model(
     """
     rows = examples[examples["split"] == split]
     histories = rows["history"].map(list).tolist()
-    answers = recommender.recommend(histories, max(CUTOFFS), show)
-    rankings = [_item_ids(answer) for answer in answers]
-    return ranking_metrics(rankings, rows["item_id"].tolist())
-
-
-def _item_ids(answer: list[tuple[str, float]]) -> list[str]:
-    return [item for item, _ in answer]
+    targets = rows["item_id"].tolist()
+    rankings: list[list[str]] = []
+    for answer in recommender.recommend(histories, max(CUTOFFS), show):
+        ranking = [item for item, _ in answer]
+        rankings.append(ranking)
+    return ranking_metrics(rankings, targets)
 
 
 def choose_prior_weight(
@@ -96,34 +96,46 @@ def evaluate_baselines(
         prior: the item prior, to be measured alone; None leaves it out.
     """
     item_rows = {item: row for row, item in enumerate(item_ids)}
-    train = [_rows_of(history, item_rows) for history in training_histories(examples)]
+    train = _rows_of(training_histories(examples), item_rows)
     queries = examples[examples["split"] == split]
-    histories = [_rows_of(history, item_rows) for history in queries["history"]]
+    histories = _rows_of(queries["history"], item_rows)
+    items = len(item_ids)
     k = max(CUTOFFS)
-    popularity = Popularity(train, len(item_ids), seed)
+    popularity = Popularity(train, items, seed)
     rankings: dict[str, np.ndarray] = {}
     if prior is not None:
         fallback = popularity_fallback(popularity.order)
         rankings[PRIOR_ALONE] = rank_by_prior(prior, fallback, histories, k)
-    rankings[COOCCURRENCE] = Cooccurrence(train, len(item_ids), seed).rank(histories, k)
+    cooccurrence = Cooccurrence(train, items, seed)
+    rankings[COOCCURRENCE] = cooccurrence.rank(histories, k)
     rankings[POPULARITY] = popularity.rank(histories, k)
     names = np.asarray(item_ids, dtype=object)
     targets = queries["item_id"].tolist()
     table: Table = {}
     for method, ranking in rankings.items():
-        table[method] = ranking_metrics(names[ranking].tolist(), targets)
+        ranked_names = names[ranking].tolist()
+        table[method] = ranking_metrics(ranked_names, targets)
     return table
 
 
-def _rows_of(history: list[str], item_rows: dict[str, int]) -> list[int]:
-    return [item_rows[item] for item in history]
+def _rows_of(histories: Iterable[list[str]], item_rows: dict[str, int]) -> list[list[int]]:
+    """Return histories of item ids as histories of item rows."""
+    histories_of_rows: list[list[int]] = []
+    for history in histories:
+        rows = [item_rows[item] for item in history]
+        histories_of_rows.append(rows)
+    return histories_of_rows
 
 
 def table_text(table: Table, split: str = "test") -> str:
     """Return the table of one split as aligned text, a row a method."""
-    heads = "".join(f"{name:>11}" for name in METRICS)
-    lines = [f"{split + ' split':<24}{heads}"]
+    head = f"{split + ' split':<24}"
+    for name in METRICS:
+        head += f"{name:>11}"
+    lines = [head]
     for method, row in table.items():
-        cells = "".join(f"{row[name]:>11.4f}" for name in METRICS)
-        lines.append(f"{method:<24}{cells}")
+        line = f"{method:<24}"
+        for name in METRICS:
+            line += f"{row[name]:>11.4f}"
+        lines.append(line)
     return "\n".join(lines)

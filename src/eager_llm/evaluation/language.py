@@ -67,16 +67,14 @@ class LanguageProbe:
         self.items: list[int] = []
         self.held_out_items: list[int] = []
         rng = np.random.default_rng(seed)
-        for row in rng.permutation(len(prompt_builder.item_tokens)).tolist():
-            _, title = prompt_builder.probe_prompt("index2item", row)
-            if len(title) < 2:  # the end of the answer alone: the item has no text
+        rows = rng.permutation(len(prompt_builder.item_tokens))
+        for row in rows.tolist():
+            if len(self._title(row)) < 2:  # the end of the answer alone: the item has no text
                 continue
-            if row in prompt_builder.held_out:
-                self.held_out_items.append(row)
-            else:
-                self.items.append(row)
-        self.items = self.items[:items]
-        self.held_out_items = self.held_out_items[:items]
+            is_held_out = row in prompt_builder.held_out
+            group = self.held_out_items if is_held_out else self.items
+            if len(group) < items:
+                group.append(row)
 
     def measure(self, recommender: Recommender) -> Row:
         """Return the measures that the catalogue's texts allow; see `MEASURES`.
@@ -104,77 +102,96 @@ class LanguageProbe:
             return {}
         recommender.model.eval()
         named = self._named_items(recommender)
-        overlaps: list[float] = []
         written = self._written_titles(recommender.model)
+        is_right = named == np.asarray(self.items)
+        overlaps: list[float] = []
         for item, text in zip(self.items, written, strict=True):
-            overlaps.append(rouge_l(text, self._decode(self._title(item))))
-        accuracy = (named == np.asarray(self.items)).astype(float)
-        return {ACCURACY: accuracy, OVERLAP: np.array(overlaps)}
+            title = self._decode(self._title(item))
+            overlaps.append(rouge_l(text, title))
+        return {
+            ACCURACY: is_right.astype(float),
+            OVERLAP: np.array(overlaps),
+        }
 
     @torch.inference_mode()
     def held_out_likelihood(self, recommender: Recommender) -> TextLikelihood:
         """Return the negative log-likelihood of each held-out title."""
         model = recommender.model.eval()
         batch = self._held_out_batch().to(model.device)
-        hidden = hidden_states(model, batch.ids, use_cache=False).last_hidden_state
+        output = hidden_states(model, batch.ids, use_cache=False)
         # The state before a token predicts it.
-        columns = (hidden[:, :-1], batch.ids[:, 1:], batch.loss_mask[:, 1:], self.held_out_items)
-        rows: list[tuple[float, int, int]] = []
-        for states, ids, is_title, item in zip(*columns, strict=True):
-            negative_log_likelihood = float(cross_entropy(model, states[is_title], ids[is_title]))
+        states = output.last_hidden_state[:, :-1]
+        ids = batch.ids[:, 1:]
+        is_title = batch.loss_mask[:, 1:]
+        count = len(self.held_out_items)
+        likelihood = TextLikelihood(np.zeros(count), np.zeros(count), np.zeros(count))
+        for row, item in enumerate(self.held_out_items):
+            positions = is_title[row]
+            loss = cross_entropy(model, states[row][positions], ids[row][positions])
             text = self._decode(self._title(item))
-            rows.append((negative_log_likelihood, int(is_title.sum()), len(text)))
-        return TextLikelihood(*np.array(rows, dtype=float).reshape(-1, 3).T)
+            likelihood.negative_log_likelihood[row] = float(loss)
+            likelihood.tokens[row] = int(positions.sum())
+            likelihood.characters[row] = len(text)
+        return likelihood
 
     def _held_out_batch(self) -> Batch:
         """Return the held-out titles after their prompts, as one batch."""
+        builder = self.prompt_builder
         examples: list[Example] = []
         for item in self.held_out_items:
-            prompt, title = self.prompt_builder.probe_prompt("index2item", item)
+            prompt, title = builder.probe_prompt("index2item", item)
+            ids = [*prompt, *title]
             loss_mask = [False] * len(prompt) + [True] * len(title)
-            examples.append(Example([*prompt, *title], loss_mask, []))
-        return collate(examples, self.prompt_builder.tokenizer.pad_token_id or 0)
+            examples.append(Example(ids, loss_mask, []))
+        padding = builder.tokenizer.pad_token_id or 0
+        return collate(examples, padding)
 
     def _named_items(self, recommender: Recommender) -> np.ndarray:
         """Return the item that is named for each item's title, int64 [I]."""
-        prompts: list[list[int]] = []
-        for item in self.items:
-            prompt, _ = self.prompt_builder.probe_prompt("item2index", item)
-            prompts.append(prompt)
         named, _ = beam_search(
             recommender.model,
             recommender.trie,
-            prompts,
-            1,
-            recommender.settings.normalise,
+            self._prompts("item2index"),
+            beams=1,
+            normalise=recommender.settings.normalise,
             prompt_attention=recommender.prompt_attention,
         )
         return np.asarray(named[:, 0].tolist())
 
     def _written_titles(self, model: Any) -> list[str]:
         """Return the title that the model writes for each item, greedily."""
-        prompts: list[list[int]] = []
-        for item in self.items:
-            prompt, _ = self.prompt_builder.probe_prompt("index2item", item)
-            prompts.append(prompt)
         # One template with as many tokens for every item: the prompts are of one length.
-        ids = torch.tensor(prompts, device=model.device)
-        start = ids.shape[1]
+        prompts = torch.tensor(self._prompts("index2item"), device=model.device)
+        answers = prompts[:, :0]
         end_token = self.prompt_builder.tokenizer.eos_token_id
-        inputs, cache = ids, None
+        inputs = prompts
+        cache = None
         for _ in range(self.prompt_builder.text_tokens):
             output = hidden_states(model, inputs, use_cache=True, past_key_values=cache)
-            logits = logits_of(model, output.last_hidden_state[:, -1])
-            inputs, cache = logits.argmax(-1)[:, None], output.past_key_values
-            ids = torch.cat([ids, inputs], dim=1)
-            if end_token is not None and bool((ids[:, start:] == end_token).any(1).all()):
+            cache = output.past_key_values
+            last_states = output.last_hidden_state[:, -1]
+            tokens = logits_of(model, last_states).argmax(-1)
+            inputs = tokens[:, None]
+            answers = torch.cat([answers, inputs], dim=1)
+            if end_token is None:
+                continue
+            has_ended = (answers == end_token).any(1)
+            if bool(has_ended.all()):
                 break
         texts: list[str] = []
-        for answer in ids[:, start:].tolist():
+        for answer in answers.tolist():
             if end_token in answer:
                 answer = answer[: answer.index(end_token)]
             texts.append(self._decode(answer))
         return texts
+
+    def _prompts(self, task: str) -> list[list[int]]:
+        """Return the prompt of a task for each item."""
+        prompts: list[list[int]] = []
+        for item in self.items:
+            prompt, _ = self.prompt_builder.probe_prompt(task, item)
+            prompts.append(prompt)
+        return prompts
 
     def _title(self, item: int) -> list[int]:
         """Return the tokens of an item's title."""
@@ -182,7 +199,8 @@ class LanguageProbe:
         return title
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.prompt_builder.tokenizer.decode(ids, skip_special_tokens=True))
+        text = self.prompt_builder.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(text)
 
 
 def sweep_adapter(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from eager_llm.core.html_page import (
     BLUE,
     GREEN,
@@ -43,25 +45,33 @@ def quality_plot(table: dict[str, dict[str, float]]) -> str:
         _draw_bars(axis, kind, table)
     handles, labels = axes[0].get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=len(labels),
+            frameon=False,
+        )
     return svg_of(figure)
 
 
 def _draw_bars(axis: Any, kind: str, table: dict[str, dict[str, float]]) -> None:
     """Draw one metric at every cutoff, a bar a method."""
     metrics = [f"{kind}@{k}" for k in CUTOFFS]
+    groups = np.arange(len(metrics))
     room = GROUP_WIDTH / max(1, len(table))
     middle = (len(table) - 1) / 2
     for number, (method, row) in enumerate(table.items()):
         offset = room * (number - middle)
+        heights = [row[metric] for metric in metrics]
         axis.bar(
-            [cutoff + offset for cutoff in range(len(CUTOFFS))],
-            [row[metric] for metric in metrics],
-            BAR_SHARE * room,
+            groups + offset,
+            heights,
+            width=BAR_SHARE * room,
             label=method,
             color=COLOURS.get(method),
         )
-    axis.set_xticks(range(len(CUTOFFS)), metrics)
+    axis.set_xticks(groups, metrics)
     axis.set_title(f"{kind} on the test split")
 
 
@@ -71,13 +81,22 @@ def curve_plot(name: str, curve: Rows) -> str:
     epochs = _column(curve, "epoch")
     for loss, colour in LOSS_COLOURS.items():
         if loss in curve[0]:
-            losses = _column(curve, loss)
-            loss_axis.plot(epochs, losses, label=loss, color=colour, marker=".")
+            loss_axis.plot(
+                epochs,
+                _column(curve, loss),
+                label=loss,
+                color=colour,
+                marker=".",
+            )
     loss_axis.set(title=f"{name}: training loss", xlabel="epoch")
     loss_axis.legend(frameon=False)
     validated = [row for row in curve if "validation" in row]
-    epochs, ndcg = _column(validated, "epoch"), _column(validated, "validation")
-    validation_axis.plot(epochs, ndcg, marker="o", color=GREEN)
+    validation_axis.plot(
+        _column(validated, "epoch"),
+        _column(validated, "validation"),
+        color=GREEN,
+        marker="o",
+    )
     validation_axis.set(title=f"{name}: NDCG@10 of the validation sample", xlabel="epoch")
     return svg_of(figure)
 

@@ -14,7 +14,8 @@ import duckdb
 from eager_llm.core.duckdb_engine import engine, list_literal, literal
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, whole_file
-from eager_llm.features.feature_store import ONLINE_VARIABLE, SQLITE, Features, offline_tables
+from eager_llm.features.feast_repository import ONLINE_VARIABLE, SQLITE
+from eager_llm.features.feature_store import Features, offline_tables
 from eager_llm.features.postgres_store import Warehouse
 
 MANIFEST = "manifest.json"
@@ -88,7 +89,7 @@ def _erase_from_warehouse(users: list[str], folder: Path, result: ErasureResult)
     tables = offline_tables(folder)
     if isinstance(tables, Warehouse):
         for table, rows in tables.erase(users).items():
-            result.warehouse[f"{tables.place}, table {table}"] = rows
+            result.warehouse[f"{tables.location}, table {table}"] = rows
 
 
 def _files(folders: list[Path]) -> list[Path]:

@@ -32,18 +32,21 @@ def compare_latency(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(histories))
     requests = [histories[row] for row in order[: settings.latency_requests]]
-    times = _timed([_client(running), _client(new)], requests)
-    sample = rng.integers(0, len(requests), (settings.resamples, len(requests)))
-    running_medians = np.median(times[0][sample], axis=1)
-    new_medians = np.median(times[1][sample], axis=1)
-    ratio = float(np.quantile(new_medians / running_medians, 1 - settings.confidence))
+    clients = [_client(running), _client(new)]
+    running_times, new_times = _timed(clients, requests)
+    count = len(requests)
+    sample = rng.integers(0, count, (settings.resamples, count))
+    running_medians = np.median(running_times[sample], axis=1)
+    new_medians = np.median(new_times[sample], axis=1)
+    ratios = new_medians / running_medians
+    ratio = float(np.quantile(ratios, 1 - settings.confidence))
     return Check(
-        "milliseconds an answer, median",
-        running=float(np.median(times[0])) * 1000,
-        new=float(np.median(times[1])) * 1000,
+        name="milliseconds an answer, median",
+        running=float(np.median(running_times)) * 1000,
+        new=float(np.median(new_times)) * 1000,
         worst=1 - ratio,
         tolerance=settings.latency_tolerance,
-        units=f"{len(requests)} requests",
+        units=f"{count} requests",
     )
 
 
@@ -56,11 +59,15 @@ def _timed(clients: list[Client], requests: list[list[str]]) -> np.ndarray:
     for _ in range(TURNS):
         for number, history in enumerate(requests):
             for row, client in enumerate(clients):
-                started = time.perf_counter()
-                client(history)
-                seconds = time.perf_counter() - started
+                seconds = _seconds(client, history)
                 times[row, number] = min(times[row, number], seconds)
     return times
+
+
+def _seconds(client: Client, history: list[str]) -> float:
+    started = time.perf_counter()
+    client(history)
+    return time.perf_counter() - started
 
 
 def _client(bundle: Bundle) -> Client:

@@ -71,7 +71,8 @@ def collate(examples: list[Example], padding: int) -> Batch:
     Args:
         padding: id of the token to pad with.
     """
-    shape = (len(examples), max(len(example.ids) for example in examples))
+    longest = max(len(example.ids) for example in examples)
+    shape = (len(examples), longest)
     ids = torch.full(shape, padding)
     loss_mask = torch.zeros(shape, dtype=torch.bool)
     item_ends: list[tuple[int, int, int]] = []
@@ -81,5 +82,12 @@ def collate(examples: list[Example], padding: int) -> Batch:
         loss_mask[row, :length] = torch.tensor(example.loss_mask)
         for position, item in example.item_end_positions:
             item_ends.append((row, position, item))
-    rows, positions, items = torch.tensor(item_ends, dtype=torch.long).reshape(-1, 3).unbind(1)
-    return Batch(ids, loss_mask, rows, positions, items)
+    columns = torch.tensor(item_ends, dtype=torch.long).reshape(-1, 3)
+    rows, positions, items = columns.unbind(1)
+    return Batch(
+        ids=ids,
+        loss_mask=loss_mask,
+        item_end_rows=rows,
+        item_end_positions=positions,
+        item_end_items=items,
+    )

@@ -3,6 +3,8 @@
 EAGER-LLM (Hong et al., WWW 2025), section on comprehensive interaction modelling.
 """
 
+from collections.abc import Sized
+
 import numpy as np
 
 from eager_llm.index.item_index import ItemIndex
@@ -24,7 +26,9 @@ def held_out_rows(
 ) -> frozenset[int]:
     """Draw the rows of the items whose texts are held out from all tasks."""
     items = len(index.item_ids)
-    count = round(settings.held_out_share * items) if settings.language_items else 0
+    count = 0
+    if settings.language_items:
+        count = round(settings.held_out_share * items)
     rng = np.random.default_rng(seed)
     rows = rng.choice(items, count, replace=False)
     return frozenset(rows.tolist())
@@ -64,11 +68,10 @@ def draw_example(
     if task == "seqrec":
         return draw_packed(prompt_builder, trajectory.items, rng)
     templates = prompt_builder.templates[task]
-    template = templates[int(rng.integers(len(templates)))]
-    items = trajectory.items
-    item = items[-1]
+    template = templates[_draw_index(templates, rng)]
+    item = trajectory.items[-1]
     if task in TEXT_TASKS:
-        item = items[int(rng.integers(len(items)))]
+        item = trajectory.items[_draw_index(trajectory.items, rng)]
     ids = [*prompt_builder.begin_tokens]
     loss_mask = [False] * len(ids)
     item_end_positions = []
@@ -96,9 +99,13 @@ def draw_packed(
     rng: np.random.Generator,
 ) -> Example:
     """Return a packed `seqrec` example of item rows in a template drawn at random."""
-    templates = prompt_builder.templates["seqrec"]
-    template_number = int(rng.integers(len(templates)))
+    template_number = _draw_index(prompt_builder.templates["seqrec"], rng)
     return prompt_builder.packed_example(items, template_number)
+
+
+def _draw_index(sequence: Sized, rng: np.random.Generator) -> int:
+    """Draw the number of an element."""
+    return int(rng.integers(len(sequence)))
 
 
 def _is_usable(task: str, trajectory: Trajectory) -> bool:
@@ -123,8 +130,8 @@ def _draw_numbers(
     if not rounds:
         return []
     permutations = [rng.permutation(pool) for _ in range(rounds)]
-    numbers: list[int] = np.concatenate(permutations)[:count].tolist()
-    return numbers
+    numbers = np.concatenate(permutations)[:count]
+    return list(map(int, numbers))
 
 
 def _field_tokens(
@@ -142,10 +149,12 @@ def _field_tokens(
         return prompt_builder.path_tokens(history)
     if field == "titles":
         return _short_titles(prompt_builder, history[-LATEST_TITLES:])
+    if field in ("title", "text") and item in prompt_builder.held_out:
+        return []
     if field == "title":
-        return [] if item in prompt_builder.held_out else prompt_builder.titles[item]
+        return prompt_builder.titles[item]
     if field == "text":
-        return [] if item in prompt_builder.held_out else _draw_text(prompt_builder, item, rng)
+        return _draw_text(prompt_builder, item, rng)
     return prompt_builder.encode([getattr(trajectory, field)])[0]
 
 
@@ -170,4 +179,4 @@ def _draw_text(
     texts = [column[item] for column in prompt_builder.texts.values() if column[item]]
     if not texts:
         return []
-    return texts[int(rng.integers(len(texts)))]
+    return texts[_draw_index(texts, rng)]

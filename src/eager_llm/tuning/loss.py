@@ -107,21 +107,29 @@ class TuningLoss(nn.Module):
         """Return a batch's share of the step's loss, a scalar, and the figures of the curve."""
         autocast = self.precision != torch.float32
         with torch.autocast(batch.ids.device.type, self.precision, enabled=autocast):
-            hidden = hidden_states(self.model, batch.ids, use_cache=False).last_hidden_state
+            output = hidden_states(self.model, batch.ids, use_cache=False)
+            hidden = output.last_hidden_state
             loss = self._cross_entropy(hidden, batch) / totals.target_tokens
             figures = {"cross_entropy": float(loss.detach())}
             if self.contrast is not None:
                 contrast = self._contrast(self.contrast, hidden, batch, totals, step)
                 figures["contrast"] = float(contrast.detach())
                 loss = loss + self.contrast_weight * contrast
-        return totals.scale * loss, {"loss": float(loss.detach()), **figures}
+        figures = {"loss": float(loss.detach()), **figures}
+        return totals.scale * loss, figures
 
     def _cross_entropy(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the summed cross-entropy of the batch; the state before a token predicts it."""
         is_target = batch.loss_mask[:, 1:]
-        states = hidden[:, :-1][is_target]
-        targets = batch.ids[:, 1:][is_target]
-        return cross_entropy(self.model, states, targets, self.levels, self.chunk)
+        states = hidden[:, :-1]
+        targets = batch.ids[:, 1:]
+        return cross_entropy(
+            self.model,
+            states[is_target],
+            targets[is_target],
+            self.levels,
+            self.chunk,
+        )
 
     def _contrast(
         self,

@@ -19,7 +19,8 @@ from eager_llm.tuning.distributed_context import DistributedContext
 from eager_llm.tuning.examples import draw_epoch
 from eager_llm.tuning.global_contrast import GlobalContrast
 from eager_llm.tuning.loss import Levels, TuningLoss
-from eager_llm.tuning.trainer import TrainingJob, fit
+from eager_llm.tuning.trainer import fit
+from eager_llm.tuning.training_job import TrainingJob
 from eager_llm.tuning.trajectories import Trajectory, drop_items
 
 STAGE_ONE = "stage-1"

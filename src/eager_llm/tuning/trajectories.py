@@ -7,6 +7,10 @@ import pandas as pd
 
 from eager_llm.index.item_index import ItemIndex
 
+UserItem = tuple[str, str]
+# Intention and preference.
+Wish = tuple[str, str]
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -64,10 +68,10 @@ def drop_items(
     return replace(trajectory, items=[*remaining, trajectory.items[-1]])
 
 
-def _wishes(intentions: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return intention and preference by user and item."""
+def _wishes(intentions: pd.DataFrame) -> dict[UserItem, Wish]:
     table = intentions[["user_id", "item_id", "intention", "preference"]]
     wishes = {}
     for user, item, intention, preference in table.itertuples(index=False):
-        wishes[user, item] = (intention or "", preference or "")
+        wish = (intention or "", preference or "")
+        wishes[user, item] = wish
     return wishes
