@@ -1,4 +1,4 @@
-"""The language measure against obvious loops, and the adapter's strength as a adapter_sweep."""
+"""The language measure against obvious loops, and the sweep of the adapter's scale."""
 
 import math
 
@@ -88,7 +88,7 @@ def test_the_measures_equal_an_obvious_loop(small, prompt_builder, recommender):
     assert found[MEASURES[2]] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
 
 
-def test_along_the_dial_the_model_goes_from_the_backbone_to_the_adapter(
+def test_along_the_adapter_scale_the_model_goes_from_the_backbone_to_the_adapter(
     small, prompt_builder, settings
 ):
     torch.manual_seed(0)
@@ -144,5 +144,5 @@ def test_a_catalogue_without_texts_has_no_language_to_measure(small, shop, setti
     )
 
 
-def test_the_dial_is_a_setting_of_decoding():
+def test_the_adapter_scale_is_a_setting_of_decoding():
     assert Settings.read(None, ["decoding.adapter_strength=0.5"]).decoding.adapter_strength == 0.5

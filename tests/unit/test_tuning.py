@@ -242,7 +242,7 @@ def test_a_saved_model_answers_as_before_and_holds_no_projector(
         ),
     ],
 )
-def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line, said):
+def test_a_broken_template_is_refused_with_its_line(tmp_path, right, wrong, line, said):
     text = DEFAULT_FILE.read_text()
     assert right in text
     file = tmp_path / "mine.json"
@@ -253,7 +253,7 @@ def test_a_broken_phrasing_is_refused_with_its_line(tmp_path, right, wrong, line
     assert said in str(error.value)
 
 
-def test_a_task_without_phrasings_is_refused(tmp_path):
+def test_a_task_without_templates_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text('seqrec: [{prompt: "Then: $history", answer: $item}]\n')
     with pytest.raises(UserError, match="item2index has no template to train on"):
@@ -262,7 +262,7 @@ def test_a_task_without_phrasings_is_refused(tmp_path):
         read_templates(tmp_path / "nowhere.json")
 
 
-def test_held_out_phrasings_and_items_are_never_trained_on(small, shop, examples):
+def test_held_out_templates_and_items_are_never_trained_on(small, shop, examples):
     held_out = frozenset(range(0, len(small.index.item_ids), 3))
     prompt_builder = PromptBuilder(
         small.prompt_builder.tokenizer, small.index, shop.items, 12, held_out=held_out

@@ -38,7 +38,7 @@ def run_steps(shop, examples, settings, folder):
     return json.loads(metrics.read_text()), report.read_text()
 
 
-def test_language_is_measured_before_and_after_each_stage_and_along_the_dial(
+def test_language_is_measured_before_and_after_each_stage_and_along_the_adapter_scale(
     shop, examples, settings, tmp_path
 ):
     metrics, page = run_steps(shop, examples, with_changes(settings, FEW), tmp_path)
@@ -70,7 +70,7 @@ def test_with_every_part_switched_off_a_plain_model_is_left(shop, examples, sett
     assert not hasattr(model, "merge_and_unload")
 
 
-def test_ones_own_phrasings_are_used_and_kept_with_the_model(shop, examples, settings, tmp_path):
+def test_ones_own_templates_are_used_and_kept_with_the_model(shop, examples, settings, tmp_path):
     mine = tmp_path / "mine.json"
     mine.write_text(DEFAULT_FILE.read_text().replace("What a shopper chose", "Bought so far"))
     paths = write_inputs(shop, examples, settings, tmp_path)

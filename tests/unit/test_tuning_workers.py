@@ -62,7 +62,11 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_as_if_nothing_had_been
             ):
                 died.write_text("once")
                 os.kill(os.getpid(), signal.SIGKILL)
-            if died.exists() and job.context.is_main_process and not died.with_suffix(".step").exists():
+            if (
+                died.exists()
+                and job.context.is_main_process
+                and not died.with_suffix(".step").exists()
+            ):
                 died.with_suffix(".step").write_text(str(number))
             return backward(job, module, step, number)
 
@@ -106,7 +110,9 @@ def tune_sharded(rank, port, shop, settings, folder):
     first = stage_one(made.model, made.prompt_builder, train, made.embeddings, settings, folder)
     adapted, second = stage_two(made.model, made.prompt_builder, train, settings, folder)
     again = make_small(shop, settings)
-    resumed = stage_one(again.model, again.prompt_builder, train, again.embeddings, settings, folder)
+    resumed = stage_one(
+        again.model, again.prompt_builder, train, again.embeddings, settings, folder
+    )
     assert [row["loss"] for row in resumed] == [row["loss"] for row in first]
     if rank == 0:
         torch.save(
@@ -136,7 +142,9 @@ def test_weights_spread_over_processes_train_as_those_of_one(shop, settings, tmp
     )
     made, alone = make_small(shop, changed()), changed(accumulate=2)
     train = [Trajectory([n, n + 1, n + 9]) for n in range(60)]
-    curves = [stage_one(made.model, made.prompt_builder, train, made.embeddings, alone, tmp_path / "one")]
+    curves = [
+        stage_one(made.model, made.prompt_builder, train, made.embeddings, alone, tmp_path / "one")
+    ]
     backbone = {name: value.clone() for name, value in made.model.state_dict().items()}
     adapted, second = stage_two(made.model, made.prompt_builder, train, alone, tmp_path / "one")
     for one, two in zip(
