@@ -25,7 +25,7 @@ from eager_llm.encoders.behaviour import behaviour_embedding
 from eager_llm.encoders.semantic import semantic_embedding
 from eager_llm.index.build import build_index
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.versions import refresh
+from eager_llm.index.refresh import refresh_index
 from eager_llm.settings import Settings
 
 
@@ -75,7 +75,7 @@ def main() -> None:
         again = encode(histories, seed)
         rebuilt = moved_share(built, build_index(item_ids, again, index_settings, 0))
         for tolerance in arguments.tolerance:
-            done = refresh(built, item_ids, again, tolerance)
+            done = refresh_index(built, item_ids, again, tolerance)
             by_source = done.moved.groupby("source")["item_id"].nunique() / len(item_ids)
             shares = pd.Series(0.0, index=["semantic", "behaviour"]).add(by_source, fill_value=0)
             lines.append(

@@ -12,7 +12,8 @@ from eager_llm.core.compute import fast_cpu_kernels
 from eager_llm.core.progress import progress
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
 from eager_llm.item_prior.ease import ease_weights
-from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
+from eager_llm.item_prior.build import build_item_prior
+from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.settings import ItemPriorSettings
 
 # Scores of all items for some histories: item rows -> float [histories, items].

@@ -59,7 +59,7 @@ def test_attention_equals_the_plain_activation_unit():
     network = DeepInterestNetwork(ITEMS, 8)
     past, wanted = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
     first = torch.cat(
-        [network.unit_past.weight, network.unit_wanted.weight, network.unit_product], dim=1
+        [network.unit_past.weight, network.unit_candidate.weight, network.unit_product], dim=1
     )
     found = network._attention(past, wanted)
     for b in range(2):

@@ -16,8 +16,9 @@ from eager_llm.cluster.local_ray import start_ray
 from eager_llm.core.errors import UserError
 from eager_llm.index import shards
 from eager_llm.index.build import build_index
-from eager_llm.index.capacity import balance_prices, capacity_of, place
-from eager_llm.index.item_index import ItemIndex, letters
+from eager_llm.index.capacity import assign_columns, balance_prices, capacity_of
+from eager_llm.index.item_index import ItemIndex
+from eager_llm.index.paths import level_letters
 from eager_llm.index.ray_pool import LocalPool, RayPool
 from eager_llm.index.shards import Shards
 from eager_llm.index.tree import tree_height
@@ -47,7 +48,7 @@ def test_placement_keeps_every_room_and_is_stable(rows, columns, groups, seed):
     room = torch.randint(0, 3, (groups, columns), generator=generator)
     room[:, 0] += rows  # so that all fit
     cost = torch.rand(rows, columns, generator=generator)
-    labels = place(cost.clone(), room, group)
+    labels = assign_columns(cost.clone(), room, group)
     for row in range(rows):
         inside = (group == group[row]) & (labels == labels[row])
         assert inside.sum() <= room[group[row], labels[row]]
@@ -62,7 +63,7 @@ def test_placement_keeps_every_room_and_is_stable(rows, columns, groups, seed):
 
 def test_placement_refuses_what_cannot_fit():
     with pytest.raises(ValueError, match="5 rows do not fit into room for 4"):
-        place(torch.rand(5, 2), torch.full((1, 2), 2))
+        assign_columns(torch.rand(5, 2), torch.full((1, 2), 2))
 
 
 def test_prices_spread_points_that_all_prefer_one_cluster():
@@ -169,7 +170,7 @@ def two_workers():
 
 @pytest.fixture
 def many_parts(monkeypatch):
-    monkeypatch.setattr(shards, "PART_ROWS", 40)
+    monkeypatch.setattr(shards, "RANGE_ROWS", 40)
 
 
 def test_workers_do_not_change_the_index(two_workers, many_parts, tmp_path):
@@ -258,12 +259,12 @@ def test_embeddings_are_read_by_uri():
     for number, part in enumerate(np.split(points, [10, 25])):
         with files.open(f"/bucket/part-{number}.npy", "wb") as handle:
             np.save(handle, part)
-    found = Shards.find("memory://bucket/part-*.npy", "semantic")
+    found = Shards.open("memory://bucket/part-*.npy", "semantic")
     np.testing.assert_array_equal(found.read(5, 28), points[5:28])
     rows = np.array([29, 0, 12, 12, 24, 25])
     np.testing.assert_array_equal(found.take(rows), points[rows])
     with pytest.raises(UserError, match=r"nowhere://x\.npy: the semantic embedding cannot be read"):
-        Shards.find("nowhere://x.npy", "semantic")
+        Shards.open("nowhere://x.npy", "semantic")
 
 
 def test_embeddings_that_do_not_fit_are_refused(tmp_path):
@@ -310,4 +311,4 @@ def test_an_index_that_contradicts_itself_is_refused(tmp_path):
 
 
 def test_levels_are_named_by_letters():
-    assert [letters(n) for n in (0, 3, 25, 26, 27)] == ["a", "d", "z", "aa", "ab"]
+    assert [level_letters(n) for n in (0, 3, 25, 26, 27)] == ["a", "d", "z", "aa", "ab"]

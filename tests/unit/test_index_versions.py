@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from eager_llm.cli.main import app
 from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
+from eager_llm.index.free_leaves import FreeLeaves
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.index.versions import FreeLeaves, assign_items, grow, refresh, remove_items
+from eager_llm.index.refresh import refresh_index
+from eager_llm.index.versions import assign_items, grow_index, remove_items
 from eager_llm.settings import IndexSettings
 
 ONE = IndexSettings(
@@ -124,7 +126,7 @@ def points_of(rng, size, alike):
 
 def test_unchanged_embeddings_move_nobody(built):
     index, points = built
-    done = refresh(index, index.item_ids, {"semantic": points})
+    done = refresh_index(index, index.item_ids, {"semantic": points})
     assert done.moved.empty
     np.testing.assert_array_equal(done.index.codes, index.codes)
 
@@ -134,7 +136,7 @@ def test_a_space_that_turned_and_grew_moves_hardly_anybody(built):
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0]
     turned = (2.5 * points @ turn + 7).astype(np.float32)
     shuffle = np.random.default_rng(2).permutation(100)
-    done = refresh(index, [index.item_ids[n] for n in shuffle], {"semantic": turned[shuffle]})
+    done = refresh_index(index, [index.item_ids[n] for n in shuffle], {"semantic": turned[shuffle]})
     assert (
         len(done.moved) <= 5
     )  # the turn is found from the paths, which say where an item is but roughly
@@ -151,7 +153,7 @@ def test_only_items_that_changed_move_and_the_report_says_why(built):
     index, points = built
     changed = points.copy()
     changed[:5] = -points[:5]
-    done = refresh(index, index.item_ids, {"semantic": changed})
+    done = refresh_index(index, index.item_ids, {"semantic": changed})
     assert set(done.moved["item_id"]) == set(ids(5))
     np.testing.assert_array_equal(done.index.codes[5:], index.codes[5:])
     row = done.moved.iloc[0]
@@ -168,7 +170,7 @@ def test_slow_drift_counts_from_when_the_path_was_given(built):
     target[:5] = -points[:5]
     current = index
     for share in np.linspace(0.05, 1, 20):
-        current = refresh(
+        current = refresh_index(
             current, index.item_ids, {"semantic": (1 - share) * points + share * target}
         ).index
     assert (current.codes[:5] != index.codes[:5]).any(axis=1).all()
@@ -193,9 +195,9 @@ def test_wrong_calls_are_refused(built):
     with pytest.raises(UserError, match="empty index"):
         remove_items(index, index.item_ids)
     with pytest.raises(UserError, match="no new embedding for item 'item-99'"):
-        refresh(index, ids(99), {"semantic": points[:99]})
+        refresh_index(index, ids(99), {"semantic": points[:99]})
     with pytest.raises(UserError, match="'item-100' is not in the index"):
-        refresh(index, ids(101), {"semantic": np.concatenate([points, points[:1]])})
+        refresh_index(index, ids(101), {"semantic": np.concatenate([points, points[:1]])})
 
 
 def command(*arguments):
@@ -282,11 +284,11 @@ def test_a_version_knows_which_earlier_ones_it_keeps_the_paths_of(built, tmp_pat
     assert not index.continues(second.checksum)
     assert not loaded.continues("")
     shuffled = points[np.random.default_rng(0).permutation(len(points))]
-    moved = refresh(index, ids(100), {"semantic": shuffled}, tolerance=0.0).index
+    moved = refresh_index(index, ids(100), {"semantic": shuffled}, tolerance=0.0).index
     assert moved.change["moved"] > 0
     assert moved.parent == index.checksum
     assert not moved.continues(index.checksum)
-    still = refresh(index, ids(100), {"semantic": points}).index
+    still = refresh_index(index, ids(100), {"semantic": points}).index
     assert still.change["moved"] == 0
     assert still.continues(index.checksum)
 
@@ -299,8 +301,8 @@ def test_a_catalogue_that_grew_keeps_every_path_also_where_the_encoder_turned_it
     index, points = built
     new, _ = topics(20, seed=5)
     item_ids, everything = [*ids(20, 100), *ids(90)[::-1]], np.concatenate([new, points[:90][::-1]])
-    plain, unfit = grow(index, item_ids, {"semantic": everything})
-    turned, _ = grow(index, item_ids, {"semantic": everything @ turn(6)})
+    plain, unfit = grow_index(index, item_ids, {"semantic": everything})
+    turned, _ = grow_index(index, item_ids, {"semantic": everything @ turn(6)})
     assert unfit == 0
     assert set(plain.item_ids) == set(item_ids)
     for grown in (plain, turned):
@@ -315,10 +317,10 @@ def test_a_catalogue_that_grew_keeps_every_path_also_where_the_encoder_turned_it
 def test_growing_tells_how_many_paths_no_longer_fit(built):
     index, points = built
     shuffled = points[np.random.default_rng(0).permutation(100)]
-    grown, unfit = grow(index, ids(100), {"semantic": shuffled})
+    grown, unfit = grow_index(index, ids(100), {"semantic": shuffled})
     assert (
         unfit
-        == refresh(index, ids(100), {"semantic": shuffled}).moved["item_id"].nunique() / 100
+        == refresh_index(index, ids(100), {"semantic": shuffled}).moved["item_id"].nunique() / 100
         > 0.3
     )
     np.testing.assert_array_equal(grown.codes, index.codes)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from eager_llm.cli.main import app
 from eager_llm.core.errors import UserError
 from eager_llm.index.build import build_index
-from eager_llm.index.inspect import inspect_index, neighbours, render_inspect
+from eager_llm.index.inspect import embedding_comparison, inspect_index, render_inspect
 from eager_llm.index.inspect.treemap import HEIGHT, WIDTH, lay_out
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.index.versions import remove_items
@@ -91,12 +91,12 @@ def test_a_balanced_tree_has_no_node_over_its_share_and_another_has(embeddings):
 
 @pytest.mark.parametrize("block", [7, 4096])
 def test_neighbours_and_distortion_say_what_loops_say(index, embeddings, block, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK_ROWS", block)
-    monkeypatch.setattr(neighbours, "SAMPLED", 40)
+    monkeypatch.setattr(embedding_comparison, "BLOCK_ROWS", block)
+    monkeypatch.setattr(embedding_comparison, "SAMPLE_ITEMS", 40)
     for source in inspect_index(index, embeddings=embeddings, seed=3).sources:
         points = embeddings[source.name].astype(np.float64)
         codes = index.codes[:, index.levels_of[source.name]]
-        found = source.compared
+        found = source.comparison
         assert (found.sampled, found.nearest, len(set(found.rows))) == (40, 10, 40)
         assert found.variance == pytest.approx(
             np.square(points - points.mean(0)).sum(1).mean(), rel=1e-4
@@ -123,13 +123,13 @@ def test_neighbours_and_distortion_say_what_loops_say(index, embeddings, block, 
 
 
 def test_rows_are_found_by_their_items_whatever_their_order(balanced, embeddings):
-    plain = inspect_index(balanced, embeddings=embeddings).sources[0].compared
+    plain = inspect_index(balanced, embeddings=embeddings).sources[0].comparison
     order = np.random.default_rng(0).permutation(ITEMS)
     extra = {name: np.concatenate([one[order], one[:1] + 9]) for name, one in embeddings.items()}
     shuffled = inspect_index(
         balanced, embeddings=extra, item_ids=[*(IDS[n] for n in order), "not in the index"]
     )
-    assert shuffled.sources[0].compared.prefixes == plain.prefixes
+    assert shuffled.sources[0].comparison.prefixes == plain.prefixes
     assert not shuffled.notes
 
 
@@ -178,7 +178,7 @@ def test_alike_branches_have_alike_colours(balanced):
 
 def test_branches_hold_their_items_and_typical_ones_are_the_nearest(balanced):
     data = inspect_index(balanced, branches=["<a_1>", "a_2 b_3", "<e_0>"])
-    for branch, labels in zip(data.asked, ({0: 1}, {0: 2, 1: 3}, {4: 0}), strict=True):
+    for branch, labels in zip(data.requested, ({0: 1}, {0: 2, 1: 3}, {4: 0}), strict=True):
         rows = [
             n
             for n, codes in enumerate(balanced.codes)

@@ -1,4 +1,4 @@
-"""Items about which a source knows nothing."""
+"""Rows of length 1, also for items about which a source knows nothing."""
 
 import numpy as np
 
@@ -6,23 +6,27 @@ from eager_llm.core.progress import say
 
 
 def unit_rows(embedding: np.ndarray, source: str) -> np.ndarray:
-    """Scale every row to length 1; a zero row, of an item the source knows nothing of, takes the mean's direction.
+    """Scale every row to length 1; a zero row gets the direction of the others' mean.
+
+    A row is zero where the source knows nothing of its item.
 
     Args:
         embedding: float [items, dim], at least one row not zero.
+        source: of the embedding, as the message calls it.
 
     Returns:
         float32 [items, dim].
     """
     length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    cold = length[:, 0] == 0
+    is_cold = length[:, 0] == 0
     unit = embedding / np.where(length > 0, length, 1)
-    if cold.any():
-        mean = unit[~cold].mean(0)
+    if is_cold.any():
+        mean = unit[~is_cold].mean(0)
         if not mean.any():  # the others cancel out: any one direction is as good
-            mean = unit[~cold][0]
-        unit[cold] = mean / np.linalg.norm(mean)
+            mean = unit[~is_cold][0]
+        unit[is_cold] = mean / np.linalg.norm(mean)
         say(
-            f"{source} embedding: {int(cold.sum())} of {len(unit)} items are unknown to it and take the mean of the others"
+            f"{source} embedding: {int(is_cold.sum())} of {len(unit)} items are unknown to it "
+            "and take the mean of the others"
         )
     return np.asarray(unit, dtype=np.float32)

@@ -14,12 +14,12 @@ from eager_llm.settings import IndexSettings
 State = dict[str, np.ndarray]
 
 
-class Job:
-    """Named states of arrays in a folder; without a folder nothing is kept.
+class BuildCheckpoint:
+    """Named states of arrays in a folder; without a folder nothing is stored.
 
     Args:
-        folder: where jobs are kept.
-        key: names this job; another key never sees its states.
+        folder: where the builds that were cut off are stored.
+        key: names this build, see `build_key`; another key never sees its states.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "") -> None:
@@ -27,34 +27,40 @@ class Job:
 
     def load(self, name: str) -> State | None:
         """Return what was saved under a name, or None."""
-        path = self.folder / f"{name}.npz" if self.folder else None
-        if path is None or not path.exists():
+        if self.folder is None:
+            return None
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def save(self, name: str, state: State) -> None:
-        """Keep arrays under a name, whole or not at all."""
-        if self.folder:
-            with whole_file(self.folder / f"{name}.npz") as draft, draft.open("wb") as handle:
-                np.savez(handle, allow_pickle=False, **state)
+        """Store arrays under a name, whole or not at all."""
+        if self.folder is None:
+            return
+        path = self.folder / f"{name}.npz"
+        with whole_file(path) as draft, draft.open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **state)
 
     def finish(self) -> None:
-        """Forget everything: what the job was for is saved elsewhere."""
+        """Delete all states: what the build was for is saved elsewhere."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def job_key(sources: dict[str, Shards], settings: IndexSettings, seed: int) -> str:
+def build_key(sources: dict[str, Shards], settings: IndexSettings, seed: int) -> str:
     """Name a build by what it depends on, which the number of workers is not part of.
 
-    Of each part of the embeddings the first row stands for the whole: reading all would cost as
-    much as an iteration.
+    The first row of each range stands for the whole range: reading all rows would cost as much as
+    an iteration.
     """
-    metadata = {**settings.model_dump(mode="json"), "workers": None, "seed": seed}
+    metadata = settings.model_dump(mode="json")
+    metadata.update({"workers": None, "seed": seed})
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for source, shards in sources.items():
         digest.update(f"{source} {shards.rows} {shards.dim}".encode())
-        for start, _ in shards.parts:
-            digest.update(shards.read(start, start + 1).tobytes())
+        for start, _ in shards.row_ranges:
+            first_row = shards.read(start, start + 1)
+            digest.update(first_row.tobytes())
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from eager_llm.core.duckdb_engine import engine, view_file
-from eager_llm.index.item_index import index_facts
+from eager_llm.index.index_file import read_index_metadata
 from eager_llm.settings import GateSettings
 from eager_llm.validation.gate import Gate, GateResult
 from eager_llm.validation.suite import run_suite
@@ -34,7 +34,7 @@ def run_index_gates(
     Raises:
         UserError: the file is no item index.
     """
-    metadata = index_facts(file)
+    metadata = read_index_metadata(file)
     with engine(memory_gb) as connection:
         view_file(connection, "items", items)
         view_file(connection, "paths", file, "item_id IS NOT NULL")

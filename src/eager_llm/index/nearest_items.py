@@ -1,4 +1,7 @@
-"""Items alike by the index alone: how near their paths' points lie, source by source."""
+"""The nearest items by the index alone: how near their paths' points lie, source by source.
+
+Shapes: N items, M candidates, D dimensions of a source's embedding.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +13,7 @@ from eager_llm.index.item_index import ItemIndex
 
 
 @dataclass(frozen=True)
-class Alike:
+class NearestItem:
     """An item near another.
 
     Attributes:
@@ -25,11 +28,15 @@ class Alike:
     shared: dict[str, int]
 
 
-class NearestItems:
-    """Nearest items by the points of their paths, the sums of their tokens' centroids.
+class NearestItemSearch:
+    """Finds nearest items by the points of their paths, the sums of their tokens' centroids.
 
-    No embedding is needed, and no point is kept: a squared distance is a sum of table look-ups, as in
-    product quantisation with asymmetric distances (Jégou et al., 2011), exact for these points.
+    No embedding is needed, and no point is stored: a squared distance is a sum of table look-ups,
+    as in product quantisation with asymmetric distances (Jégou et al., 2011), exact for these
+    points.
+
+    Raises:
+        UserError: the index has no centroids.
     """
 
     def __init__(self, index: ItemIndex) -> None:
@@ -38,65 +45,108 @@ class NearestItems:
         self.index = index
 
     def nearest(
-        self, row: int, k: int, source: str | None = None, passes: np.ndarray | None = None
-    ) -> list[Alike]:
-        """Return the k items nearest to one, the item itself left out, nearest first.
+        self,
+        row: int,
+        k: int,
+        source: str | None = None,
+        passes: np.ndarray | None = None,
+    ) -> list[NearestItem]:
+        """Return the k items nearest to an item, itself left out, nearest first.
 
         Args:
+            row: of the item in the index.
             source: one source of the index; None: all.
-            passes: bool [items], which may come; None: all.
+            passes: which items are candidates, bool [N]; None: all.
 
         Raises:
             UserError: the index has no such source.
         """
-        may = np.ones(len(self.index.codes), dtype=bool) if passes is None else passes.copy()
-        may[row] = False
-        rows = np.flatnonzero(may)
-        return self.among(row, rows, k, source)
+        if passes is None:
+            is_candidate = np.ones(len(self.index.codes), dtype=bool)
+        else:
+            is_candidate = passes.copy()
+        is_candidate[row] = False
+        candidates = np.flatnonzero(is_candidate)
+        return self.among(row, candidates, k, source)
 
-    def among(self, row: int, rows: np.ndarray, k: int, source: str | None = None) -> list[Alike]:
-        """Return the k of some items that are nearest to one, nearest first; see `nearest`."""
-        sources = [source] if source else list(self.index.levels_of)
+    def among(
+        self,
+        row: int,
+        rows: np.ndarray,
+        k: int,
+        source: str | None = None,
+    ) -> list[NearestItem]:
+        """Return the k of some candidates that are nearest to an item, nearest first.
+
+        Args:
+            row: of the item in the index.
+            rows: the candidates, int [M].
+            source: one source of the index; None: all.
+
+        Raises:
+            UserError: the index has no such source.
+        """
         if source and source not in self.index.levels_of:
             raise UserError(f"source {source!r}: the index has {', '.join(self.index.levels_of)}")
-        total = np.mean([self._distances(name, row, rows) for name in sources], axis=0)
+        sources = [source] if source else list(self.index.levels_of)
+        distances = [self._distances(name, row, rows) for name in sources]
+        total = np.mean(distances, axis=0)
         # Stable: items equally near come in the order of the index.
-        best = np.argsort(total, kind="stable")[:k]
-        return [Alike(int(rows[n]), float(total[n]), self.shared(row, int(rows[n]))) for n in best]
+        order = np.argsort(total, kind="stable")[:k]
+        nearest = []
+        for position in order:
+            candidate = int(rows[position])
+            distance = float(total[position])
+            nearest.append(NearestItem(candidate, distance, self.shared(row, candidate)))
+        return nearest
 
-    def shared(self, one: int, other: int) -> dict[str, int]:
+    def shared(self, row: int, other: int) -> dict[str, int]:
         """Return how many tokens two paths share from the first on, for each source."""
-        same = self.index.codes[one] == self.index.codes[other]
-        return {
-            name: int(np.logical_and.accumulate(same[levels]).sum())
-            for name, levels in self.index.levels_of.items()
-        }
+        same = self.index.codes[row] == self.index.codes[other]
+        lengths = {}
+        for source, levels in self.index.levels_of.items():
+            prefix = np.logical_and.accumulate(same[levels])
+            lengths[source] = int(prefix.sum())
+        return lengths
 
     def _distances(self, source: str, row: int, rows: np.ndarray) -> np.ndarray:
-        levels = range(self.index.levels)[self.index.levels_of[source]]
-        codes, centroids = self.index.codes, self.index.centroids
-        point = np.sum(
-            [centroids[level][codes[row, level]] for level in levels], axis=0, dtype=np.float32
-        )
-        products = np.sum(
-            [(centroids[level] @ point)[codes[rows, level]] for level in levels], axis=0
-        )
-        lengths, usual = self._lengths[source]
-        return np.maximum(lengths[rows] + lengths[row] - 2 * products, 0) / usual
+        """Return the squared distances of candidates [M] to an item, in the source's unit."""
+        codes = self.index.codes
+        vectors = []
+        for level in self._levels(source):
+            codebook = self.index.centroids[level]
+            vectors.append(codebook[codes[row, level]])
+        point = np.sum(vectors, axis=0, dtype=np.float32)
+        products = []
+        for level in self._levels(source):
+            codebook = self.index.centroids[level]
+            products.append((codebook @ point)[codes[rows, level]])
+        product = np.sum(products, axis=0)
+        lengths, unit = self._lengths[source]
+        squared = lengths[rows] + lengths[row] - 2 * product
+        return np.maximum(squared, 0) / unit
+
+    def _levels(self, source: str) -> range:
+        return range(self.index.levels)[self.index.levels_of[source]]
 
     @cached_property
     def _lengths(self) -> dict[str, tuple[np.ndarray, float]]:
-        """For each source, the squared length of every point, float32 [items], and the usual distance of two."""
-        found = {}
-        codes, centroids = self.index.codes, self.index.centroids
-        for source, part in self.index.levels_of.items():
-            levels = range(self.index.levels)[part]
+        """For each source the squared length of every point, float32 [N], and the unit of distance.
+
+        The unit is the mean squared distance of two items drawn at random.
+        """
+        result = {}
+        codes = self.index.codes
+        centroids = self.index.centroids
+        for source in self.index.levels_of:
+            levels = self._levels(source)
             lengths = np.zeros(len(codes), dtype=np.float32)
-            for one in levels:
+            for level in levels:
                 for other in levels:
-                    table = centroids[one] @ centroids[other].T
-                    lengths += table[codes[:, one], codes[:, other]]
-            middle = np.sum([centroids[level][codes[:, level]].mean(0) for level in levels], axis=0)
-            usual = 2 * float(lengths.mean(dtype=np.float64) - middle @ middle)
-            found[source] = (lengths, max(usual, 1e-12))
-        return found
+                    products = centroids[level] @ centroids[other].T
+                    lengths += products[codes[:, level], codes[:, other]]
+            means = [centroids[level][codes[:, level]].mean(0) for level in levels]
+            middle = np.sum(means, axis=0)
+            unit = 2 * float(lengths.mean(dtype=np.float64) - middle @ middle)
+            result[source] = (lengths, max(unit, 1e-12))
+        return result

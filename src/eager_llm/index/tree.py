@@ -7,10 +7,14 @@ under every parent; capacities keep each leaf to one item (EAGER-LLM, section 3.
 Three builders differ in two things only, what a level sees and how much a label may hold:
 
 - `balanced` (the paper): a label holds its even share of the parent's items.
-- `residual` (residual k-means, as in RQ-VAE's tokens): a label holds what the levels below have room for.
-- `product` (product quantisation): as `residual`, and each level sees its own slice of the dimensions.
+- `residual` (residual k-means, as in RQ-VAE's tokens): a label holds what the levels below have
+  room for.
+- `product` (product quantisation): as `residual`, and each level sees its own slice of the
+  dimensions.
 
 None has collisions: what does not fit under its nearest label goes to the nearest one with room.
+
+Shapes: N items, K labels of a level, D dimensions of the embedding, L levels.
 """
 
 from collections.abc import Iterator
@@ -21,26 +25,22 @@ import numpy as np
 import torch
 
 from eager_llm.core.progress import progress
-from eager_llm.index.build_checkpoint import Job
-from eager_llm.index.capacity import capacity_of, place
+from eager_llm.index.build_checkpoint import BuildCheckpoint, State
+from eager_llm.index.capacity import assign_columns, capacity_of
+from eager_llm.index.codebooks import CodebookFitter
 from eager_llm.index.kmeans import (
-    EARLY,
-    Sums,
-    lloyd,
+    ClusterSums,
     matmul_precision,
-    nearest,
-    price_and_move,
-    prices_for,
+    nearest_labels,
+    pad_codebook,
     score,
-    some_of,
-    start_codebook,
-    with_all_labels,
 )
 from eager_llm.index.ray_pool import Pool
-from eager_llm.index.shards import PART_ROWS, Shards
+from eager_llm.index.shards import RANGE_ROWS, Shards
 from eager_llm.settings import IndexSettings
 
-SAMPLED = 256  # points of the sample that the lower levels' codebooks are made on, for each label
+# Points for each label in the sample that the lower levels' codebooks are made on.
+SAMPLE_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class SourceTree:
     """The tree of one source.
 
     Attributes:
-        codes: int32 [items, height], the path of each item; no two are equal.
-        errors: float32 [items, height], squared distance from an item to its path's point after each level.
-        centroids: a float32 [k, dim] codebook for each level; a path's point is the sum of its centroids.
+        codes: the path of each item, int32 [N, L]; no two are equal.
+        errors: squared distance from an item to its path's point after each level, float32 [N, L].
+        centroids: a codebook for each level, float32 [K, D]; a path's point is the sum of its
+            centroids.
     """
 
     codes: np.ndarray
@@ -60,9 +61,11 @@ class SourceTree:
 
 def tree_height(items: int, branching: int) -> int:
     """Return the least height with room for every item: ceil(log_k N), in whole numbers."""
-    height, room = 1, branching
-    while room < items:
-        height, room = height + 1, room * branching
+    height = 1
+    leaves = branching
+    while leaves < items:
+        height += 1
+        leaves *= branching
     return height
 
 
@@ -70,189 +73,227 @@ class TreeBuilder:
     """Builds the tree of one source with a pool of workers.
 
     Args:
-        pool: does the parts.
-        shards: the embedding, float [items, dim].
-        job: keeps what is finished, so that a build that was cut off goes on.
+        pool: works on the ranges of rows.
+        shards: the embedding, float [N, D].
+        seed: of the sample and of the codebooks.
+        checkpoint: stores what is finished, so that a build that was cut off goes on.
     """
 
     def __init__(
-        self, pool: Pool, shards: Shards, settings: IndexSettings, seed: int, job: Job
+        self,
+        pool: Pool,
+        shards: Shards,
+        settings: IndexSettings,
+        seed: int,
+        checkpoint: BuildCheckpoint,
     ) -> None:
-        self.pool, self.shards, self.settings, self.seed, self.job = (
-            pool,
-            shards,
-            settings,
-            seed,
-            job,
-        )
-        self.source, self.items = shards.name, shards.rows
+        self.pool = pool
+        self.shards = shards
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.source = shards.name
+        self.items = shards.rows
         self.height = tree_height(self.items, settings.branching)
         self.balanced = settings.builder == "balanced"
+        self.fitter = CodebookFitter(settings, self.height, seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        count = min(self.items, SAMPLED * settings.branching)
-        rows = np.random.default_rng(seed).choice(self.items, count, replace=False)
-        self.sample = self._tensor(shards.take(rows))
+        self.sample = self._draw_sample(seed)
 
     def build(self) -> SourceTree:
         """Build the tree: top level, codebooks of the lower levels, then every branch by itself."""
         with matmul_precision(self.settings.precision):
             codebook, prices = self._fit_top()
-            labels, codebook = self._place_top(codebook, prices)
+            labels, codebook = self._label_top(codebook, prices)
             codebooks = self._fit_lower(codebook, prices)
-        return SourceTree(*self._place_branches(labels, codebooks))
+        centroids = [codebook.cpu().numpy() for codebook in codebooks]
+        codes, errors = self._descend_branches(labels, centroids)
+        return SourceTree(codes, errors, centroids)
+
+    def _draw_sample(self, seed: int) -> torch.Tensor:
+        """Return points that the codebooks are made on, in random order."""
+        count = min(self.items, SAMPLE_POINTS * self.settings.branching)
+        rows = np.random.default_rng(seed).choice(self.items, count, replace=False)
+        return self._tensor(self.shards.take(rows))
 
     def _fit_top(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run Lloyd's iterations on the sample, then over all points: sums of the parts, new centroids."""
-        state = self.job.load(f"{self.source}-top")
+        """Run Lloyd's iterations on the sample, then over all points; return codebook and prices.
+
+        An iteration over all points sums up each range of rows, and moves the centroids once.
+        """
+        name = f"{self.source}-top"
+        state = self.checkpoint.load(name)
         if state is None:
-            codebook, prices, done = *self._fit_sample(self.sample, 0), 0
+            codebook, prices = self.fitter.fit(self.sample, 0)
+            done = 0
         else:
-            codebook, prices, done = (
-                self._tensor(state["codebook"]),
-                self._tensor(state["prices"]),
-                int(state["done"]),
-            )
+            codebook = self._tensor(state["codebook"])
+            prices = self._tensor(state["prices"])
+            done = int(state["done"])
         iterations = self.settings.full_iterations
         with self._bar("top level", iterations, "iteration", done) as bar:
             for number in range(done + 1, iterations + 1):
-                sums = self._sum(
-                    self._over_parts("lloyd", codebook.cpu().numpy(), prices.cpu().numpy())
+                range_sums = self._map_ranges("lloyd", codebook, prices)
+                means = self._add_up(range_sums).means(codebook)
+                codebook = self.fitter.level_view(means, 0)
+                prices = self.fitter.balance(self.sample, codebook, prices)
+                self.checkpoint.save(
+                    name,
+                    {
+                        "codebook": codebook.cpu().numpy(),
+                        "prices": prices.cpu().numpy(),
+                        "done": np.array(number),
+                    },
                 )
-                codebook = self._seen(sums.means(codebook), 0)
-                prices = self._prices(self.sample, codebook, prices)
-                state = {
-                    "codebook": codebook.cpu().numpy(),
-                    "prices": prices.cpu().numpy(),
-                    "done": np.array(number),
-                }
-                self.job.save(f"{self.source}-top", state)
                 bar.update(1)
         return codebook, prices
 
-    def _place_top(
-        self, codebook: torch.Tensor, prices: torch.Tensor
+    def _label_top(
+        self,
+        codebook: torch.Tensor,
+        prices: torch.Tensor,
     ) -> tuple[np.ndarray, torch.Tensor]:
-        """Label all points within the capacity, and move the centroids to their means."""
-        found = list(self._over_parts("nearest", codebook.cpu().numpy(), prices.cpu().numpy()))
-        labels = np.concatenate([part_labels for part_labels, _ in found])
-        self._move_excess(labels, np.concatenate([regret for _, regret in found]), codebook, prices)
-        calls = [
-            (self.source, *part, labels[slice(*part)], len(codebook)) for part in self.shards.parts
-        ]
-        return labels, self._seen(self._sum(self.pool.map("sums", calls)).means(codebook), 0)
+        """Label all points within the capacity, and move the centroids to their means.
+
+        Returns:
+            The labels, int32 [N], and the codebook.
+        """
+        range_labels = []
+        range_regrets = []
+        for nearest, regret in self._map_ranges("nearest", codebook, prices):
+            range_labels.append(nearest)
+            range_regrets.append(regret)
+        labels = np.concatenate(range_labels)
+        self._move_excess(labels, np.concatenate(range_regrets), codebook, prices)
+        calls = []
+        for start, stop in self.shards.row_ranges:
+            calls.append((self.source, start, stop, labels[start:stop], len(codebook)))
+        sums = self._add_up(self.pool.map("sums", calls))
+        return labels, self.fitter.level_view(sums.means(codebook), 0)
 
     def _move_excess(
-        self, labels: np.ndarray, regret: np.ndarray, codebook: torch.Tensor, prices: torch.Tensor
+        self,
+        labels: np.ndarray,
+        regret: np.ndarray,
+        codebook: torch.Tensor,
+        prices: torch.Tensor,
     ) -> None:
-        """Move what a label holds beyond its capacity, least regret first, to labels with room."""
-        below = self.settings.branching ** (self.height - 1)
-        capacity = capacity_of(self.items, len(codebook)) if self.balanced else below
-        count = np.bincount(labels, minlength=len(codebook))
-        order = np.lexsort((-regret, labels))
-        rank = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
-        leaving = np.sort(order[rank >= capacity])
+        """Move what a label holds beyond its capacity, least regret first, to labels with room.
+
+        Args:
+            labels: int32 [N]; changed in place.
+            regret: how much worse the second label is for each point, float32 [N].
+        """
+        clusters = len(codebook)
+        if self.balanced:
+            capacity = capacity_of(self.items, clusters)
+        else:
+            capacity = self.settings.branching ** (self.height - 1)
+        count = np.bincount(labels, minlength=clusters)
+        by_label = np.lexsort((-regret, labels))
+        first_of_label = np.cumsum(count) - count
+        rank = np.arange(len(labels)) - np.repeat(first_of_label, count)
+        excess = np.sort(by_label[rank >= capacity])
         room = np.maximum(capacity - count, 0)
-        for start in range(0, len(leaving), PART_ROWS):
-            rows = leaving[start : start + PART_ROWS]
-            cost = score(
-                self._tensor(self.shards.take(rows)), codebook, codebook.square().sum(1) + prices
-            )
-            labels[rows] = place(cost, torch.from_numpy(room)[None]).cpu().numpy()
-            room = room - np.bincount(labels[rows], minlength=len(room))
+        for start in range(0, len(excess), RANGE_ROWS):
+            rows = excess[start : start + RANGE_ROWS]
+            points = self._tensor(self.shards.take(rows))
+            offset = codebook.square().sum(1) + prices
+            cost = score(points, codebook, offset)
+            labels[rows] = assign_columns(cost, torch.from_numpy(room)[None]).cpu().numpy()
+            room = room - np.bincount(labels[rows], minlength=clusters)
 
     def _fit_lower(self, codebook: torch.Tensor, prices: torch.Tensor) -> list[torch.Tensor]:
-        """Return the codebooks of all levels, the lower ones made on what the sample has left over."""
-        left_over, self.sample = self.sample, self.sample[:0]  # it is large, and not needed again
-        codebooks = [with_all_labels(codebook, self.settings.branching)]
+        """Return the codebooks of all levels, the lower ones fitted on the sample's residuals."""
+        residuals = self.sample
+        self.sample = self.sample[:0]  # it is large, and no longer needed
+        codebooks = [pad_codebook(codebook, self.settings.branching)]
         for level in range(1, self.height):
-            left_over = left_over.sub_(codebook[nearest(left_over, codebook, prices)[0]])
-            codebook, prices = self._fit_sample(left_over, level)
-            codebooks.append(with_all_labels(codebook, self.settings.branching))
+            labels, _ = nearest_labels(residuals, codebook, prices)
+            residuals.sub_(codebook[labels])
+            codebook, prices = self.fitter.fit(residuals, level)
+            codebooks.append(pad_codebook(codebook, self.settings.branching))
         return codebooks
 
-    def _fit_sample(self, sample: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a codebook for a sample, float [min(k, sample), dim], and the prices that balance it."""
-        settings = self.settings
-        clusters = min(settings.branching, len(sample))
-        generator = torch.Generator().manual_seed(self.seed * 64 + level)
-        restarts = settings.restarts if level == 0 else 1
-        codebook = start_codebook(self._seen(sample, level), clusters, restarts, generator)
-        prices = codebook.new_zeros(clusters)
-        early = settings.iterations * 3 // 4  # far from the end few points say as well where to go
-        part = some_of(sample, clusters, EARLY)
-        for _ in range(early):
-            if self.balanced:
-                codebook, prices = price_and_move(part, codebook, prices)
-            else:
-                codebook = lloyd(part, codebook, prices).means(codebook)
-            codebook = self._seen(codebook, level)
-        for _ in range(settings.iterations - early):
-            prices = self._prices(sample, codebook, prices)
-            codebook = self._seen(lloyd(sample, codebook, prices).means(codebook), level)
-        return codebook, self._prices(sample, codebook, prices)
+    def _descend_branches(
+        self,
+        labels: np.ndarray,
+        centroids: list[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take every branch of the top level down the tree; return codes and errors, both [N, L].
 
-    def _place_branches(
-        self, labels: np.ndarray, codebooks: list[torch.Tensor]
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Place every branch of the top level in the levels below; a task is some whole branches."""
-        arrays = [codebook.cpu().numpy() for codebook in codebooks]
+        Args:
+            labels: the branch of each item, int32 [N].
+            centroids: of each level, float32 [K, D].
+        """
         tasks = self._branch_tasks(labels)
-        names = [f"{self.source}-branches-{number}" for number in range(len(tasks))]
-        kept = {
-            number: state for number, name in enumerate(names) if (state := self.job.load(name))
-        }
-        missing = [number for number in range(len(tasks)) if number not in kept]
-        shared = self.pool.share(arrays)
-        calls = [(self.source, tasks[n], labels[tasks[n]], shared, self.balanced) for n in missing]
-        with self._bar("branches", len(tasks), "part", len(kept)) as bar:
-            for number, found in zip(missing, self.pool.map("descend", calls), strict=True):
-                kept[number] = dict(zip(("codes", "errors"), found, strict=True))
-                self.job.save(names[number], kept[number])
+        states = self._finished_tasks(len(tasks))
+        missing = [number for number in range(len(tasks)) if number not in states]
+        shared = self.pool.share(centroids)
+        calls = []
+        for number in missing:
+            rows = tasks[number]
+            calls.append((self.source, rows, labels[rows], shared, self.balanced))
+        with self._bar("branches", len(tasks), "task", len(states)) as bar:
+            results = self.pool.map("descend", calls)
+            for number, (task_codes, task_errors) in zip(missing, results, strict=True):
+                states[number] = {"codes": task_codes, "errors": task_errors}
+                self.checkpoint.save(self._task_name(number), states[number])
                 bar.update(1)
         codes = np.empty((self.items, self.height), dtype=np.int32)
         errors = np.empty((self.items, self.height), dtype=np.float32)
         for number, rows in enumerate(tasks):
-            codes[rows], errors[rows] = kept[number]["codes"], kept[number]["errors"]
-        return codes, errors, arrays
+            codes[rows] = states[number]["codes"]
+            errors[rows] = states[number]["errors"]
+        return codes, errors
 
     def _branch_tasks(self, labels: np.ndarray) -> list[np.ndarray]:
-        """Return the rows of each task: branch after branch, cut where a part's size is reached."""
-        ends = np.cumsum(np.bincount(labels))
-        size = self.shards.parts[0][1]
-        cuts = ends[np.searchsorted(ends, np.arange(size, self.items, size))]
-        rows = np.split(np.argsort(labels, kind="stable"), np.unique(cuts))
-        return [part for part in rows if len(part)]
+        """Return the rows of each task: whole branches, one after another, to a range's size."""
+        branch_ends = np.cumsum(np.bincount(labels))
+        _, size = self.shards.row_ranges[0]
+        targets = np.arange(size, self.items, size)
+        cuts = branch_ends[np.searchsorted(branch_ends, targets)]
+        by_branch = np.argsort(labels, kind="stable")
+        tasks = np.split(by_branch, np.unique(cuts))
+        return [rows for rows in tasks if len(rows)]
 
-    def _over_parts(self, method: str, *shared: np.ndarray) -> Iterator[Any]:
-        arguments = [self.pool.share(value) for value in shared]
-        return self.pool.map(
-            method, [(self.source, *part, *arguments) for part in self.shards.parts]
-        )
+    def _finished_tasks(self, count: int) -> dict[int, State]:
+        """Return the states of the tasks that an earlier run of this build has finished."""
+        states = {}
+        for number in range(count):
+            state = self.checkpoint.load(self._task_name(number))
+            if state is not None:
+                states[number] = state
+        return states
 
-    def _sum(self, found: Iterator[tuple[np.ndarray, np.ndarray]]) -> Sums:
-        # Added up in the order of the parts, in double: the same for any number of workers.
-        total, count = next(found)
+    def _task_name(self, number: int) -> str:
+        return f"{self.source}-branches-{number}"
+
+    def _map_ranges(
+        self,
+        method: str,
+        codebook: torch.Tensor,
+        prices: torch.Tensor,
+    ) -> Iterator[Any]:
+        """Yield a worker method's result for every range of rows, in their order."""
+        shared_codebook = self.pool.share(codebook.cpu().numpy())
+        shared_prices = self.pool.share(prices.cpu().numpy())
+        calls = []
+        for start, stop in self.shards.row_ranges:
+            calls.append((self.source, start, stop, shared_codebook, shared_prices))
+        return self.pool.map(method, calls)
+
+    def _add_up(self, range_sums: Iterator[tuple[np.ndarray, np.ndarray]]) -> ClusterSums:
+        """Add up in the order of the ranges, in double: the same for any number of workers."""
+        total, count = next(range_sums)
         total = total.astype(np.float64)
-        for part_total, part_count in found:
-            total += part_total
-            count = count + part_count
-        return Sums(self._tensor(total), self._tensor(count))
-
-    def _seen(self, points: torch.Tensor, level: int) -> torch.Tensor:
-        """Return what a level sees of points or centroids: all of it, or its slice of the dimensions."""
-        if self.settings.builder != "product":
-            return points
-        mask = torch.zeros(points.shape[1], device=points.device)
-        mask[slice(*np.linspace(0, len(mask), self.height + 1, dtype=int)[level : level + 2])] = 1
-        return points * mask
-
-    def _prices(
-        self, sample: torch.Tensor, codebook: torch.Tensor, start: torch.Tensor
-    ) -> torch.Tensor:
-        return prices_for(sample, codebook, start) if self.balanced else start
+        for range_total, range_count in range_sums:
+            total += range_total
+            count = count + range_count
+        return ClusterSums(self._tensor(total), self._tensor(count))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self.device)
 
-    def _bar(self, what: str, total: int, unit: str, done: int) -> Any:
-        return progress(total=total, initial=done, desc=f"{self.source} index: {what}", unit=unit)
+    def _bar(self, task: str, total: int, unit: str, done: int) -> Any:
+        description = f"{self.source} index: {task}"
+        return progress(total=total, initial=done, desc=description, unit=unit)

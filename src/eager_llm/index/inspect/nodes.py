@@ -12,10 +12,10 @@ class Nodes:
     """The nodes of a level that hold an item, in the order of their paths.
 
     Attributes:
-        label: int64 [nodes], of the node under its parent.
-        parent: int64 [nodes], number of the parent among the nodes of the level above.
-        size: int64 [nodes], items under the node.
-        of_item: int64 [items], number of the node that an item is under.
+        label: of the node under its parent, int64 [nodes].
+        parent: number of the parent among the nodes of the level above, int64 [nodes].
+        size: items under the node, int64 [nodes].
+        of_item: number of the node that an item is under, int64 [items].
     """
 
     label: np.ndarray
@@ -26,14 +26,17 @@ class Nodes:
 
 def tree_nodes(codes: np.ndarray, branching: int) -> list[Nodes]:
     """Return the nodes of each level of the paths int [items, height]."""
-    levels, above = [], np.zeros(len(codes), dtype=np.int64)
+    levels = []
+    parent_of_item = np.zeros(len(codes), dtype=np.int64)
     for labels in codes.T:
-        # Numbering the nodes anew at every level keeps the keys small, however deep the tree.
+        # Numbering the nodes anew at every level limits the keys, however deep the tree.
         keys, of_item, size = np.unique(
-            above * branching + labels, return_inverse=True, return_counts=True
+            parent_of_item * branching + labels,
+            return_inverse=True,
+            return_counts=True,
         )
         levels.append(Nodes(keys % branching, keys // branching, size, of_item))
-        above = of_item
+        parent_of_item = of_item
     return levels
 
 
@@ -48,7 +51,8 @@ class Balance:
         smallest, largest: items in a node, empty places counted.
         even: smallest and largest even share of a place: its parent's items by k, rounded up.
         over: nodes with more than their even share.
-        sizes, counts: int64 [s], the distinct numbers of items in a place and how many places have it.
+        sizes, counts: the distinct numbers of items in a place and how many places have each,
+            int64 [distinct].
     """
 
     nodes: int
@@ -62,17 +66,21 @@ class Balance:
     counts: np.ndarray
 
 
-def balance(nodes: Nodes, above: np.ndarray, branching: int) -> Balance:
+def balance_of(nodes: Nodes, parent_sizes: np.ndarray, branching: int) -> Balance:
     """Return the balance of a level.
 
     Args:
-        above: int64 [parents], items of each node of the level above.
+        parent_sizes: items of each node of the level above, int64 [parents].
+        branching: children of a node.
     """
-    share = capacity_of(above, branching)
-    places = len(above) * branching
+    share = capacity_of(parent_sizes, branching)
+    places = len(parent_sizes) * branching
     sizes, counts = np.unique(nodes.size, return_counts=True)
-    if empty := places - len(nodes.size):
-        sizes, counts = np.insert(sizes, 0, 0), np.insert(counts, 0, empty)
+    empty = places - len(nodes.size)
+    if empty:
+        sizes = np.insert(sizes, 0, 0)
+        counts = np.insert(counts, 0, empty)
+    is_over = nodes.size > share[nodes.parent]
     return Balance(
         nodes=len(nodes.size),
         places=places,
@@ -80,7 +88,7 @@ def balance(nodes: Nodes, above: np.ndarray, branching: int) -> Balance:
         smallest=int(sizes[0]),
         largest=int(sizes[-1]),
         even=(int(share.min()), int(share.max())),
-        over=int((nodes.size > share[nodes.parent]).sum()),
+        over=int(is_over.sum()),
         sizes=sizes,
         counts=counts,
     )

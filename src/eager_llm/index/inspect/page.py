@@ -2,115 +2,158 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eager_llm.core.html_page import BLUE, GREY, ORANGE, new_figure, render_page, svg_of
-from eager_llm.index.inspect.measure import InspectData, SourceData
+from eager_llm.index.inspect.data import InspectData, SourceData
+from eager_llm.index.inspect.nodes import Balance
 from eager_llm.index.inspect.treemap import HEIGHT, WIDTH
 
-BARS = 40  # of a histogram
-FIGURE = 5, 2.9  # inches; two stand side by side, or one above the other on a phone
+# Bars of a histogram, at most so many and one more.
+BARS = 40
+# Inches of a plot; two stand side by side, or one above the other on a phone.
+FIGURE = 5, 2.9
+# Width of a treemap in the units of its SVG.
+MAP_WIDTH = 1000
+# Sizes of the tokens in a treemap's boxes, in the same units.
+LEAST_FONT = 8
+MOST_FONT = 22
+NO_TOKEN = "no token"
 
 
 def render_inspect(data: InspectData) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
+    pictures = {}
+    plots = {}
+    for source in data.sources:
+        pictures[source.name] = base64.b64encode(source.treemap.png).decode()
+        plots[source.name] = _plots(source)
     return render_page(
         Path(__file__).with_name("page.html"),
         data=data,
-        change=_change(data.change),
-        size=(1000, round(1000 * HEIGHT / WIDTH)),
-        pictures={
-            source.name: base64.b64encode(source.treemap.png).decode() for source in data.sources
-        },
+        change=_change_text(data.change),
+        size=(MAP_WIDTH, round(MAP_WIDTH * HEIGHT / WIDTH)),
+        pictures=pictures,
         font_size=_font_size,
-        plots={source.name: _plots(source) for source in data.sources},
-        number=_number,
-        percent=_percent,
+        plots=plots,
+        number=_number_text,
+        percent=_percent_text,
     )
 
 
 def _plots(source: SourceData) -> dict[str, list[str]]:
-    return {
-        # The last level has one item a leaf: there is nothing to see.
-        "balance": [_balance_plot(source, level) for level in range(len(source.levels) - 1)],
-        "distortion": [_distortion_plot(source)] if source.errors else [],
-        "neighbours": [_neighbours_plot(source)]
-        if source.compared and source.compared.prefixes
-        else [],
-    }
+    """Return the plots of a source as SVG, by the section that shows them."""
+    plots: dict[str, list[str]] = {"balance": [], "distortion": [], "neighbours": []}
+    # The last level has one item a leaf: there is nothing to see.
+    for level, balance in zip(source.levels[:-1], source.balance[:-1], strict=True):
+        plots["balance"].append(_balance_plot(level, balance))
+    if source.errors:
+        plots["distortion"].append(_distortion_plot(source, source.errors))
+    if source.comparison and source.comparison.prefixes:
+        plots["neighbours"].append(_neighbours_plot(source))
+    return plots
 
 
-def _balance_plot(source: SourceData, level: int) -> str:
+def _balance_plot(level: str, balance: Balance) -> str:
+    """Return a histogram of the items in a node."""
     figure, (axis,) = new_figure(*FIGURE)
-    found = source.balance[level]
-    width = max(1, -(-(found.largest - found.smallest + 1) // BARS))
-    bins = np.arange(found.smallest, found.largest + width + 1, width) - 0.5
-    axis.hist(found.sizes, bins, weights=found.counts, color=BLUE, rwidth=0.9)
-    for share in sorted(set(found.even)):
-        axis.axvline(
-            share,
-            color=ORANGE,
-            linestyle="--",
-            label="even share" if share == found.even[0] else None,
-        )
+    values = balance.largest - balance.smallest + 1
+    width = max(1, -(-values // BARS))
+    bins = np.arange(balance.smallest, balance.largest + width + 1, width) - 0.5
+    axis.hist(balance.sizes, bins, weights=balance.counts, color=BLUE, rwidth=0.9)
+    label: str | None = "even share"
+    for share in sorted(set(balance.even)):
+        axis.axvline(share, color=ORANGE, linestyle="--", label=label)
+        label = None
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_xlim(bins[0] - width, max(bins[-1], found.even[1]) + width)
+    axis.set_xlim(bins[0] - width, max(bins[-1], balance.even[1]) + width)
     axis.legend(frameon=False)
-    axis.set(title=f"Level {source.levels[level]}", xlabel="items in a node", ylabel="nodes")
+    axis.set(title=f"Level {level}", xlabel="items in a node", ylabel="nodes")
     return svg_of(figure)
 
 
-def _distortion_plot(source: SourceData) -> str:
+def _distortion_plot(source: SourceData, errors: list[float]) -> str:
+    """Return bars of the mean squared distance after each level."""
     figure, (axis,) = new_figure(*FIGURE)
-    names, errors = list(source.levels), list(source.errors or [])
-    if source.compared:
-        names, errors = ["no token", *names], [source.compared.variance, *errors]
-    axis.bar(
-        range(len(errors)),
-        errors,
-        0.6,
-        color=[GREY if name == "no token" else BLUE for name in names],
-    )
-    axis.set_xticks(range(len(errors)), [f"after {n}" if n != "no token" else n for n in names])
+    heights = list(errors)
+    labels = [f"after {level}" for level in source.levels]
+    colours = [BLUE] * len(heights)
+    if source.comparison:
+        heights.insert(0, source.comparison.variance)
+        labels.insert(0, NO_TOKEN)
+        colours.insert(0, GREY)
+    positions = range(len(heights))
+    axis.bar(positions, heights, 0.6, color=colours)
+    axis.set_xticks(positions, labels)
     axis.set(title="What a path does not say", ylabel="mean squared distance")
     return svg_of(figure)
 
 
 def _neighbours_plot(source: SourceData) -> str:
+    """Return bars of the share of neighbours that share a prefix, beside chance."""
     figure, (axis,) = new_figure(*FIGURE)
-    assert source.compared is not None
-    prefixes = source.compared.prefixes
-    places = np.arange(len(prefixes))
-    axis.bar(places - 0.2, [p.share for p in prefixes], 0.38, yerr=[p.margin for p in prefixes], color=BLUE,
-             ecolor="#1b1f24", label="nearest neighbours")  # fmt: skip
-    axis.bar(places + 0.2, [p.chance for p in prefixes], 0.38, color=GREY, label="by chance")
-    axis.scatter(
-        places - 0.2, [p.most for p in prefixes], marker="_", s=600, color=ORANGE, label="at most"
+    assert source.comparison is not None
+    prefixes = source.comparison.prefixes
+    positions = np.arange(len(prefixes))
+    axis.bar(
+        positions - 0.2,
+        [prefix.share for prefix in prefixes],
+        0.38,
+        yerr=[prefix.margin for prefix in prefixes],
+        color=BLUE,
+        ecolor="#1b1f24",
+        label="nearest neighbours",
     )
-    axis.set_xticks(places, [f"{p.length} token{'s' if p.length > 1 else ''}" for p in prefixes])
+    chances = [prefix.chance for prefix in prefixes]
+    axis.bar(positions + 0.2, chances, 0.38, color=GREY, label="by chance")
+    axis.scatter(
+        positions - 0.2,
+        [prefix.most for prefix in prefixes],
+        marker="_",
+        s=600,
+        color=ORANGE,
+        label="at most",
+    )
+    labels = []
+    for prefix in prefixes:
+        plural = "s" if prefix.length > 1 else ""
+        labels.append(f"{prefix.length} token{plural}")
+    axis.set_xticks(positions, labels)
     axis.set_xlim(-0.7, len(prefixes) - 0.3)
     axis.set_ylim(0, 1.05)
     axis.legend(frameon=False)
-    axis.set(title="ItemPriorTable that share the first ...", ylabel="share")
+    axis.set(title="Neighbours that share the first ...", ylabel="share")
     return svg_of(figure)
 
 
 def _font_size(tokens: str, width: float, height: float) -> float:
-    """Return the size at which tokens fit into a box, or 0 where they would be too small to read."""
-    size = min(1.2 * width / len(tokens), 0.4 * height, 22)
-    return round(size, 1) if size >= 8 else 0
+    """Return the size at which tokens fit into a box, or 0 where they would be too small."""
+    size = min(1.2 * width / len(tokens), 0.4 * height, MOST_FONT)
+    if size < LEAST_FONT:
+        return 0
+    return round(size, 1)
 
 
-def _number(value: float) -> str:
-    """Return a figure with four digits that count, and thousands apart."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+def _number_text(value: float) -> str:
+    """Return a figure with four significant digits, or in whole numbers from a thousand on."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+def _percent_text(share: float) -> str:
+    """Return a share in percent, with two significant digits where it is below one percent."""
+    if share >= 0.01:
+        return f"{100 * share:.1f} %"
+    return f"{100 * share:.2g} %"
 
 
-def _change(change: dict[str, object]) -> str:
-    rest = ", ".join(f"{name} {value}" for name, value in change.items() if name != "action")
-    return f"{change.get('action', 'unknown')}{': ' if rest else ''}{rest}"
+def _change_text(change: dict[str, Any]) -> str:
+    """Return what made a version, such as `assign: added 12`."""
+    action = str(change.get("action", "unknown"))
+    details = [f"{name} {value}" for name, value in change.items() if name != "action"]
+    if not details:
+        return action
+    return f"{action}: {', '.join(details)}"

@@ -1,4 +1,4 @@
-"""A picture of a tree: a treemap in which alike branches lie side by side and have alike colours."""
+"""A picture of a tree: a treemap in which similar branches lie side by side and have like colours."""
 
 import io
 from dataclasses import dataclass
@@ -7,8 +7,26 @@ import numpy as np
 
 from eager_llm.index.inspect.nodes import Nodes
 
-WIDTH, HEIGHT = 1600, 960  # pixels
-MOST_DRAWN = 1 << 17  # nodes; more would each be smaller than a few pixels
+# Of the picture, in pixels.
+WIDTH = 1600
+HEIGHT = 960
+# Cells wider than this have a gap of a pixel between them.
+GAP_FROM = 12
+# Nodes of a level; more would each be smaller than a few pixels.
+MAX_CELLS = 1 << 17
+# Main axes of the centroids that a picture shows.
+AXES = 3
+# From Oklab to the cones' responses, and from those to linear sRGB (Ottosson, 2020), transposed.
+OKLAB_TO_CONES = np.array([
+    [1, 1, 1],
+    [0.3963377774, -0.1055613458, -0.0894841775],
+    [0.2158037573, -0.0638541728, -1.2914855480],
+])  # fmt: skip
+CONES_TO_RGB = np.array([
+    [4.0767416621, -1.2684380046, -0.0041960863],
+    [-3.3077115913, 2.6097574011, -0.7034186147],
+    [0.2309699292, -0.3413193965, 1.7076147010],
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,8 +35,9 @@ class Treemap:
 
     Attributes:
         png: the picture, a cell a node.
-        boxes: float [first-level nodes, 4], left, top, width and height of each, of a picture of 1 x 1.
-        depth: levels drawn.
+        boxes: left, top, width and height of each first-level node in a picture of 1 x 1, float
+            [nodes, 4].
+        depth: levels in the picture.
     """
 
     png: bytes
@@ -34,125 +53,172 @@ def draw_treemap(levels: list[Nodes], centroids: list[np.ndarray]) -> Treemap:
 
     Args:
         levels: the nodes of each level.
-        centroids: float32 [k, dim] for each level; empty draws in the order of the labels, in one colour.
+        centroids: of each level, float32 [k, dim]; empty draws in the order of the labels, in one
+            colour.
     """
     project = _Projection(levels[0], centroids)
-    top, depth = levels[0], 1
+    aspect = HEIGHT / WIDTH
+    top = levels[0]
+    top_positions = project(0, top.label)
     whole = np.array([[0.0, 0.0, 1.0, 1.0]])
-    boxes = lay_out(whole, top.parent, top.size, project(0, top.label)[:, :2], HEIGHT / WIDTH)
-    drawn, seen = boxes, project(0, top.label)
-    if len(levels) > 1 and len(levels[1].size) <= MOST_DRAWN:
-        below, depth = levels[1], 2
-        offset = project(1, below.label)
-        drawn = lay_out(boxes, below.parent, below.size, offset[:, :2], HEIGHT / WIDTH)
-        seen = seen[below.parent] + offset
-    return Treemap(_png(drawn, _colours(seen)), boxes, depth)
+    boxes = lay_out(whole, top.parent, top.size, top_positions[:, :2], aspect)
+    if len(levels) == 1 or len(levels[1].size) > MAX_CELLS:
+        return Treemap(_png(boxes, _colours(top_positions)), boxes, depth=1)
+    below = levels[1]
+    offset = project(1, below.label)
+    cells = lay_out(boxes, below.parent, below.size, offset[:, :2], aspect)
+    positions = top_positions[below.parent] + offset
+    return Treemap(_png(cells, _colours(positions)), boxes, depth=2)
 
 
 def lay_out(
-    boxes: np.ndarray, parent: np.ndarray, weight: np.ndarray, place: np.ndarray, aspect: float
+    boxes: np.ndarray,
+    parent: np.ndarray,
+    weight: np.ndarray,
+    position: np.ndarray,
+    aspect: float,
 ) -> np.ndarray:
-    """Share boxes out among their nodes, each as large as its weight and near its place.
+    """Share boxes out among their nodes, each as large as its weight and near its position.
 
-    A box is halved across its longer side until each part is one node's: nodes of low coordinates to
-    one half, of high ones to the other (an ordered treemap: Wood & Dykes, 2008). All boxes at once.
+    A box is halved across its longer side until each half is one node's: nodes of low coordinates
+    to one half, of high ones to the other (an ordered treemap: Wood & Dykes, 2008). All boxes are
+    halved at once.
 
     Args:
-        boxes: float [parents, 4], left, top, width, height.
-        parent: int [nodes], the box that a node lies in.
-        weight: [nodes], above zero.
-        place: float [nodes, 2], where a node would like to lie.
+        boxes: left, top, width and height, float [parents, 4].
+        parent: the box that a node lies in, int [nodes].
+        weight: above zero, [nodes].
+        position: where a node should lie, float [nodes, 2].
         aspect: height of a unit of y by the width of a unit of x.
 
     Returns:
-        float [nodes, 4].
+        The box of each node, float [nodes, 4].
     """
-    result, part = boxes[parent].astype(float), np.unique(parent, return_inverse=True)[1]
-    while len(result) > part.max() + 1:
-        down = (result[:, 3] * aspect > result[:, 2]).astype(int)
-        order = np.lexsort((np.take_along_axis(place, down[:, None], axis=1)[:, 0], part))
-        part, down = part[order], down[order]
-        # Inside its part: what lies before the middle of each node, and its rank.
-        total, count = np.bincount(part, weight[order]), np.bincount(part)
-        before = np.cumsum(weight[order]) - np.repeat(np.cumsum(total) - total, count)
-        rank = np.arange(len(part)) - np.repeat(np.cumsum(count) - count, count)
-        second = before - weight[order] / 2 > total[part] / 2
-        second = (second & (rank > 0)) | ((rank == count[part] - 1) & (rank > 0))
-        share = (np.bincount(part, weight[order] * ~second) / total)[part]
-        cut = result[order]
-        at = np.arange(len(cut))
-        cut[at, down] += np.where(second, share * cut[at, 2 + down], 0)
-        cut[at, 2 + down] *= np.where(second, 1 - share, share)
-        result[order] = cut
-        fresh = np.empty_like(part)
-        fresh[order] = part * 2 + second
-        part = np.unique(fresh, return_inverse=True)[1]
+    result = boxes[parent].astype(float)
+    # The box that a node shares with others for now.
+    cell = np.unique(parent, return_inverse=True)[1]
+    while len(result) > cell.max() + 1:
+        # The axis that is cut: 1 where the box is higher than wide, else 0.
+        axis = (result[:, 3] * aspect > result[:, 2]).astype(int)
+        coordinate = np.take_along_axis(position, axis[:, None], axis=1)[:, 0]
+        order = np.lexsort((coordinate, cell))
+        halved, in_second = _halve(result[order], cell[order], axis[order], weight[order])
+        result[order] = halved
+        next_cell = np.empty_like(cell)
+        next_cell[order] = cell[order] * 2 + in_second
+        cell = np.unique(next_cell, return_inverse=True)[1]
     return result
 
 
+def _halve(
+    boxes: np.ndarray,
+    cell: np.ndarray,
+    axis: np.ndarray,
+    weight: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut each cell in two by the weight of its nodes.
+
+    Args:
+        boxes: of the nodes, which lie cell after cell and by their coordinate, float [nodes, 4].
+        cell: of each node, int [nodes].
+        axis: that the node's cell is cut along, int [nodes].
+        weight: of each node, [nodes].
+
+    Returns:
+        The boxes of the nodes' halves, float [nodes, 4], and whether that is the second half, bool
+        [nodes].
+    """
+    total = np.bincount(cell, weight)
+    count = np.bincount(cell)
+    # Within its cell: what lies before the middle of each node, and its rank.
+    weight_before_cell = np.cumsum(total) - total
+    weight_up_to = np.cumsum(weight) - np.repeat(weight_before_cell, count)
+    nodes_before_cell = np.cumsum(count) - count
+    rank = np.arange(len(cell)) - np.repeat(nodes_before_cell, count)
+    is_behind = weight_up_to - weight / 2 > total[cell] / 2
+    # Neither half is empty: the first node is in the first, the last in the second.
+    is_last = rank == count[cell] - 1
+    in_second = (is_behind | is_last) & (rank > 0)
+    share = (np.bincount(cell, weight * ~in_second) / total)[cell]
+    halved = boxes.copy()
+    row = np.arange(len(halved))
+    halved[row, axis] += np.where(in_second, share * halved[row, 2 + axis], 0)
+    halved[row, 2 + axis] *= np.where(in_second, 1 - share, share)
+    return halved, in_second
+
+
 class _Projection:
-    """Positions of centroids on the main axes of the first level, in standard deviations there."""
+    """Positions of centroids on the main axes of the first level, in standard deviations there.
+
+    Args:
+        top: the nodes of the first level.
+        centroids: of each level, float32 [k, dim], or none.
+    """
 
     def __init__(self, top: Nodes, centroids: list[np.ndarray]) -> None:
-        from sklearn.decomposition import PCA
-
-        self.centroids, self.axes, self.middle = centroids, np.zeros((0, 3)), 0.0
+        self.centroids = centroids
         if not centroids:
             return
         points = centroids[0][top.label]
-        width = min(3, *points.shape)
-        self.axes, self.middle = np.zeros((points.shape[1], 3)), points.mean(0)
-        spread = points.std(0).max()
-        if len(points) > 1 and spread > 0:
-            found = PCA(width, random_state=0).fit(points)
-            scale = np.sqrt(found.explained_variance_)
-            self.axes[:, :width] = np.where(
-                scale > 1e-6 * spread, found.components_.T / np.maximum(scale, 1e-30), 0
-            )
+        self.middle = points.mean(0)
+        self.axes = _main_axes(points)
 
     def __call__(self, level: int, labels: np.ndarray) -> np.ndarray:
+        """Return the positions of labels of a level, float [labels, 3]."""
         if not self.centroids:
-            return np.zeros((len(labels), 3))
-        return (self.centroids[level][labels] - (self.middle if level == 0 else 0)) @ self.axes
+            return np.zeros((len(labels), AXES))
+        points = self.centroids[level][labels]
+        if level == 0:
+            points = points - self.middle
+        return points @ self.axes
 
 
-def _colours(seen: np.ndarray) -> np.ndarray:
+def _main_axes(points: np.ndarray) -> np.ndarray:
+    """Return the main axes of points [n, dim] by their standard deviations, float [dim, 3].
+
+    An axis along which they do not differ is zero.
+    """
+    from sklearn.decomposition import PCA
+
+    axes = np.zeros((points.shape[1], AXES))
+    spread = points.std(0).max()
+    if len(points) == 1 or not spread > 0:
+        return axes
+    width = min(AXES, *points.shape)
+    pca = PCA(width, random_state=0).fit(points)
+    scale = np.sqrt(pca.explained_variance_)
+    scaled = pca.components_.T / np.maximum(scale, 1e-30)
+    axes[:, :width] = np.where(scale > 1e-6 * spread, scaled, 0)
+    return axes
+
+
+def _colours(positions: np.ndarray) -> np.ndarray:
     """Return sRGB colours uint8 [nodes, 3]: two axes are the hue, the third is the lightness.
 
     In Oklab (Ottosson, 2020), where colours are as far apart as they look.
     """
-    axes = np.tanh(seen / 1.5)
-    lightness, a, b = 0.76 + 0.10 * axes[:, 2], 0.13 * axes[:, 0], 0.13 * axes[:, 1]
-    cones = np.stack([lightness, a, b], axis=1) @ np.array(
-        [
-            [1, 1, 1],
-            [0.3963377774, -0.1055613458, -0.0894841775],
-            [0.2158037573, -0.0638541728, -1.2914855480],
-        ]
-    )
-    linear = cones**3 @ np.array(
-        [
-            [4.0767416621, -1.2684380046, -0.0041960863],
-            [-3.3077115913, 2.6097574011, -0.7034186147],
-            [0.2309699292, -0.3413193965, 1.7076147010],
-        ]
-    )
-    linear = linear.clip(0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    axes = np.tanh(positions / 1.5)
+    lightness = 0.76 + 0.10 * axes[:, 2]
+    green_red = 0.13 * axes[:, 0]
+    blue_yellow = 0.13 * axes[:, 1]
+    cones = np.stack([lightness, green_red, blue_yellow], axis=1) @ OKLAB_TO_CONES
+    linear = (cones**3 @ CONES_TO_RGB).clip(0, 1)
+    bright = 1.055 * linear ** (1 / 2.4) - 0.055
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, bright)
     return (255 * srgb + 0.5).astype(np.uint8)
 
 
 def _png(boxes: np.ndarray, colours: np.ndarray) -> bytes:
+    """Return a picture of boxes [nodes, 4] in colours uint8 [nodes, 3]."""
     from matplotlib.image import imsave
 
     size = np.array([WIDTH, HEIGHT])
     start = np.rint(boxes[:, :2] * size).astype(int)
     stop = np.rint((boxes[:, :2] + boxes[:, 2:]) * size).astype(int)
-    stop -= np.where(stop - start > 12, 1, 0)  # a thin gap, where there is room for one
+    stop -= np.where(stop - start > GAP_FROM, 1, 0)
     picture = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
-    for (left, top), (right, bottom), colour in zip(
-        start.tolist(), stop.tolist(), colours, strict=True
-    ):
+    corners = zip(start.tolist(), stop.tolist(), colours, strict=True)
+    for (left, top), (right, bottom), colour in corners:
         picture[top:bottom, left:right] = colour
     buffer = io.BytesIO()
     imsave(buffer, picture, format="png")

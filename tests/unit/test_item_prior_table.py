@@ -6,9 +6,10 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from eager_llm.core.errors import UserError
-from eager_llm.item_prior import table as item_prior_table
+from eager_llm.item_prior import build as item_prior_build
+from eager_llm.item_prior.build import build_item_prior
 from eager_llm.item_prior.ease import ease_weights
-from eager_llm.item_prior.table import ItemPriorTable, build_item_prior
+from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.item_prior.tfidf import item_tfidf
 from eager_llm.settings import ItemPriorSettings
 
@@ -57,7 +58,7 @@ def test_the_regression_of_each_item_on_the_others_by_its_normal_equations():
 
 
 def test_a_regression_over_too_many_items_is_refused_with_the_way_out():
-    with pytest.raises(UserError, match=r"item_prior.behaviour=counts"):
+    with pytest.raises(UserError, match=r"item_prior.behaviour=cooccurrence"):
         ease_weights([[0, 1]], 20_001, 1.0, 1.0)
 
 
@@ -65,7 +66,7 @@ def test_texts_that_are_alike_speak_for_one_another_and_not_for_themselves():
     angles = np.array([0.0, 0.3, 1.4, np.pi / 2])
     words = csr_matrix(np.stack([np.cos(angles), np.sin(angles)], axis=1).round(12))
     table = build_item_prior(
-        [], 4, words, ItemPriorSettings(semantic_weight=0.5, top_items=2), count=False
+        [], 4, words, ItemPriorSettings(semantic_weight=0.5, top_items=2), behaviour=False
     ).table.toarray()
     assert np.allclose(np.diag(table), 0)
     assert table[0, 1] == pytest.approx(0.5 * np.cos(0.3), rel=1e-5)
@@ -88,7 +89,7 @@ def test_the_words_of_each_field_count_alike_and_blocks_change_nothing(monkeypat
         alike, [[0.5, 0.25, 0.25, 0], [0.25, 0.5, 0, 0.25], [0.25, 0, 0.25, 0], [0, 0.25, 0, 0.25]]
     )
     whole = build_item_prior([[0]], 4, words, ItemPriorSettings()).table.toarray()
-    monkeypatch.setattr(item_prior_table, "BLOCK_ENTRIES", 4)
+    monkeypatch.setattr(item_prior_build, "BLOCK_ENTRIES", 4)
     assert np.allclose(
         build_item_prior([[0]], 4, words, ItemPriorSettings()).table.toarray(), whole
     )
@@ -98,14 +99,14 @@ def test_the_words_of_each_field_count_alike_and_blocks_change_nothing(monkeypat
 def test_the_strongest_are_kept_and_equals_are_not_told_apart_by_number():
     histories = [[0, 1]] * 3 + [[0, 2]] * 2 + [[0, 3]] * 2 + [[0, 4]]
     kept = build_item_prior(
-        histories, 5, None, ItemPriorSettings(**{**vars(PLAIN), "kept": 2})
+        histories, 5, None, ItemPriorSettings(**{**vars(PLAIN), "top_items": 2})
     ).table.toarray()
     assert kept[0].tolist() == [0, 3, 2, 2, 0]
 
 
 def test_each_source_looks_back_as_far_as_its_decay_says():
     sources = csr_matrix(np.concatenate([np.eye(3)[[1, 2, 0]], np.eye(3)[[2, 0, 1]]]))
-    found = ItemPriorTable(sources, (0.5, 0.1), 1.0, 0.1, 1.0).evidence([[0, 1], [], [2]]).toarray()
+    found = ItemPriorTable(sources, (0.5, 0.1), 1.0, 0.1, 1.0).scores([[0, 1], [], [2]]).toarray()
     # Of the first history 1 speaks for 2 and 0, half and a tenth of that 0 for 1 and 2.
     assert np.allclose(found, [[1, 0.5, 1.1], [0, 0, 0], [1, 1, 0]])
 
@@ -115,10 +116,10 @@ def test_people_who_never_go_back_take_the_evidence_from_what_they_had():
     once = [rng.permutation(30)[:8].tolist() for _ in range(300)]
     found = build_item_prior(once, 30, None, PLAIN)
     assert found.repeats < 0.01
-    had = found.evidence([[3, 4, 5]]).toarray()[0, [3, 4, 5]]
+    had = found.scores([[3, 4, 5]]).toarray()[0, [3, 4, 5]]
     assert np.allclose(
         had,
-        found.repeats * replace(found, repeats=1.0).evidence([[3, 4, 5]]).toarray()[0, [3, 4, 5]],
+        found.repeats * replace(found, repeats=1.0).scores([[3, 4, 5]]).toarray()[0, [3, 4, 5]],
     )
     assert build_item_prior([[0]], 4, None, PLAIN).repeats == 1, (
         "nothing is known of a log without a step"
@@ -127,7 +128,7 @@ def test_people_who_never_go_back_take_the_evidence_from_what_they_had():
 
 def test_the_evidence_sends_people_back_no_more_often_than_they_go():
     found = build_item_prior([[0, 1, 0]] * 30 + [[0, 1, 2]] * 70, 3, None, PLAIN)
-    evidence = found.evidence([[0, 1]]).toarray()[0]
+    evidence = found.scores([[0, 1]]).toarray()[0]
     assert evidence[:2].sum() / evidence.sum() == pytest.approx(30.5 / 101, rel=1e-5)
     always = build_item_prior([[0, 1, 0, 1]] * 50, 2, None, PLAIN)
     assert always.repeats == 1, "there is nothing else to go to"
@@ -160,8 +161,8 @@ def test_saved_and_loaded_it_is_the_same_and_of_another_index_it_is_refused(tmp_
         table.floor,
         table.weight,
     )
-    with pytest.raises(UserError, match="neighbours of 3 items; the item index has 4"):
+    with pytest.raises(UserError, match="an item prior of 3 items; the item index has 4"):
         ItemPriorTable.load(tmp_path / "item_prior.safetensors", 4)
     (tmp_path / "broken").write_bytes(b"none")
-    with pytest.raises(UserError, match="not readable as a table of neighbours"):
+    with pytest.raises(UserError, match="not readable as an item prior"):
         ItemPriorTable.load(tmp_path / "broken", 3)
