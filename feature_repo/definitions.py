@@ -1,4 +1,4 @@
-"""Feast definitions: a user's history as of any moment, activity, the item catalogue, the item index."""
+"""Feast definitions: users' histories and activity, the item catalogue, the item index."""
 
 import json
 import os
@@ -15,10 +15,14 @@ OFFLINE = json.loads(os.environ["EAGER_LLM_FEAST_OFFLINE"])
 TABLES = os.environ["EAGER_LLM_FEATURES"]
 FOR_EVER = timedelta(0)
 # Counts of what somebody did lose their meaning; a history does not.
-YEAR, QUARTER = timedelta(days=365), timedelta(days=90)
+YEAR = timedelta(days=365)
+QUARTER = timedelta(days=90)
 
 # The moments are microseconds since 1970, one an item.
-HISTORY = [Field(name="items", dtype=Array(String)), Field(name="moments", dtype=Array(Int64))]
+HISTORY = [
+    Field(name="items", dtype=Array(String)),
+    Field(name="moments", dtype=Array(Int64)),
+]
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
 event_type = Entity(name="event_type", join_keys=["event_type"], value_type=ValueType.STRING)
@@ -57,7 +61,9 @@ user_type_history = FeatureView(
 
 user_activity = FeatureView(
     name="user_activity",
-    description="Events of the user so far, distinct items among them, and days since the one before.",
+    description=(
+        "Events of the user so far, distinct items among them, and days since the one before."
+    ),
     entities=[user],
     ttl=YEAR,
     schema=[
@@ -73,7 +79,10 @@ item_activity = FeatureView(
     description="Events of the item so far, and in the 30 days up to the row's moment.",
     entities=[item],
     ttl=QUARTER,
-    schema=[Field(name="events", dtype=Int64), Field(name="events_30_days", dtype=Int64)],
+    schema=[
+        Field(name="events", dtype=Int64),
+        Field(name="events_30_days", dtype=Int64),
+    ],
     source=table("item_activity"),
 )
 
@@ -83,7 +92,10 @@ item_catalogue = FeatureView(
     entities=[item],
     ttl=FOR_EVER,
     schema=[
-        Field(name=name, dtype=String) for name in ("title", "description", "brand", "categories")
+        Field(name="title", dtype=String),
+        Field(name="description", dtype=String),
+        Field(name="brand", dtype=String),
+        Field(name="categories", dtype=String),
     ],
     source=table("item_catalogue"),
 )
@@ -93,7 +105,10 @@ item_index = FeatureView(
     description="The tokens of an item in the item index in use at the row's moment.",
     entities=[item],
     ttl=FOR_EVER,
-    schema=[Field(name="tokens", dtype=Array(String)), Field(name="index_version", dtype=String)],
+    schema=[
+        Field(name="tokens", dtype=Array(String)),
+        Field(name="index_version", dtype=String),
+    ],
     source=table("item_index"),
 )
 
@@ -108,21 +123,34 @@ request = RequestSource(name="request", schema=[Field(name="asked_at", dtype=Int
         Field(name="repeat_share", dtype=Float64),
     ],
     mode="python",
-    description="How long a history is, how old its last event is at the request's moment (microseconds since "
-    "1970), and the share of its items that it holds more than once; no age for a user nobody has seen.",
+    description=(
+        "How long a history is, how old its last event is at the request's moment (microseconds "
+        "since 1970), and the share of its items that it holds more than once; "
+        "no age for a user nobody has seen."
+    ),
 )
 def user_request(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Compute the features of every row at once; the same code offline and online."""
-    histories = [[] if items is None else list(items) for items in inputs["items"]]
-    moments = [[] if found is None else list(found) for found in inputs["moments"]]
-    return {
-        "history_length": [len(items) for items in histories],
-        "recency_days": [
-            (asked - found[-1]) / 86400e6 if found else None
-            for asked, found in zip(inputs["asked_at"], moments, strict=True)
-        ],
-        "repeat_share": [1 - len(set(items)) / len(items) if items else 0.0 for items in histories],
-    }
+    """Compute the features of every row at once; the same code offline and online.
+
+    Args:
+        inputs: of each row `items` and `moments` (None for an unknown user), and `asked_at`.
+    """
+    lengths: list[int] = []
+    ages: list[float | None] = []
+    repeats: list[float] = []
+    rows = zip(inputs["items"], inputs["moments"], inputs["asked_at"], strict=True)
+    for items, moments, asked_at in rows:
+        length = 0 if items is None else len(items)
+        lengths.append(length)
+        age = None
+        if moments is not None and len(moments):
+            age = (asked_at - moments[-1]) / 86400e6
+        ages.append(age)
+        repeat_share = 0.0
+        if length:
+            repeat_share = 1 - len(set(items)) / length
+        repeats.append(repeat_share)
+    return {"history_length": lengths, "recency_days": ages, "repeat_share": repeats}
 
 
 # Feature services of model versions, `recommender_VERSION`, are made when an item index is published.

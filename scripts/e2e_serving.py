@@ -49,7 +49,8 @@ from engine import (
 
 from components.images import SERVING
 from eager_llm.core.files import read_json
-from eager_llm.features.feature_store import ONLINE_VARIABLE, Features
+from eager_llm.features.feast_repository import ONLINE_VARIABLE
+from eager_llm.features.feature_store import Features
 
 CONTAINER = "eager-llm-e2e"
 PACKAGES = {**ENGINE_PACKAGES, "redis-server": "redis-server", "chromium": "chromium"}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from eager_llm.features.feature_store import Features, Pushed
+from eager_llm.features.feature_store import Features
+from eager_llm.features.online_history import Pushed
 from serving.batching import Batcher
 from serving.metrics import stage
 from serving.settings import ServiceSettings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eager_llm.core.errors import UserError
 from eager_llm.core.project import project_home
 from eager_llm.core.stores import in_store
-from eager_llm.features.feature_store import ONLINE_VARIABLE, SQLITE
+from eager_llm.features.feast_repository import ONLINE_VARIABLE, SQLITE
 from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from pipelines.fingerprint import fingerprint

@@ -10,7 +10,8 @@ from conftest import ROOT, plain_examples
 from eager_llm.core.errors import UserError
 from eager_llm.data.splits import assign_splits, targets
 from eager_llm.data.tables import Tables
-from eager_llm.features.feature_store import JUST_BEFORE, Features, microseconds_of
+from eager_llm.features.feature_store import JUST_BEFORE, Features
+from eager_llm.features.online_history import microseconds_of
 
 REPOSITORY = ROOT / "feature_repo"
 

@@ -18,12 +18,8 @@ from eager_llm.core.errors import UserError
 from eager_llm.data.importing.importer import import_path
 from eager_llm.data.prepare import prepare
 from eager_llm.data.tables import Tables
-from eager_llm.features.feature_store import (
-    JUST_BEFORE,
-    ONLINE_VARIABLE,
-    REGISTRY_VARIABLE,
-    Features,
-)
+from eager_llm.features.feast_repository import ONLINE_VARIABLE, REGISTRY_VARIABLE
+from eager_llm.features.feature_store import JUST_BEFORE, Features
 from eager_llm.release.erasure import bundle_source, erase
 
 REPOSITORY = ROOT / "feature_repo"

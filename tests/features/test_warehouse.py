@@ -22,13 +22,9 @@ from eager_llm.data.importing.importer import import_path
 from eager_llm.data.prepare import prepare
 from eager_llm.data.splits import assign_splits, targets
 from eager_llm.data.tables import Tables
-from eager_llm.features.feature_store import (
-    JUST_BEFORE,
-    ONLINE_VARIABLE,
-    REGISTRY_VARIABLE,
-    Features,
-    microseconds_of,
-)
+from eager_llm.features.feast_repository import ONLINE_VARIABLE, REGISTRY_VARIABLE
+from eager_llm.features.feature_store import JUST_BEFORE, Features
+from eager_llm.features.online_history import microseconds_of
 from eager_llm.features.postgres_store import OFFLINE_VARIABLE, Warehouse
 from eager_llm.release.erasure import erase
 
@@ -239,7 +235,7 @@ def test_a_publication_that_fails_leaves_the_table_as_it_was(warehouse, shop, tm
     ):
         features.publish(Tables(shop.events, twice), 5)
     assert features.tables.read("item_catalogue").equals(before)
-    with pytest.raises(UserError, match="0x00 CONTEXT:  COPY now, line 1, column title"):
+    with pytest.raises(UserError, match="0x00 CONTEXT:  COPY incoming, line 1, column title"):
         features.publish(Tables(shop.events, shop.items.assign(title="a\x00b")), 5)
     assert features.tables.read("item_catalogue").equals(before)
 

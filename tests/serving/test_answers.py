@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from eager_llm.bundle.bundle import Bundle
 from eager_llm.core.errors import UserError
-from eager_llm.features.feature_store import FOLDER_VARIABLE, Features
+from eager_llm.features.feast_repository import FOLDER_VARIABLE
+from eager_llm.features.feature_store import Features
 from serving.answers import Answers
 from serving.decoder import Decoder
 from serving.middleware import AdmissionMiddleware, RequestIdMiddleware

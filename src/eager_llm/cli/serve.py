@@ -28,7 +28,7 @@ def serve_command(
     -d '{"user_id": "customer-0007"}'
     """
     from eager_llm.bundle.verify import verify_bundle
-    from eager_llm.features.feature_store import FOLDER_VARIABLE
+    from eager_llm.features.feast_repository import FOLDER_VARIABLE
 
     environment = project_environment()
     environment["BENTOML_DO_NOT_TRACK"] = "true"

@@ -1,4 +1,4 @@
-"""A night's parts: what is tested on is later than all that is trained on, and than all that was known."""
+"""The splits of a refresh: what is tested on is later than all trained on, and than all known."""
 
 import pandas as pd
 import pytest
@@ -8,12 +8,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eager_llm.core.errors import UserError
-from eager_llm.data.splits import KNOWN_UNTIL, UNASKED, assign_splits
+from eager_llm.data.splits import KNOWN_UNTIL, NO_TARGET, assign_splits
 from eager_llm.data.tables import Tables
 from eager_llm.settings import DataSettings, Settings
 from eager_llm.steps.update_model import fresh_examples
 
-NIGHTLY = DataSettings(split="refresh", validation_share=0.2, test_share=0.3)
+REFRESH = DataSettings(split="refresh", validation_share=0.2, test_share=0.3)
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
 
@@ -36,13 +36,13 @@ def log(moments, users, known, **metadata):
 
 
 def test_the_cut_goes_through_what_is_new():
-    parted = assign_splits(log(range(20), ["a", "b"] * 10, known=9), NIGHTLY)
+    parted = assign_splits(log(range(20), ["a", "b"] * 10, known=9), REFRESH)
     minutes = ((parted["timestamp"] - START).dt.total_seconds() / 60).astype(int)
-    by_part = minutes.groupby(parted["split"]).agg(["min", "max"])
+    by_split = minutes.groupby(parted["split"]).agg(["min", "max"])
     # Of the ten new events 10 to 19 the last three are test, the two before validation.
-    assert by_part.loc["test"].tolist() == [17, 19]
-    assert by_part.loc["validation"].tolist() == [15, 16]
-    assert by_part.loc["train"].tolist() == [0, 14]
+    assert by_split.loc["test"].tolist() == [17, 19]
+    assert by_split.loc["validation"].tolist() == [15, 16]
+    assert by_split.loc["train"].tolist() == [0, 14]
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -52,10 +52,10 @@ def test_the_cut_goes_through_what_is_new():
 )
 def test_nothing_trained_on_is_later_than_what_is_tested_on(events, known):
     try:
-        parted = assign_splits(log(*zip(*events, strict=True), known=known), NIGHTLY)
+        parted = assign_splits(log(*zip(*events, strict=True), known=known), REFRESH)
     except UserError:
-        return  # too little is new to make three parts
-    moments = {part: group["timestamp"] for part, group in parted.groupby("split")}
+        return  # too little is new to make three splits
+    moments = {split: group["timestamp"] for split, group in parted.groupby("split")}
     assert moments["train"].max() < moments["validation"].min()
     assert moments["validation"].max() < moments["test"].min()
     assert moments["validation"].min() > START + pd.Timedelta(minutes=known)
@@ -63,8 +63,8 @@ def test_nothing_trained_on_is_later_than_what_is_tested_on(events, known):
     assert not first["split"].isin(["validation", "test"]).any()
 
 
-def test_who_is_new_in_the_test_part_is_not_asked_for_what_came_first(shop, settings):
-    late = settings.replace(data=NIGHTLY)
+def test_who_is_new_in_the_test_split_is_not_asked_for_what_came_first(shop, settings):
+    late = settings.replace(data=REFRESH)
     newest = shop.events["timestamp"].max()
     more = pd.DataFrame({
         "user_id": ["new"] * 3 + ["old"] * 40,
@@ -74,8 +74,8 @@ def test_who_is_new_in_the_test_part_is_not_asked_for_what_came_first(shop, sett
     events = pd.concat([shop.events[["user_id", "item_id", "timestamp"]], more])
     events = events.sort_values(["user_id", "timestamp"]).reset_index(drop=True)
     tables = Tables(events, shop.items, None, {KNOWN_UNTIL: newest.isoformat()})
-    parted = assign_splits(tables, NIGHTLY)
-    assert (parted["split"] == UNASKED).sum() == 1
+    parted = assign_splits(tables, REFRESH)
+    assert (parted["split"] == NO_TARGET).sum() == 1
     examples = plain_examples(tables, late)
     assert set(examples["split"]) == {"train", "validation", "test"}
     assert examples.loc[examples["user_id"] == "new", "history"].map(len).tolist() == [1, 2]
@@ -89,15 +89,15 @@ def test_who_is_new_in_the_test_part_is_not_asked_for_what_came_first(shop, sett
         fresh_examples(examples, examples["moment"].max(), 1.0, 0)
 
 
-def test_without_a_clock_or_without_anything_new_there_is_no_night():
+def test_without_a_clock_or_without_anything_new_there_is_no_refresh():
     with pytest.raises(UserError, match="has an order but no timestamps"):
-        assign_splits(log(range(20), ["a", "b"] * 10, known=9, ordinal_time=True), NIGHTLY)
+        assign_splits(log(range(20), ["a", "b"] * 10, known=9, ordinal_time=True), REFRESH)
     with pytest.raises(UserError, match="no event is later than"):
-        assign_splits(log(range(20), ["a", "b"] * 10, known=30), NIGHTLY)
+        assign_splits(log(range(20), ["a", "b"] * 10, known=30), REFRESH)
 
 
-def test_the_first_night_leaves_one_out():
+def test_the_first_refresh_leaves_one_out():
     tables = log(range(20), ["a", "b"] * 10, known=0)
-    first = assign_splits(Tables(tables.events, tables.items, None, {}), NIGHTLY)
+    first = assign_splits(Tables(tables.events, tables.items, None, {}), REFRESH)
     plain = assign_splits(Tables(tables.events, tables.items, None, {}), Settings().data)
     assert first["split"].tolist() == plain["split"].tolist()
