@@ -1,6 +1,7 @@
-"""The command line of what follows a night: eager-llm rollout canary, promote, rollback."""
+"""The command line of a rollout: eager-llm rollout canary, promote, rollback."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,21 +12,34 @@ from eager_llm.core.errors import UserError
 
 if TYPE_CHECKING:
     from eager_llm.release.helm import Step
+    from eager_llm.settings import RolloutSettings
 
 rollout_app = typer.Typer(
-    help="Roll a bundle version out on a Helm release, and back: canary, then promote or rollback.\n\n"
-    "eager-llm night starts the canary by itself where rollout.release is set. Each command says which helm command "
-    "it stands for; --dry-run renders the objects instead, without a cluster. --run keeps the run's folder in step: its "
-    "candidate becomes the running bundle, or goes.",
+    help="Roll a bundle version out on a Helm release, and back: canary, then promote or rollback."
+    "\n\n"
+    "eager-llm refresh starts the canary by itself where rollout.release is set. Each command "
+    "prints the helm command that it stands for; --dry-run renders the objects instead, without a "
+    "cluster. --run keeps the run's folder in step: its candidate becomes the running bundle, or "
+    "goes.",
     no_args_is_help=True,
 )
 
 ReleaseOption = Annotated[
-    str, typer.Option(help="Helm release; none: only the run's folder changes")
+    str,
+    typer.Option(help="Helm release; none: only the run's folder changes"),
 ]
-NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="the release's namespace")]
-ChartOption = Annotated[str, typer.Option(help="folder, archive or oci:// address of the chart")]
-TimeoutOption = Annotated[int, typer.Option(min=1, help="seconds that Helm waits for the pods")]
+NamespaceOption = Annotated[
+    str,
+    typer.Option("--namespace", "-n", help="the release's namespace"),
+]
+ChartOption = Annotated[
+    str,
+    typer.Option(help="folder, archive or oci:// address of the chart"),
+]
+TimeoutOption = Annotated[
+    int,
+    typer.Option(min=1, help="seconds that Helm waits for the pods"),
+]
 DryOption = Annotated[
     bool,
     typer.Option("--dry-run", help="print the command and the rendered objects; change nothing"),
@@ -35,20 +49,27 @@ ValuesOption = Annotated[
     typer.Option(
         "--values",
         "-f",
-        help="YAML of the release's values, for --dry-run: there is no cluster to ask",
+        help="YAML of the release's values, for --dry-run: there is no cluster to read them from",
     ),
 ]
-RunOption = Annotated[Path | None, typer.Option(help="folder of the run whose candidate it is")]
+RunOption = Annotated[
+    Path | None,
+    typer.Option(help="folder of the run whose candidate it is"),
+]
 
-# The release's values as they are, and what finds the version before one -> what to do.
-Plan = Callable[[dict[str, Any], Callable[[str], str]], list["Step"]]
+Values = dict[str, Any]
+# The version that was served before another one.
+PreviousVersion = Callable[[str], str]
+# The release's values as they are -> the steps that change them.
+Plan = Callable[[Values, PreviousVersion], list["Step"]]
 CHART = "charts/eager-llm-serving"
 
 
 @rollout_app.command()
 def canary(
     version: Annotated[
-        str, typer.Argument(help="the bundle's version, as it is stored for the release")
+        str,
+        typer.Argument(help="the bundle's version, as it is stored for the release"),
     ],
     release: ReleaseOption,
     weight: Annotated[int, typer.Option(min=0, max=100, help="percent of the requests")] = 10,
@@ -62,19 +83,15 @@ def canary(
 
     With a Gateway route the pods come first, at weight 0, then the share.
 
-    Example: eager-llm rollout canary 2026-02-07-0123456789ab --release shop -n recommender --weight 10
+    Example: eager-llm rollout canary 2026-02-07-0123456789ab --release shop -n recommender
+    --weight 10
     """
     from eager_llm.release.helm import canary_steps
 
-    _roll(
-        release,
-        namespace,
-        chart,
-        timeout,
-        values,
-        dry_run,
-        lambda now, _: canary_steps(now, version, weight),
-    )
+    def plan(current: Values, _: PreviousVersion) -> list["Step"]:
+        return canary_steps(current, version, weight)
+
+    _Release.named(release, namespace, chart, timeout).change(plan, values, dry_run)
 
 
 @rollout_app.command()
@@ -94,11 +111,12 @@ def promote(
     from eager_llm.release.helm import promote_steps
     from eager_llm.release.run_folder import RunFolder
 
+    def plan(current: Values, _: PreviousVersion) -> list["Step"]:
+        return promote_steps(current)
+
     _require_either(release, run)
     if release:
-        _roll(
-            release, namespace, chart, timeout, values, dry_run, lambda now, _: promote_steps(now)
-        )
+        _Release.named(release, namespace, chart, timeout).change(plan, values, dry_run)
     if run and not dry_run:
         RunFolder(run).promote()
         typer.echo(f"{run}: the candidate is running")
@@ -123,14 +141,13 @@ def rollback(
 
     _require_either(release, run)
     if release:
-        _roll(release, namespace, chart, timeout, values, dry_run, rollback_steps)
+        _Release.named(release, namespace, chart, timeout).change(rollback_steps, values, dry_run)
     if run and not dry_run:
-        what = RunFolder(run).roll_back()
-        typer.echo(
-            f"{run}: the candidate is gone"
-            if what == "candidate"
-            else f"{run}: the bundle before is running"
-        )
+        gone = RunFolder(run).roll_back()
+        outcome = "the bundle before is running"
+        if gone == "candidate":
+            outcome = "the candidate is gone"
+        typer.echo(f"{run}: {outcome}")
 
 
 def _require_either(release: str, run: Path | None) -> None:
@@ -138,57 +155,90 @@ def _require_either(release: str, run: Path | None) -> None:
         raise UserError("name what to change: --release, --run, or both")
 
 
-def _roll(
-    release: str,
-    namespace: str,
-    chart: str,
-    timeout: int,
-    file: Path | None,
-    dry_run: bool,
-    plan: Plan,
-) -> None:
-    """Take the steps that a plan makes of the release's values, or render what they would leave."""
-    from eager_llm.release.helm import Helm, render
-    from eager_llm.settings import RolloutSettings
+@dataclass(frozen=True)
+class _Release:
+    """A Helm release that a command changes."""
 
-    settings = RolloutSettings().replace(
-        release=release, namespace=namespace, chart=chart, timeout=timeout
-    )
-    if dry_run:
-        if file is None:
+    settings: "RolloutSettings"
+
+    @classmethod
+    def named(cls, name: str, namespace: str, chart: str, timeout: int) -> "_Release":
+        """Return the release of some options."""
+        from eager_llm.settings import RolloutSettings
+
+        return cls(
+            RolloutSettings().replace(
+                release=name,
+                namespace=namespace,
+                chart=chart,
+                timeout=timeout,
+            )
+        )
+
+    def change(self, plan: Plan, values_file: Path | None, dry_run: bool) -> None:
+        """Take a plan's steps on the cluster, or render what they would leave.
+
+        Args:
+            values_file: YAML of the release's values; goes with `dry_run`.
+
+        Raises:
+            UserError: the options do not go together, or Helm refuses.
+        """
+        if not dry_run:
+            if values_file is not None:
+                raise UserError(
+                    "--values goes with --dry-run: else the release's own values are read from "
+                    "the cluster"
+                )
+            self._apply(plan)
+            return
+        if values_file is None:
             raise UserError(
                 "--dry-run asks no cluster: give the release's values with --values FILE"
             )
-        now = _read_values(file)
-        steps = plan(now, _unknown)
+        self._render(plan, _read_values(values_file))
+
+    def _apply(self, plan: Plan) -> None:
+        """Print and take the steps."""
+        from eager_llm.release.helm import Helm
+
+        helm = Helm(self.settings)
+        steps = plan(helm.values(), helm.previous_version)
         for step in steps:
-            typer.echo(f"# {step.command_line(settings)}")
-        for name, text in sorted(render(settings, now, steps).items()):
-            if text.strip() and not name.endswith("NOTES.txt"):
-                typer.echo(f"---\n# {name}\n{text.strip().removeprefix('---').strip()}")
-        return
-    if file is not None:
-        raise UserError(
-            "--values goes with --dry-run: else the release's own values are read from the cluster"
-        )
-    helm = Helm(settings)
-    steps = plan(helm.values(), helm.previous_version)
-    for step in steps:
-        typer.echo(step.command_line(settings))
-    helm.apply(steps)
+            typer.echo(step.command_line(self.settings))
+        helm.apply(steps)
+
+    def _render(self, plan: Plan, values: Values) -> None:
+        """Print the steps and the objects after them."""
+        from eager_llm.release.helm import render
+
+        steps = plan(values, _unknown_version)
+        for step in steps:
+            typer.echo(f"# {step.command_line(self.settings)}")
+        templates = render(self.settings, values, steps)
+        for name, text in sorted(templates.items()):
+            objects = text.strip()
+            if objects and not name.endswith("NOTES.txt"):
+                typer.echo(f"---\n# {name}\n{objects.removeprefix('---').strip()}")
 
 
-def _unknown(version: str) -> str:
+def _unknown_version(version: str) -> str:
     raise UserError(
-        f"which version was served before {version} is known to the cluster only: there is nothing to render"
+        f"which version was served before {version} is known to the cluster only: there is "
+        "nothing to render"
     )
 
 
-def _read_values(file: Path) -> dict:
+def _read_values(file: Path) -> Values:
+    """Read the values of a release.
+
+    Raises:
+        UserError: the file is not YAML, or holds no map.
+    """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: not readable as YAML: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UserError(f"{file}: expected a map of values")
-    return found
+    return values
