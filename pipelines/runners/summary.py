@@ -15,6 +15,7 @@ from eager_llm.steps.timing import read_times
 
 TIMES_FILE = "times.jsonl"
 ARTIFACTS = "artifacts"
+TITLE_WIDTH = 80
 
 
 def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
@@ -45,17 +46,17 @@ def finish(folder: Path, outputs: dict[str, Path], settings: Settings) -> None:
         "data": metadata,
         "settings": settings.to_dict(),
     }
-    write_json(folder / "summary.json", summary)
-    print(
-        f"\n{metadata['source']}: {metadata['users']} users, {metadata['items']} items, "
-        "item-level over the whole catalogue"
-    )
+    summary_file = folder / "summary.json"
+    write_json(summary_file, summary)
+    source = metadata["source"]
+    counts = f"{metadata['users']} users, {metadata['items']} items"
+    print(f"\n{source}: {counts}, item-level over the whole catalogue")
     print(table_text(table))
     features = Features(project_home() / "feature_repo", folder / "features")
     _print_recommendations(bundle, features, folder)
     print(f"report   {summary['report']}")
     print(f"bundle   {summary['bundle']}")
-    print(f"summary  {_shortest(folder / 'summary.json')}")
+    print(f"summary  {_shortest(summary_file)}")
     print(f"serve it: make serve RUN={folder.name}")
 
 
@@ -67,11 +68,12 @@ def _print_recommendations(bundle: Bundle, features: Features, folder: Path) -> 
     user_ids = pd.read_parquet(histories, columns=["user_id"])["user_id"]
     user = str(user_ids.iat[0])
     history = features.online_history(user) or []
-    titles = [bundle.title(item) for item in history[-3:]]
-    print(f"\nuser {user} last chose: " + "; ".join(titles))
+    last_titles = "; ".join(bundle.title(item) for item in history[-3:])
+    print(f"\nuser {user} last chose: {last_titles}")
     (recommendations,) = bundle.recommender.recommend([history], 5)
     for rank, (item, score) in enumerate(recommendations, start=1):
-        print(f"  {rank}. {bundle.title(item)[:80]}  ({item}, score {score:.2f})")
+        title = bundle.title(item)[:TITLE_WIDTH]
+        print(f"  {rank}. {title}  ({item}, score {score:.2f})")
     print()
 
 
