@@ -44,11 +44,15 @@ def _linear_rows(
 
     In float32 also where the model is not: rounded to 8 bits, logits of many tokens would tie.
     """
+    hidden = hidden.float()
     weight = layer.weight[rows].float()
-    bias = None if layer.bias is None else layer.bias[rows].float()
+    bias = None
+    if layer.bias is not None:
+        bias = layer.bias[rows].float()
     if not _is_own(rows):
-        return functional.linear(hidden.float(), weight, bias)
-    logits = (weight @ hidden.float()[..., None])[..., 0]
+        return functional.linear(hidden, weight, bias)
+    product = weight @ hidden[..., None]
+    logits = product[..., 0]
     return logits if bias is None else logits + bias
 
 

@@ -89,5 +89,6 @@ def _entry_scores(
         log_p = log_p + search.item_prior.gain(level, parents, child)
     first_child = trie.first_child[parents.expand(-1, items)]
     offset = (nodes - first_child).long()
-    scores = log_p.expand(-1, items, -1).gather(-1, offset[..., None])
+    log_p = log_p.expand(-1, items, -1)
+    scores = log_p.gather(-1, offset[..., None])
     return scores[0, :, 0]

@@ -18,6 +18,8 @@ from scipy.sparse import csr_matrix
 from eager_llm.decoding.trie import Trie
 from eager_llm.item_prior.table import ItemPriorTable
 
+# The leaves with evidence, rising, and the share of each.
+LeafShares = tuple[np.ndarray, np.ndarray]
 # Stands behind the nodes of a prompt that has fewer than others.
 NO_NODE = np.iinfo(np.int64).max
 
@@ -104,9 +106,10 @@ class ItemPriorFactory:
         first_leaf = trie.first_leaf.cpu().numpy()
         levels = pairwise(trie.level_start[: trie.depth + 1])
         self._first_leaf = [first_leaf[start:end] for start, end in levels]
-        self._first_leaf.append(np.arange(trie.items, dtype=first_leaf.dtype))
-        below = [np.diff(first, append=trie.items) for first in self._first_leaf]
-        uniform = np.concatenate(below) / trie.items
+        leaves = np.arange(trie.items, dtype=first_leaf.dtype)
+        self._first_leaf.append(leaves)
+        items_below = [np.diff(first, append=trie.items) for first in self._first_leaf]
+        uniform = np.concatenate(items_below) / trie.items
         self._uniform = torch.from_numpy(uniform).float().to(self._device)
 
     def __call__(self, histories: list[list[int]]) -> ItemPrior | None:
@@ -125,7 +128,7 @@ class ItemPriorFactory:
             levels=[self._level(level, evidence) for level in levels],
         )
 
-    def _leaf_shares(self, evidence: csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _leaf_shares(self, evidence: csr_matrix) -> Iterator[LeafShares]:
         """Yield, for each history, the leaves with evidence, rising, and the share of each.
 
         Args:
@@ -137,14 +140,15 @@ class ItemPriorFactory:
             total = values.sum(dtype=np.float64)
             if total > 0:
                 order = leaves.argsort()
-                yield leaves[order], values[order] / max(total, 1e-30)
+                shares = values[order] / max(total, 1e-30)
+                yield leaves[order], shares
             else:
                 yield leaves[:0], values[:0]
 
     def _level(
         self,
         level: int,
-        evidence: list[tuple[np.ndarray, np.ndarray]],
+        evidence: list[LeafShares],
     ) -> _Evidence:
         """Add the shares of the leaves below each node of a level."""
         most_leaves = max(len(leaves) for leaves, _ in evidence)
@@ -158,7 +162,8 @@ class ItemPriorFactory:
             number = np.searchsorted(first_leaf, leaves, side="right") - 1
             begins = np.flatnonzero(np.diff(number, prepend=-1))
             count = len(begins)
-            nodes[row, :count] = number[begins] + self._level_start[level]
+            first_node = self._level_start[level]
+            nodes[row, :count] = number[begins] + first_node
             shares[row, :count] = np.add.reduceat(leaf_shares, begins)
         return _Evidence(
             nodes=torch.from_numpy(nodes).to(self._device),

@@ -64,9 +64,14 @@ def prefill(
         A cache with each prompt's keys and values from slot 0 on (what follows its end is
         meaningless), and the hidden state of each prompt's last token, [P, 1, width].
     """
-    split = [_split(row, tokens, prefix_cache) for row, tokens in enumerate(prompts)]
-    unread = [prompt for prompt in split if prompt.tail]
-    whole = [prompt for prompt in split if not prompt.tail]
+    unread: list[_Prompt] = []
+    whole: list[_Prompt] = []
+    for row, tokens in enumerate(prompts):
+        prompt = _split(row, tokens, prefix_cache)
+        if prompt.tail:
+            unread.append(prompt)
+        else:
+            whole.append(prompt)
     by_length = _group_by_length(unread, _pass_cost(model))
     groups = [_read_group(model, group) for group in by_length]
     if whole:
@@ -75,8 +80,9 @@ def prefill(
     if prefix_cache is not None:
         layers = keys_values(cache)
         for prompt in unread:
+            row = prompt.row
             content = _prompt_content(layers, prompt)
-            prefix_cache.add(prompts[prompt.row], content, last_hidden[prompt.row])
+            prefix_cache.add(prompts[row], content, last_hidden[row])
     return cache, last_hidden
 
 
@@ -122,7 +128,7 @@ def _group_by_length(
     Returns:
         The groups, shorter prompts first; in each the prompts in the order of the batch.
     """
-    by_length = sorted(prompts, key=lambda prompt: (len(prompt.tail), prompt.row))
+    by_length = sorted(prompts, key=_length_and_row)
     # For each number of prompts: what they cost at least, and where their last group starts.
     least_cost = [0]
     last_start = [0]
@@ -139,9 +145,18 @@ def _group_by_length(
     end = len(by_length)
     while end:
         start = last_start[end]
-        groups.append(sorted(by_length[start:end], key=lambda prompt: prompt.row))
+        group = sorted(by_length[start:end], key=_row)
+        groups.append(group)
         end = start
     return groups[::-1]
+
+
+def _length_and_row(prompt: _Prompt) -> tuple[int, int]:
+    return len(prompt.tail), prompt.row
+
+
+def _row(prompt: _Prompt) -> int:
+    return prompt.row
 
 
 def _read_group(model: Any, prompts: list[_Prompt]) -> _Group:
@@ -151,7 +166,10 @@ def _read_group(model: Any, prompts: list[_Prompt]) -> _Group:
     lengths = [len(prompt.tail) for prompt in prompts]
     longest = max(lengths)
     gap = max(starts)
-    padded = [prompt.tail + [0] * (longest - len(prompt.tail)) for prompt in prompts]
+    padded = []
+    for prompt in prompts:
+        padding = [0] * (longest - len(prompt.tail))
+        padded.append(prompt.tail + padding)
     ids = torch.tensor(padded, device=device)
     length = torch.tensor(lengths, device=device)
     cache = preallocated_cache(_stack_cached(prompts, gap))
@@ -168,9 +186,13 @@ def _read_group(model: Any, prompts: list[_Prompt]) -> _Group:
     if gap:
         layers = _close_gap(keys_values(cache), gap, prompts)
         cache = preallocated_cache(layers)
-    rows = torch.arange(len(prompts), device=device)
-    last_hidden = output.last_hidden_state[rows, length - 1]
-    return _Group([prompt.row for prompt in prompts], cache, last_hidden[:, None])
+    number = torch.arange(len(prompts), device=device)
+    last_hidden = output.last_hidden_state[number, length - 1]
+    return _Group(
+        rows=[prompt.row for prompt in prompts],
+        cache=cache,
+        last_hidden=last_hidden[:, None],
+    )
 
 
 def _mask_options(
@@ -209,11 +231,12 @@ def _mask_options(
 def _cached_group(prompts: list[_Prompt]) -> _Group:
     """Return the prompts of which everything is in the cache."""
     longest = max(prompt.start for prompt in prompts)
+    layers = _stack_cached(prompts, longest)
     last_hidden = [prompt.cached.last_hidden for prompt in prompts if prompt.cached]
     return _Group(
-        [prompt.row for prompt in prompts],
-        preallocated_cache(_stack_cached(prompts, longest)),
-        torch.stack(last_hidden),
+        rows=[prompt.row for prompt in prompts],
+        cache=preallocated_cache(layers),
+        last_hidden=torch.stack(last_hidden),
     )
 
 
@@ -244,20 +267,30 @@ def _close_gap(
         layers: keys and values, both [G, H, slots, D].
         gap: the slot where the tails begin.
     """
-    longest = max(prompt.start + len(prompt.tail) for prompt in prompts)
+    closed = []
+    for keys, values in layers:
+        closed_keys = _close_table_gap(keys, gap, prompts)
+        closed_values = _close_table_gap(values, gap, prompts)
+        closed.append((closed_keys, closed_values))
+    return closed
 
-    def close(table: torch.Tensor) -> torch.Tensor:
-        count, heads, _, width = table.shape
-        closed = table.new_zeros(count, heads, longest, width)
-        for row, prompt in enumerate(prompts):
-            start = prompt.start
-            length = len(prompt.tail)
-            closed[row, :, :start] = table[row, :, :start]
-            tail = table[row, :, gap : gap + length]
-            closed[row, :, start : start + length] = tail
-        return closed
 
-    return [(close(keys), close(values)) for keys, values in layers]
+def _close_table_gap(
+    table: torch.Tensor,
+    gap: int,
+    prompts: list[_Prompt],
+) -> torch.Tensor:
+    """Return one table [G, H, longest prompt, D]; see `_close_gap`."""
+    count, heads, _, width = table.shape
+    ends = [prompt.start + len(prompt.tail) for prompt in prompts]
+    closed = table.new_zeros(count, heads, max(ends), width)
+    for row, prompt in enumerate(prompts):
+        start = prompt.start
+        end = ends[row]
+        tail_end = gap + len(prompt.tail)
+        closed[row, :, :start] = table[row, :, :start]
+        closed[row, :, start:end] = table[row, :, gap:tail_end]
+    return closed
 
 
 def _join(groups: list[_Group]) -> tuple[Any, torch.Tensor]:
@@ -267,8 +300,11 @@ def _join(groups: list[_Group]) -> tuple[Any, torch.Tensor]:
     last_hidden = torch.cat([group.last_hidden for group in groups])
     rows = [torch.tensor(group.rows, device=last_hidden.device) for group in groups]
     contents = [keys_values(group.cache) for group in groups]
-    longest = max(content[0][0].shape[2] for content in contents)
-    layers = _merge(contents, rows, len(last_hidden), longest)
+    lengths = []
+    for content in contents:
+        keys, _ = content[0]
+        lengths.append(keys.shape[2])
+    layers = _merge(contents, rows, len(last_hidden), max(lengths))
     order = torch.cat(rows).argsort()
     return preallocated_cache(layers), last_hidden[order]
 

@@ -72,7 +72,8 @@ class SharedPrompts:
         self.model = model
         self.cache, self.hidden = prefill(model, prompts, prefix_cache)
         self.length = torch.tensor(lengths, device=device)[:, None]
-        slots = torch.arange(max(lengths), device=device).expand(count, -1)
+        longest = max(lengths)
+        slots = torch.arange(longest, device=device).expand(count, -1)
         # Which slots hold a token of the prompt, bool [P, slots].
         self._is_prompt = slots < self.length
         # The position of each key, int64 [P, keys].
@@ -95,6 +96,7 @@ class SharedPrompts:
         ancestors = self._add_ancestors(parent, number // steps, step, steps)
         position = self.length + self._steps + step
         self._position = torch.cat([self._position, position], dim=1)
+        # A new token sees the whole prompt.
         prompt = self._is_prompt[:, None].expand(-1, queries, -1)
         visible = torch.cat([prompt, ancestors], dim=2)
         output = hidden_states(
@@ -161,16 +163,19 @@ class RereadPrompts:
         ends = [len(prompt) + depth for prompt in self.prompts]
         length = max(ends)
         ids = self._paths.new_zeros(count, beams, length)
-        for row, (prompt, end) in enumerate(zip(self.prompts, ends, strict=True)):
+        for row, prompt in enumerate(self.prompts):
             start = len(prompt)
             ids[row, :, :start] = torch.tensor(prompt, device=device)
-            ids[row, :, start:end] = self._paths[row]
+            ids[row, :, start : ends[row]] = self._paths[row]
         # Padding on the right is seen by no token of a causal model: no mask is needed.
-        output = hidden_states(self.model, ids.reshape(-1, length), use_cache=False)
+        flat_ids = ids.reshape(-1, length)
+        output = hidden_states(self.model, flat_ids, use_cache=False)
         hidden = output.last_hidden_state.reshape(count, beams, length, -1)
-        first = torch.tensor(ends, device=device)[:, None] - steps
-        position = first + torch.arange(steps, device=device)
-        index = position[:, None, :, None].expand(-1, beams, -1, hidden.shape[-1])
+        width = hidden.shape[-1]
+        end = torch.tensor(ends, device=device)[:, None]
+        step = torch.arange(steps, device=device)
+        position = end - steps + step
+        index = position[:, None, :, None].expand(-1, beams, -1, width)
         return hidden.gather(2, index)
 
 
@@ -194,7 +199,8 @@ def select_prompt_attention(model: Any) -> type[PromptAttention]:
 
 def _gather_beams(table: torch.Tensor, parent: torch.Tensor) -> torch.Tensor:
     """Return the rows [P, W, n] of a table [P, W of the last call, n] that beams continue."""
-    index = parent[..., None].expand(-1, -1, table.shape[2])
+    columns = table.shape[2]
+    index = parent[..., None].expand(-1, -1, columns)
     return table.gather(1, index)
 
 

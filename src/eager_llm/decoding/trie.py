@@ -76,9 +76,10 @@ class Trie:
         order = _path_order(labels, sizes)
         tables, level_start, widest = _build_nodes(labels, order)
         tables["leaf_item"] = order
-        tail = np.zeros((items, levels - len(widest)), dtype=np.int32)
-        for step, level_labels in enumerate(labels[len(widest) :]):
-            tail[:, step] = level_labels[order]
+        depth = len(widest)
+        tail = np.zeros((items, levels - depth), dtype=np.int32)
+        for step in range(levels - depth):
+            tail[:, step] = labels[depth + step][order]
         tables["tail"] = tail
         tensors = {}
         for name, table in tables.items():
@@ -183,7 +184,8 @@ class Trie:
         Returns:
             Nodes int32 [..., widest of the level] and bool of the same shape.
         """
-        offset = torch.arange(self.widest[level], dtype=torch.int32, device=nodes.device)
+        widest = self.widest[level]
+        offset = torch.arange(widest, dtype=torch.int32, device=nodes.device)
         first = self.first_child[nodes][..., None]
         end = self.first_child[nodes + 1][..., None]
         child = first + offset
@@ -214,7 +216,8 @@ def _label_tokens(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_used = np.zeros(width, dtype=bool)
     is_used[offsets] = True
     label_of = np.cumsum(is_used) - 1
-    return label_of[offsets], np.flatnonzero(is_used) + lowest
+    used_tokens = np.flatnonzero(is_used) + lowest
+    return label_of[offsets], used_tokens
 
 
 def _path_order(
@@ -269,7 +272,8 @@ def _build_nodes(
         first_child.append(level_start[-1] + first)
         first_leaf.append(parent_starts)
         widest.append(int(children.max()))
-        level_start.append(level_start[-1] + len(starts))
+        nodes_so_far = level_start[-1] + len(starts)
+        level_start.append(nodes_so_far)
         parent_starts = starts
         if len(starts) == items:
             break

@@ -16,7 +16,7 @@ import pandas as pd
 
 from eager_llm.core.errors import UserError
 from eager_llm.index.item_index import ItemIndex
-from eager_llm.prompts.templates import DEFAULT_FILE, Template, read_templates
+from eager_llm.prompts.templates import DEFAULT_FILE, Template, TextPiece, read_templates
 
 # What a template consists of: the token ids of literal text, or the name of a field.
 Piece = str | list[int]
@@ -230,13 +230,14 @@ class PromptBuilder:
         prompt, answer = template.pieces()
         return TokenTemplate(self._tokenize_pieces(prompt), self._tokenize_pieces(answer))
 
-    def _tokenize_pieces(self, pieces: list[tuple[bool, str]]) -> list[Piece]:
+    def _tokenize_pieces(self, pieces: list[TextPiece]) -> list[Piece]:
         tokenized: list[Piece] = []
         for is_field, text in pieces:
             if is_field:
                 tokenized.append(text)
             else:
-                tokenized.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+                encoded = self.tokenizer(text, add_special_tokens=False)
+                tokenized.append(encoded["input_ids"])
         return tokenized
 
 
@@ -247,5 +248,8 @@ def _fill(
     """Return the tokens of a template's pieces, with the tokens of each field in its place."""
     tokens: list[int] = []
     for piece in pieces:
-        tokens += fields[piece] if isinstance(piece, str) else piece
+        if isinstance(piece, str):
+            tokens += fields[piece]
+        else:
+            tokens += piece
     return tokens

@@ -53,13 +53,15 @@ def read_templates(file: Path) -> dict[str, list[Template]]:
     """
     tree = _parse(file)
     if not isinstance(tree, yaml.MappingNode):
-        raise UserError(f"{file}, line 1: expected the tasks {', '.join(TASK_NAMES)}")
+        names = ", ".join(TASK_NAMES)
+        raise UserError(f"{file}, line 1: expected the tasks {names}")
     templates: dict[str, list[Template]] = {}
     for name_node, list_node in tree.value:
         task = name_node.value
         location = _location(file, name_node)
         if task not in TASK_NAMES:
-            raise UserError(f"{location}: unknown task {task!r}; known: {', '.join(TASK_NAMES)}")
+            names = ", ".join(TASK_NAMES)
+            raise UserError(f"{location}: unknown task {task!r}; known: {names}")
         if task in templates:
             raise UserError(f"{location}: {task} stands there twice")
         if not isinstance(list_node, yaml.SequenceNode):
@@ -92,8 +94,10 @@ def _parse(file: Path) -> Any:
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{line}: neither JSON nor YAML: {error.problem}") from None
+        location = str(file)
+        if error.problem_mark:
+            location += f", line {error.problem_mark.line + 1}"
+        raise UserError(f"{location}: neither JSON nor YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{file}: neither JSON nor YAML: {error}") from None
 
@@ -101,16 +105,20 @@ def _parse(file: Path) -> Any:
 def _read_template(file: Path, task: str, node: Any) -> Template:
     """Read and check one template of a task."""
     location = f"{_location(file, node)}: {task}"
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    entries = {key.value: value for key, value in pairs}
+    entries = {}
+    if isinstance(node, yaml.MappingNode):
+        entries = {key.value: value for key, value in node.value}
     if not {"prompt", "answer"} <= set(entries) <= {"prompt", "answer", "held_out"}:
         raise UserError(f"{location}: needs a prompt and an answer, and may say held_out")
     for name in ("prompt", "answer"):
         entry = entries[name]
         if entry.tag != _TEXT_TAG or not entry.value.strip():
             raise UserError(f"{location}: the {name} must be text")
-        _check_fields(entry.value, f"{_location(file, entry)}: {task}")
-    held_out = "held_out" in entries and entries["held_out"].value == "true"
+        entry_location = f"{_location(file, entry)}: {task}"
+        _check_fields(entry.value, entry_location)
+    held_out = False
+    if "held_out" in entries:
+        held_out = entries["held_out"].value == "true"
     template = Template(
         prompt=entries["prompt"].value,
         answer=entries["answer"].value,
