@@ -23,7 +23,7 @@ from eager_llm.features.feature_store import JUST_BEFORE, Features
 from eager_llm.release.erasure import bundle_source, erase
 
 REPOSITORY = ROOT / "feature_repo"
-FACTS = {"source": "shop", "first_event": "2025-01-01", "last_event": "2025-12-31"}
+METADATA = {"source": "shop", "first_event": "2025-01-01", "last_event": "2025-12-31"}
 DATA = Path(os.environ.get("EAGER_LLM_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -232,7 +232,7 @@ def test_erasing_a_user_leaves_nothing_of_them_and_names_the_bundle(store, shop,
     bundle.mkdir()
     shop.items.to_parquet(bundle / "item_index.parquet")
     (bundle / "manifest.json").write_text(
-        json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": FACTS})
+        json.dumps({"packed_at": "2026-01-02T03:04:05+00:00", "data": METADATA})
     )
     kept = len(shop.events) - (shop.events["user_id"] == user).sum()
     done = erase([user], [tmp_path / "runs"], REPOSITORY)
