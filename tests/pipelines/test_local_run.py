@@ -242,6 +242,7 @@ def test_the_earlier_names_work_and_are_not_shown(tmp_path):
     done = cli("night", *missing)
     assert done.returncode == 2
     assert "`eager-llm night` is now called `eager-llm refresh`" in done.stderr
+    assert "--continue-without is now called --waive" in done.stderr
     assert "nowhere: no such folder" in done.stderr
     assert "night" not in cli("--help").stdout
     for command in ("run", "refresh"):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eager_llm.cli.options import BundleOption
+from eager_llm.cli.options import BundleOption, renamed
 from eager_llm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ def evaluate_command(
     ],
     bundle: BundleOption = Path("runs/demo/bundle"),
     split: Annotated[str, typer.Option(help="which split of the examples")] = "validation",
-    earlier_split: Annotated[str, typer.Option("--part", hidden=True)] = "",
+    earlier_split: Annotated[
+        str,
+        typer.Option("--part", hidden=True, callback=renamed("--split")),
+    ] = "",
 ) -> None:
     """Measure a bundle beside co-occurrence and popularity, item-level over the whole catalogue.
 

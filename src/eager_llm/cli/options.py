@@ -1,9 +1,26 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def renamed(name: str) -> Callable[[typer.CallbackParam, str], str]:
+    """Return the callback of an option's earlier name: it prints the current name.
+
+    Args:
+        name: the current name.
+    """
+
+    def note(option: typer.CallbackParam, value: str) -> str:
+        if value:
+            typer.echo(f"note: {option.opts[0]} is now called {name}", err=True)
+        return value
+
+    return note
+
 
 BundleOption = Annotated[Path, typer.Option(help="the bundle's folder")]
 FeaturesOption = Annotated[
@@ -21,7 +38,10 @@ WaiveOption = Annotated[
         help="gates that may fail, separated by commas; the report keeps the decision",
     ),
 ]
-EarlierWaiveOption = Annotated[str, typer.Option("--continue-without", hidden=True)]
+EarlierWaiveOption = Annotated[
+    str,
+    typer.Option("--continue-without", hidden=True, callback=renamed("--waive")),
+]
 
 
 def waived_overrides(*waived: str) -> list[str]:
