@@ -10,8 +10,14 @@ from eager_llm.core.files import whole_file
 
 
 def inspect_command(
-    index: Annotated[Path, typer.Argument(help="Parquet of an item index")],
-    out: Annotated[Path, typer.Option(help="HTML page to write")] = Path("index.html"),
+    index: Annotated[
+        Path,
+        typer.Argument(help="Parquet of an item index"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="HTML page to write"),
+    ] = Path("index.html"),
     items: Annotated[
         Path | None,
         typer.Option(help="Parquet or CSV of item_id and, where there are, title and categories"),
@@ -27,7 +33,10 @@ def inspect_command(
         list[str] | None,
         typer.Option("--branch", help='a branch to look into, such as "<a_17>"; repeatable'),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the branches and items that are drawn")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="of the branches and items that are drawn"),
+    ] = 0,
 ) -> None:
     """Show what an index is like, as one HTML page that needs no network.
 
@@ -36,26 +45,32 @@ def inspect_command(
     first tokens: the 10 nearest neighbours of 1,000 drawn items, beside chance. --branch takes any
     tokens: "<a_17><b_3>" is a branch of a branch, "<b_3>" all items with that label.
 
-    Example: eager-llm index inspect index.parquet --items items.parquet --embedding semantic=semantic.npy
-    --branch "<a_17>" --out index.html
+    Example: eager-llm index inspect index.parquet --items items.parquet
+    --embedding semantic=semantic.npy --branch "<a_17>" --out index.html
     """
     from eager_llm.data.tables import item_titles, read_items
     from eager_llm.index.inspect import inspect_index, render_inspect
     from eager_llm.index.item_index import ItemIndex
 
-    found = parse_embeddings(embedding or [])
-    table = None if items is None else read_items(items)
+    embeddings = parse_embeddings(embedding or [])
+    titles = None
+    item_ids = None
+    if items is not None:
+        table = read_items(items)
+        titles = item_titles(table)
+        item_ids = table["item_id"].tolist()
     data = inspect_index(
         ItemIndex.load(index),
-        titles=None if table is None else item_titles(table),
-        embeddings=found,
+        titles=titles,
+        embeddings=embeddings,
         seed=seed,
-        item_ids=None if table is None else table["item_id"].tolist(),
+        item_ids=item_ids,
         branches=branch or [],
     )
     page = render_inspect(data)
     with whole_file(out) as draft:
         draft.write_text(page, encoding="utf-8")
-    typer.echo(f"{out}: {data.items} items, version {data.version}, {len(page) / 1e6:.1f} MB")
+    megabytes = len(page) / 1e6
+    typer.echo(f"{out}: {data.items} items, version {data.version}, {megabytes:.1f} MB")
     for note in data.notes:
         typer.echo(f"note: {note}", err=True)

@@ -38,7 +38,11 @@ class DeepInterestNetwork(nn.Module):
         dim: width of the item embedding, D.
     """
 
-    def __init__(self, items: int, dim: int) -> None:
+    def __init__(
+        self,
+        items: int,
+        dim: int,
+    ) -> None:
         super().__init__()
         self.padding = items
         self.table = nn.Embedding(items + 1, dim, padding_idx=items)
@@ -55,7 +59,11 @@ class DeepInterestNetwork(nn.Module):
         self.bias = nn.Embedding(items + 1, 1)
         nn.init.zeros_(self.bias.weight)
 
-    def forward(self, history: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        history: torch.Tensor,
+        candidates: torch.Tensor,
+    ) -> torch.Tensor:
         """Return a score for each candidate, float [B, C].
 
         Args:
@@ -75,7 +83,11 @@ class DeepInterestNetwork(nn.Module):
         similarity = (interest * candidate).sum(-1)
         return decision + similarity + self.bias(candidates).squeeze(-1)
 
-    def _attention(self, past: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    def _attention(
+        self,
+        past: torch.Tensor,
+        candidate: torch.Tensor,
+    ) -> torch.Tensor:
         """Return the activation unit's weights [B, C, T].
 
         Its first layer over (past, candidate, past * candidate) is a sum of three products, so the

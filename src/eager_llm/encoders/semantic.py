@@ -46,7 +46,11 @@ def semantic_embedding(
     return unit_rows(embedding, "semantic")
 
 
-def _tfidf_svd(items: pd.DataFrame, dim: int, seed: int) -> np.ndarray:
+def _tfidf_svd(
+    items: pd.DataFrame,
+    dim: int,
+    seed: int,
+) -> np.ndarray:
     """Latent semantic analysis over words and word pairs of all fields, float [items, rank]."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -67,7 +71,11 @@ def _tfidf_svd(items: pd.DataFrame, dim: int, seed: int) -> np.ndarray:
     return TruncatedSVD(rank, random_state=seed).fit_transform(weights)
 
 
-def _hugging_face(items: pd.DataFrame, settings: SemanticSettings, device: str) -> np.ndarray:
+def _hugging_face(
+    items: pd.DataFrame,
+    settings: SemanticSettings,
+    device: str,
+) -> np.ndarray:
     """Mean-pooled last hidden states, averaged over the fields that have text, float [items, dim]."""
     tokenizer, model = _load_encoder(settings.encoder, device)
     total = np.zeros((len(items), model.config.hidden_size), dtype=np.float64)
@@ -109,7 +117,12 @@ def _longest_first(texts: pd.Series) -> np.ndarray:
     return rows[np.argsort(-lengths, kind="stable")]
 
 
-def _mean_hidden_states(tokenizer: Any, model: Any, texts: list[str], device: str) -> np.ndarray:
+def _mean_hidden_states(
+    tokenizer: Any,
+    model: Any,
+    texts: list[str],
+    device: str,
+) -> np.ndarray:
     """Return the mean of the last hidden states of each text, float32 [texts, dim]."""
     import torch
 

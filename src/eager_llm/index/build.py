@@ -107,7 +107,11 @@ def open_for_index(
     return sources
 
 
-def check_embeddings(pool: Pool, sources: dict[str, Shards], item_ids: list[str]) -> None:
+def check_embeddings(
+    pool: Pool,
+    sources: dict[str, Shards],
+    item_ids: list[str],
+) -> None:
     """Refuse NaN, infinite and zero vectors, naming the first item that has one.
 
     Raises:
@@ -126,7 +130,11 @@ def check_embeddings(pool: Pool, sources: dict[str, Shards], item_ids: list[str]
         )
 
 
-def _join_trees(item_ids: list[str], trees: dict[str, SourceTree], branching: int) -> ItemIndex:
+def _join_trees(
+    item_ids: list[str],
+    trees: dict[str, SourceTree],
+    branching: int,
+) -> ItemIndex:
     """Return the index whose paths are those of the trees side by side."""
     level_sources: list[str] = []
     centroids: list[np.ndarray] = []

@@ -22,7 +22,11 @@ class BuildCheckpoint:
         key: names this build, see `build_key`; another key never sees its states.
     """
 
-    def __init__(self, folder: Path | None = None, key: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        key: str = "",
+    ) -> None:
         self.folder = folder / key if folder else None
 
     def load(self, name: str) -> State | None:
@@ -35,7 +39,11 @@ class BuildCheckpoint:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def save(self, name: str, state: State) -> None:
+    def save(
+        self,
+        name: str,
+        state: State,
+    ) -> None:
         """Store arrays under a name, whole or not at all."""
         if self.folder is None:
             return
@@ -49,7 +57,11 @@ class BuildCheckpoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def build_key(sources: dict[str, Shards], settings: IndexSettings, seed: int) -> str:
+def build_key(
+    sources: dict[str, Shards],
+    settings: IndexSettings,
+    seed: int,
+) -> str:
     """Name a build by what it depends on, which the number of workers is not part of.
 
     The first row of each range stands for the whole range: reading all rows would cost as much as

@@ -24,7 +24,11 @@ def capacity_of(points: Count, clusters: int) -> Count:
     return -(-points // clusters)
 
 
-def balance_prices(scores: torch.Tensor, start: torch.Tensor, rounds: int) -> torch.Tensor:
+def balance_prices(
+    scores: torch.Tensor,
+    start: torch.Tensor,
+    rounds: int,
+) -> torch.Tensor:
     """Return a price for each cluster under which a sample of points spreads evenly.
 
     The dual of entropic optimal transport from points to clusters of equal weight, by Sinkhorn's
@@ -53,7 +57,11 @@ def balance_prices(scores: torch.Tensor, start: torch.Tensor, rounds: int) -> to
     return prices - prices.mean()
 
 
-def _soft_load(scores: torch.Tensor, prices: torch.Tensor, temperature: float) -> torch.Tensor:
+def _soft_load(
+    scores: torch.Tensor,
+    prices: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
     """Return the points that each cluster attracts, each point shared out by softmax, float [K]."""
     loads = []
     for block in scores.split(BLOCK_POINTS):

@@ -28,13 +28,22 @@ class CodebookFitter:
         seed: of the start of every level.
     """
 
-    def __init__(self, settings: IndexSettings, height: int, seed: int) -> None:
+    def __init__(
+        self,
+        settings: IndexSettings,
+        height: int,
+        seed: int,
+    ) -> None:
         self.settings = settings
         self.height = height
         self.seed = seed
         self.balanced = settings.builder == "balanced"
 
-    def fit(self, sample: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def fit(
+        self,
+        sample: torch.Tensor,
+        level: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a codebook, float [min(K, N), D], and the prices that balance it, float [min(K, N)].
 
         Args:
@@ -63,7 +72,11 @@ class CodebookFitter:
         prices = self.balance(sample, codebook, prices)
         return codebook, prices
 
-    def level_view(self, points: torch.Tensor, level: int) -> torch.Tensor:
+    def level_view(
+        self,
+        points: torch.Tensor,
+        level: int,
+    ) -> torch.Tensor:
         """Return what a level sees of points or centroids [*, D]: all, or its slice of the dimensions.
 
         Other dimensions than the slice are zero.

@@ -40,8 +40,9 @@ def descend(
     Raises:
         ValueError: there is not room for all points.
     """
-    codes = torch.empty(len(points), len(codebooks), dtype=torch.int32)
-    errors = torch.empty(len(points), len(codebooks))
+    shape = (len(points), len(codebooks))
+    codes = torch.empty(shape, dtype=torch.int32)
+    errors = torch.empty(shape)
     parent = torch.zeros(len(points), dtype=torch.long, device=points.device)
     for level, codebook in enumerate(codebooks):
         if level == 0 and top_labels is not None:
@@ -116,7 +117,8 @@ def _assign_groups(
         stop = int(ends[last - 1])
         rows = by_group[start:stop]
         cost = score(points[rows], codebook, lengths)
-        labels[rows] = assign_columns(cost, rooms[first:last], group[rows] - first)
+        batch_group = group[rows] - first
+        labels[rows] = assign_columns(cost, rooms[first:last], batch_group)
         first = last
         start = stop
     return labels

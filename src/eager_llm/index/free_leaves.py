@@ -21,7 +21,11 @@ class FreeLeaves:
         codebooks: of each level, float32 [K, D].
     """
 
-    def __init__(self, codes: np.ndarray, codebooks: list[np.ndarray]) -> None:
+    def __init__(
+        self,
+        codes: np.ndarray,
+        codebooks: list[np.ndarray],
+    ) -> None:
         self.branching = len(codebooks[0])
         self.height = len(codebooks)
         self._codebooks = []
@@ -61,7 +65,12 @@ class FreeLeaves:
         positions = np.searchsorted(self._used_keys, keys)
         self._used_keys = np.insert(self._used_keys, positions, keys)
 
-    def _room(self, level: int, parents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def _room(
+        self,
+        level: int,
+        parents: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
         """Return the free leaves below each child of the parents, int [parents, K].
 
         Args:

@@ -63,8 +63,8 @@ def write_index(
     items = _items_table(arrays, vocabulary)
     centroids = _centroids_table(arrays.centroids, sources)
     table = pa.concat_tables([items, centroids], promote_options="default")
-    content = {"schema_version": SCHEMA_VERSION, **metadata}
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(content).encode()})
+    content = json.dumps({"schema_version": SCHEMA_VERSION, **metadata})
+    table = table.replace_schema_metadata({_METADATA_KEY: content.encode()})
     with whole_file(path) as draft:
         pq.write_table(table, draft, row_group_size=ROW_GROUP, compression="zstd")
 
@@ -77,7 +77,8 @@ def read_index_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         file_metadata = pq.read_schema(path).metadata or {}
-        metadata: dict[str, Any] = json.loads(file_metadata.get(_METADATA_KEY, b"{}"))
+        content = file_metadata.get(_METADATA_KEY, b"{}")
+        metadata: dict[str, Any] = json.loads(content)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: not readable as an item index: {error}") from None
     version = metadata.get("schema_version")
@@ -106,7 +107,8 @@ def read_index_arrays(path: Path, levels: int) -> IndexArrays:
     node_levels = nodes["level"].to_numpy()
     for level in np.unique(node_levels):
         of_level = pa.array(node_levels == level)
-        centroids.append(_codebook(nodes["vector"].filter(of_level)))
+        vectors = nodes["vector"].filter(of_level)
+        centroids.append(_codebook(vectors))
     return IndexArrays(
         item_ids=items["item_id"].to_pylist(),
         codes=_matrix(items["codes"], levels, np.int32),
@@ -141,9 +143,9 @@ def _centroids_table(centroids: list[np.ndarray], sources: Sequence[str]) -> pa.
     for level, codebook in enumerate(centroids):
         clusters, dim = codebook.shape
         table = pa.table({
-            "level": pa.array(np.full(clusters, level, np.int32)),
+            "level": pa.array([level] * clusters, pa.int32()),
             "source": pa.array([sources[level]] * clusters, pa.string()),
-            "label": pa.array(np.arange(clusters, dtype=np.int32)),
+            "label": pa.array(range(clusters), pa.int32()),
             "vector": _lists(codebook.astype(np.float32), dim),
         })  # fmt: skip
         tables.append(table)
@@ -152,18 +154,28 @@ def _centroids_table(centroids: list[np.ndarray], sources: Sequence[str]) -> pa.
 
 def _lists(values: Any, width: int) -> pa.Array:
     """Return a list column from values that lie row after row, `width` to a row."""
-    flat = values if isinstance(values, pa.Array) else pa.array(values.reshape(-1))
-    offsets = np.arange(0, len(flat) + 1, width, dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, flat)
+    if not isinstance(values, pa.Array):
+        values = pa.array(values.reshape(-1))
+    offsets = np.arange(0, len(values) + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, values)
 
 
-def _matrix(column: pa.ChunkedArray, width: int, dtype: type) -> np.ndarray:
+def _matrix(
+    column: pa.ChunkedArray,
+    width: int,
+    dtype: type,
+) -> np.ndarray:
     """Return a list column as an array [rows, width]."""
-    flat = column.combine_chunks().flatten().to_numpy()
-    return flat.astype(dtype, copy=False).reshape(-1, width)
+    flat = _flat_values(column).astype(dtype, copy=False)
+    return flat.reshape(-1, width)
 
 
 def _codebook(column: pa.ChunkedArray) -> np.ndarray:
     """Return a list column as a codebook, float32 [rows, D]."""
-    flat = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1).astype(np.float32, copy=False)
+    rows = _flat_values(column).reshape(len(column), -1)
+    return rows.astype(np.float32, copy=False)
+
+
+def _flat_values(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the values of a list column, row after row."""
+    return column.combine_chunks().flatten().to_numpy()

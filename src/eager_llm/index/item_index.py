@@ -60,13 +60,15 @@ class ItemIndex:
     def __post_init__(self) -> None:
         if len(set(self.item_ids)) != len(self.item_ids):
             raise UserError("the item index names an item twice")
-        if self.codes.shape != (len(self.item_ids), len(self.sources)):
+        shape = (len(self.item_ids), len(self.sources))
+        if self.codes.shape != shape:
             raise UserError(
                 f"the item index has paths {self.codes.shape}; "
                 f"expected one of {len(self.sources)} an item"
             )
-        if len(self.codes) and not (self.codes.min() >= 0 and self.codes.max() < self.branching):
-            raise UserError(f"the item index has a label outside 0..{self.branching - 1}")
+        last_label = self.branching - 1
+        if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() <= last_label:
+            raise UserError(f"the item index has a label outside 0..{last_label}")
         for source, levels in self.levels_of.items():
             keys = path_keys(self.codes[:, levels], self.branching)
             if len(np.unique(keys)) != len(keys):
@@ -208,7 +210,11 @@ class ItemIndex:
         return metadata
 
 
-def prefix_purity(index: ItemIndex, items: pd.DataFrame, column: str) -> dict[str, float]:
+def prefix_purity(
+    index: ItemIndex,
+    items: pd.DataFrame,
+    column: str,
+) -> dict[str, float]:
     """Return how often two items under one first-level node share a field, for each source.
 
     A quick look at what the index separates: the mean share of the commonest value of a node.

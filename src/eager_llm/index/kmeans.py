@@ -51,7 +51,11 @@ def blocks(points: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         yield start, points[start : start + size].float()
 
 
-def score(block: torch.Tensor, codebook: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+def score(
+    block: torch.Tensor,
+    codebook: torch.Tensor,
+    offset: torch.Tensor,
+) -> torch.Tensor:
     """Return the score of each point for each label, float [N, K].
 
     Args:
@@ -94,7 +98,11 @@ class ClusterSums:
         return torch.where(has_points, mean, previous)
 
 
-def sums_of(points: torch.Tensor, labels: torch.Tensor, clusters: int) -> ClusterSums:
+def sums_of(
+    points: torch.Tensor,
+    labels: torch.Tensor,
+    clusters: int,
+) -> ClusterSums:
     """Add up the points [N, D] of each label; `labels` is int64 [N]."""
     total = torch.zeros(clusters, points.shape[1], device=points.device)
     for start, block in blocks(points):
@@ -149,11 +157,17 @@ def nearest_labels(
         stop = start + len(block)
         best = score(block, codebook, offset).topk(candidates, dim=1, largest=False)
         labels[start:stop] = best.indices[:, 0]
-        regret[start:stop] = best.values[:, -1] - best.values[:, 0]
+        least = best.values[:, 0]
+        second = best.values[:, -1]
+        regret[start:stop] = second - least
     return labels, regret
 
 
-def subsample(sample: torch.Tensor, clusters: int, points_per_cluster: int) -> torch.Tensor:
+def subsample(
+    sample: torch.Tensor,
+    clusters: int,
+    points_per_cluster: int,
+) -> torch.Tensor:
     """Return the first points of a sample [N, D], as many a cluster as asked for.
 
     There are never more than their scores have memory for.
@@ -175,7 +189,8 @@ def fit_prices(
     """
     points = subsample(sample, len(codebook), PRICE_POINTS)
     lengths = codebook.square().sum(1)
-    return balance_prices(score(points, codebook, lengths), start, PRICE_ROUNDS)
+    scores = score(points, codebook, lengths)
+    return balance_prices(scores, start, PRICE_ROUNDS)
 
 
 def start_codebook(
@@ -228,7 +243,11 @@ def _total_score(points: torch.Tensor, codebook: torch.Tensor) -> float:
     return total
 
 
-def _add(total: torch.Tensor, labels: torch.Tensor, block: torch.Tensor) -> None:
+def _add(
+    total: torch.Tensor,
+    labels: torch.Tensor,
+    block: torch.Tensor,
+) -> None:
     """Add each point of a block [N, D] to the sum of its label, in place."""
     if block.is_cuda:
         # index_add_ on CUDA adds in any order; a product with the one-hot labels does not.
@@ -238,16 +257,22 @@ def _add(total: torch.Tensor, labels: torch.Tensor, block: torch.Tensor) -> None
         total.index_add_(0, labels, block)
 
 
-def _plus_plus(points: torch.Tensor, clusters: int, generator: torch.Generator) -> torch.Tensor:
+def _plus_plus(
+    points: torch.Tensor,
+    clusters: int,
+    generator: torch.Generator,
+) -> torch.Tensor:
     """Draw centroids [clusters, D] by k-means++ (Arthur & Vassilvitskii, SODA 2007)."""
     length = points.square().sum(1)
     row = int(torch.randint(len(points), (1,), generator=generator))
     rows = [row]
     nearest = torch.full_like(length, torch.inf)
     for _ in range(clusters - 1):
-        distance = length + length[row] - 2 * (points @ points[row])
+        product = points @ points[row]
+        distance = length + length[row] - 2 * product
         # Copies of a centroid are 0 apart, but for rounding.
-        distance = torch.where(distance > 1e-6 * length, distance, 0)
+        is_apart = distance > 1e-6 * length
+        distance = torch.where(is_apart, distance, 0)
         nearest = torch.minimum(nearest, distance)
         weight = nearest.double().cpu()
         if weight.sum() <= 0:  # all other points are copies of centroids

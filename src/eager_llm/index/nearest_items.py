@@ -96,11 +96,20 @@ class NearestItemSearch:
         nearest = []
         for position in order:
             candidate = int(rows[position])
-            distance = float(total[position])
-            nearest.append(NearestItem(candidate, distance, self.shared(row, candidate)))
+            nearest.append(
+                NearestItem(
+                    row=candidate,
+                    distance=float(total[position]),
+                    shared=self.shared(row, candidate),
+                )
+            )
         return nearest
 
-    def shared(self, row: int, other: int) -> dict[str, int]:
+    def shared(
+        self,
+        row: int,
+        other: int,
+    ) -> dict[str, int]:
         """Return how many tokens two paths share from the first on, for each source."""
         same = self.index.codes[row] == self.index.codes[other]
         lengths = {}
@@ -109,7 +118,12 @@ class NearestItemSearch:
             lengths[source] = int(prefix.sum())
         return lengths
 
-    def _distances(self, source: str, row: int, rows: np.ndarray) -> np.ndarray:
+    def _distances(
+        self,
+        source: str,
+        row: int,
+        rows: np.ndarray,
+    ) -> np.ndarray:
         """Return the squared distances of candidates [M] to an item, in the source's unit."""
         codes = self.index.codes
         vectors = []
@@ -145,8 +159,12 @@ class NearestItemSearch:
                 for other in levels:
                     products = centroids[level] @ centroids[other].T
                     lengths += products[codes[:, level], codes[:, other]]
-            means = [centroids[level][codes[:, level]].mean(0) for level in levels]
+            means = []
+            for level in levels:
+                vectors = centroids[level][codes[:, level]]
+                means.append(vectors.mean(0))
             middle = np.sum(means, axis=0)
-            unit = 2 * float(lengths.mean(dtype=np.float64) - middle @ middle)
+            variance = lengths.mean(dtype=np.float64) - middle @ middle
+            unit = 2 * float(variance)
             result[source] = (lengths, max(unit, 1e-12))
         return result

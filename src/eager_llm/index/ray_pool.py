@@ -12,7 +12,11 @@ from eager_llm.index.shards import Shards
 class Pool(Protocol):
     """Runs a method of `Worker` many times; results come in the order of the calls."""
 
-    def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
+    def map(
+        self,
+        method: str,
+        calls: Iterable[tuple],
+    ) -> Iterator[Any]:
         """Yield `method(*call)` for every call."""
 
     def share(self, value: Any) -> Any:
@@ -22,10 +26,18 @@ class Pool(Protocol):
 class LocalPool:
     """One worker, in this process."""
 
-    def __init__(self, sources: dict[str, Shards], precision: str) -> None:
+    def __init__(
+        self,
+        sources: dict[str, Shards],
+        precision: str,
+    ) -> None:
         self.worker = Worker(sources, precision)
 
-    def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
+    def map(
+        self,
+        method: str,
+        calls: Iterable[tuple],
+    ) -> Iterator[Any]:
         """Yield `method(*call)` for every call."""
         function = getattr(self.worker, method)
         for call in calls:
@@ -42,7 +54,12 @@ class RayPool:
     Ray starts a lost actor again and repeats its calls: they depend on nothing but their arguments.
     """
 
-    def __init__(self, sources: dict[str, Shards], precision: str, workers: int) -> None:
+    def __init__(
+        self,
+        sources: dict[str, Shards],
+        precision: str,
+        workers: int,
+    ) -> None:
         import ray
 
         total_gpus = ray.cluster_resources().get("GPU", 0)
@@ -57,7 +74,11 @@ class RayPool:
         self.sources = ray.put(sources)
         self.actors = [actor.remote(self.sources, precision) for _ in range(workers)]
 
-    def map(self, method: str, calls: Iterable[tuple]) -> Iterator[Any]:
+    def map(
+        self,
+        method: str,
+        calls: Iterable[tuple],
+    ) -> Iterator[Any]:
         """Yield `method(*call)` for every call; all are sent before the first result is read."""
         import ray
 
@@ -76,7 +97,11 @@ class RayPool:
 
 
 @contextmanager
-def worker_pool(sources: dict[str, Shards], precision: str, workers: int) -> Iterator[Pool]:
+def worker_pool(
+    sources: dict[str, Shards],
+    precision: str,
+    workers: int,
+) -> Iterator[Pool]:
     """Yield a pool: this process for 0 workers, else Ray, started here unless it already runs.
 
     Args:

@@ -34,13 +34,22 @@ class Worker:
         precision: float32 or bf16, see `matmul_precision`.
     """
 
-    def __init__(self, sources: dict[str, Shards], precision: str) -> None:
+    def __init__(
+        self,
+        sources: dict[str, Shards],
+        precision: str,
+    ) -> None:
         self.sources = sources
         self.precision = precision
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._gpu_rows: dict[tuple[str, int, int], torch.Tensor] = {}
 
-    def faulty_rows(self, source: str, start: int, stop: int) -> tuple[int, str, int] | None:
+    def faulty_rows(
+        self,
+        source: str,
+        start: int,
+        stop: int,
+    ) -> tuple[int, str, int] | None:
         """Return the first row that no index can be built on, its fault, and how many there are.
 
         The fault is NaN, infinite or zero; None is returned where all rows are sound.
@@ -135,14 +144,22 @@ class Worker:
             Codes int32 [N, L] and squared distances float32 [N, L]; see `descent.descend`.
         """
         branching = len(codebooks[0])
-        room = even_shares(branching) if balanced else leaves_below(branching, len(codebooks))
-        points = torch.from_numpy(self.sources[source].take(rows)).to(self.device)
+        room = leaves_below(branching, len(codebooks))
+        if balanced:
+            room = even_shares(branching)
+        embedding = self.sources[source].take(rows)
+        points = torch.from_numpy(embedding).to(self.device)
         tensors = [self._tensor(codebook) for codebook in codebooks]
         top = self._tensor(top_labels).long()
         with matmul_precision(self.precision):
             return descend(points, tensors, room, top)
 
-    def _points(self, source: str, start: int, stop: int) -> torch.Tensor:
+    def _points(
+        self,
+        source: str,
+        start: int,
+        stop: int,
+    ) -> torch.Tensor:
         """Return the rows of a range, [N, D]; on a GPU with memory for them they stay there."""
         key = (source, start, stop)
         if key in self._gpu_rows:
@@ -166,7 +183,11 @@ class Worker:
 def even_shares(branching: int) -> ChildRoom:
     """Return the room of a balanced tree: a child holds its even share of the parent's points."""
 
-    def room(level: int, parents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def room(
+        level: int,
+        parents: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
         return capacity_of(sizes, branching)[:, None]
 
     return room
@@ -175,7 +196,11 @@ def even_shares(branching: int) -> ChildRoom:
 def leaves_below(branching: int, height: int) -> ChildRoom:
     """Return the room of any other tree: a child holds as many points as it has leaves below."""
 
-    def room(level: int, parents: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def room(
+        level: int,
+        parents: np.ndarray,
+        sizes: np.ndarray,
+    ) -> np.ndarray:
         leaves = branching ** (height - 1 - level)
         return np.full((len(sizes), 1), leaves)
 

@@ -161,7 +161,12 @@ def _better_leaves(
         rows = rows[gains]
 
 
-def _moved_table(index: ItemIndex, source: str, fit: SpaceFit, moves: _Moves) -> pd.DataFrame:
+def _moved_table(
+    index: ItemIndex,
+    source: str,
+    fit: SpaceFit,
+    moves: _Moves,
+) -> pd.DataFrame:
     """Return the rows of `IndexRefresh.moved` of a source, but for the tokens."""
     rows = moves.rows
     item_ids = np.asarray(index.item_ids, dtype=object)

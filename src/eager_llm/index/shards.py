@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,19 @@ class Shards:
         UserError: a file is missing, no .npy, not two-dimensional, or of another width.
     """
 
-    def __init__(self, content: np.ndarray | Sequence[str], name: str) -> None:
+    def __init__(
+        self,
+        content: np.ndarray | Sequence[str],
+        name: str,
+    ) -> None:
         self.name = name
         self._content = content
-        sizes = [len(array) for array in self._arrays]
-        self._bounds = np.cumsum([0, *sizes])
-        widths = {array.shape[1] for array in self._arrays}
+        sizes = [0]
+        widths = set()
+        for array in self._arrays:
+            sizes.append(len(array))
+            widths.add(array.shape[1])
+        self._bounds = np.cumsum(sizes)
         if len(widths) > 1:
             raise UserError(
                 f"{name} embedding: its files have rows of {sorted(widths)} numbers; "
@@ -43,7 +51,11 @@ class Shards:
         self.dim = widths.pop()
 
     @classmethod
-    def open(cls, location: str | Path | np.ndarray, name: str) -> "Shards":
+    def open(
+        cls,
+        location: str | Path | np.ndarray,
+        name: str,
+    ) -> "Shards":
         """Open an array, a file, or all files of a pattern such as s3://bucket/semantic/*.npy.
 
         Raises:
@@ -81,17 +93,26 @@ class Shards:
     def row_ranges(self) -> list[tuple[int, int]]:
         """The ranges of rows that are worked on at a time; the same for any number of workers."""
         size = max(RANGE_ROWS, -(-self.rows // MAX_RANGES))
-        starts = range(0, self.rows, size)
-        return [(start, min(start + size, self.rows)) for start in starts]
+        ranges = []
+        for start in range(0, self.rows, size):
+            stop = min(start + size, self.rows)
+            ranges.append((start, stop))
+        return ranges
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(
+        self,
+        start: int,
+        stop: int,
+    ) -> np.ndarray:
         """Return rows start to stop, [stop - start, dim]; no copy where they lie in one file."""
-        shard = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        shard = self._shard_of(start)
         pieces = []
         while start < stop:
             offset = int(self._bounds[shard])
-            end = min(stop, int(self._bounds[shard + 1]))
-            pieces.append(self._arrays[shard][start - offset : end - offset])
+            shard_end = int(self._bounds[shard + 1])
+            end = min(stop, shard_end)
+            array = self._arrays[shard]
+            pieces.append(array[start - offset : end - offset])
             start = end
             shard += 1
         if len(pieces) == 1:
@@ -101,14 +122,20 @@ class Shards:
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows of some numbers, float32 [len(rows), dim], in that order."""
         if len(self._arrays) == 1:
-            return self._arrays[0].take(rows, axis=0).astype(np.float32, copy=False)
+            points = self._arrays[0].take(rows, axis=0)
+            return points.astype(np.float32, copy=False)
         result = np.empty((len(rows), self.dim), dtype=np.float32)
-        shard_of_row = np.searchsorted(self._bounds, rows, side="right") - 1
+        shard_of_row = self._shard_of(rows)
         for shard in np.unique(shard_of_row):
             inside = np.flatnonzero(shard_of_row == shard)
             local_rows = rows[inside] - self._bounds[shard]
-            result[inside] = self._arrays[shard][local_rows]
+            array = self._arrays[shard]
+            result[inside] = array[local_rows]
         return result
+
+    def _shard_of(self, rows: Any) -> Any:
+        """Return the number of the array that holds a row, or of those that hold rows."""
+        return np.searchsorted(self._bounds, rows, side="right") - 1
 
 
 def _map_file(uri: str, name: str) -> np.ndarray:
@@ -127,7 +154,8 @@ def _map_file(uri: str, name: str) -> np.ndarray:
 
 def _two_dimensional(array: np.ndarray, location: str) -> np.ndarray:
     """Return an array that is an embedding; raise UserError for any other."""
-    if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind != "f":
+    has_columns = array.ndim == 2 and array.shape[1] > 0
+    if not has_columns or array.dtype.kind != "f":
         raise UserError(
             f"{location}: an embedding is float [rows, dim]; "
             f"this is {array.dtype} {list(array.shape)}"

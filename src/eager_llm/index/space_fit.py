@@ -99,9 +99,8 @@ def _turn_codebooks(
     turn = left @ right
     spread = float(np.square(path_points - middle).sum())
     scale = float(singular.sum()) / spread if spread else 1.0
-    turned = []
-    for codebook in codebooks:
-        turned.append((scale * codebook @ turn).astype(np.float32))
+    turned = [(scale * codebook @ turn).astype(np.float32) for codebook in codebooks]
+    # The first level carries the shift; the others are residuals.
     shifted = turned[0] + target - scale * middle @ turn
     turned[0] = shifted.astype(np.float32)
     return turned, scale

@@ -112,7 +112,8 @@ class TreeBuilder:
     def _draw_sample(self, seed: int) -> torch.Tensor:
         """Return points that the codebooks are made on, in random order."""
         count = min(self.items, SAMPLE_POINTS * self.settings.branching)
-        rows = np.random.default_rng(seed).choice(self.items, count, replace=False)
+        rng = np.random.default_rng(seed)
+        rows = rng.choice(self.items, count, replace=False)
         return self._tensor(self.shards.take(rows))
 
     def _fit_top(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,12 +164,15 @@ class TreeBuilder:
             range_labels.append(nearest)
             range_regrets.append(regret)
         labels = np.concatenate(range_labels)
-        self._move_excess(labels, np.concatenate(range_regrets), codebook, prices)
+        regret = np.concatenate(range_regrets)
+        self._move_excess(labels, regret, codebook, prices)
         calls = []
         for start, stop in self.shards.row_ranges:
-            calls.append((self.source, start, stop, labels[start:stop], len(codebook)))
-        sums = self._add_up(self.pool.map("sums", calls))
-        return labels, self.fitter.level_view(sums.means(codebook), 0)
+            nearest = labels[start:stop]
+            calls.append((self.source, start, stop, nearest, len(codebook)))
+        range_sums = self.pool.map("sums", calls)
+        means = self._add_up(range_sums).means(codebook)
+        return labels, self.fitter.level_view(means, 0)
 
     def _move_excess(
         self,
@@ -192,17 +196,24 @@ class TreeBuilder:
         by_label = np.lexsort((-regret, labels))
         first_of_label = np.cumsum(count) - count
         rank = np.arange(len(labels)) - np.repeat(first_of_label, count)
-        excess = np.sort(by_label[rank >= capacity])
+        is_excess = rank >= capacity
+        excess = np.sort(by_label[is_excess])
         room = np.maximum(capacity - count, 0)
+        offset = codebook.square().sum(1) + prices
         for start in range(0, len(excess), RANGE_ROWS):
             rows = excess[start : start + RANGE_ROWS]
             points = self._tensor(self.shards.take(rows))
-            offset = codebook.square().sum(1) + prices
             cost = score(points, codebook, offset)
-            labels[rows] = assign_columns(cost, torch.from_numpy(room)[None]).cpu().numpy()
-            room = room - np.bincount(labels[rows], minlength=clusters)
+            room_of_group = torch.from_numpy(room)[None]
+            moved = assign_columns(cost, room_of_group).cpu().numpy()
+            labels[rows] = moved
+            room = room - np.bincount(moved, minlength=clusters)
 
-    def _fit_lower(self, codebook: torch.Tensor, prices: torch.Tensor) -> list[torch.Tensor]:
+    def _fit_lower(
+        self,
+        codebook: torch.Tensor,
+        prices: torch.Tensor,
+    ) -> list[torch.Tensor]:
         """Return the codebooks of all levels, the lower ones fitted on the sample's residuals."""
         residuals = self.sample
         self.sample = self.sample[:0]  # it is large, and no longer needed
@@ -211,7 +222,8 @@ class TreeBuilder:
             labels, _ = nearest_labels(residuals, codebook, prices)
             residuals.sub_(codebook[labels])
             codebook, prices = self.fitter.fit(residuals, level)
-            codebooks.append(pad_codebook(codebook, self.settings.branching))
+            padded = pad_codebook(codebook, self.settings.branching)
+            codebooks.append(padded)
         return codebooks
 
     def _descend_branches(
@@ -227,20 +239,22 @@ class TreeBuilder:
         """
         tasks = self._branch_tasks(labels)
         states = self._finished_tasks(len(tasks))
-        missing = [number for number in range(len(tasks)) if number not in states]
         shared = self.pool.share(centroids)
+        missing = []
         calls = []
-        for number in missing:
-            rows = tasks[number]
-            calls.append((self.source, rows, labels[rows], shared, self.balanced))
+        for number, rows in enumerate(tasks):
+            if number not in states:
+                missing.append(number)
+                calls.append((self.source, rows, labels[rows], shared, self.balanced))
         with self._bar("branches", len(tasks), "task", len(states)) as bar:
             results = self.pool.map("descend", calls)
             for number, (task_codes, task_errors) in zip(missing, results, strict=True):
                 states[number] = {"codes": task_codes, "errors": task_errors}
                 self.checkpoint.save(self._task_name(number), states[number])
                 bar.update(1)
-        codes = np.empty((self.items, self.height), dtype=np.int32)
-        errors = np.empty((self.items, self.height), dtype=np.float32)
+        shape = (self.items, self.height)
+        codes = np.empty(shape, dtype=np.int32)
+        errors = np.empty(shape, dtype=np.float32)
         for number, rows in enumerate(tasks):
             codes[rows] = states[number]["codes"]
             errors[rows] = states[number]["errors"]
@@ -294,6 +308,12 @@ class TreeBuilder:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self.device)
 
-    def _bar(self, task: str, total: int, unit: str, done: int) -> Any:
+    def _bar(
+        self,
+        task: str,
+        total: int,
+        unit: str,
+        done: int,
+    ) -> Any:
         description = f"{self.source} index: {task}"
         return progress(total=total, initial=done, desc=description, unit=unit)

@@ -13,7 +13,11 @@ from eager_llm.index.refresh import refresh_index
 from eager_llm.index.shards import Shards
 
 
-def assign_items(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) -> ItemIndex:
+def assign_items(
+    index: ItemIndex,
+    item_ids: list[str],
+    embeddings: Embeddings,
+) -> ItemIndex:
     """Return the next version with new items on free leaves; no existing path changes.
 
     Args:
@@ -32,7 +36,8 @@ def assign_items(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) 
     new_codes = []
     new_errors = []
     for source, levels in index.levels_of.items():
-        leaves = FreeLeaves(index.codes[:, levels], index.centroids[levels])
+        source_codes = index.codes[:, levels]
+        leaves = FreeLeaves(source_codes, index.centroids[levels])
         if len(leaves) < len(item_ids):
             raise UserError(
                 f"the {source} tree has {len(leaves)} free leaves for {len(item_ids)} new items; "
@@ -42,13 +47,10 @@ def assign_items(index: ItemIndex, item_ids: list[str], embeddings: Embeddings) 
         codes, errors = leaves.assign(points)
         new_codes.append(codes)
         new_errors.append(errors)
-    all_errors = None
-    if index.errors is not None:
-        all_errors = np.concatenate([index.errors, np.concatenate(new_errors, axis=1)])
     return index.successor(
         item_ids=[*index.item_ids, *item_ids],
-        codes=np.concatenate([index.codes, np.concatenate(new_codes, axis=1)]),
-        errors=all_errors,
+        codes=_append_rows(index.codes, new_codes),
+        errors=None if index.errors is None else _append_rows(index.errors, new_errors),
         change={"action": "assign", "added": len(item_ids)},
     )
 
@@ -62,14 +64,15 @@ def remove_items(index: ItemIndex, item_ids: list[str]) -> ItemIndex:
     unknown = [item for item in item_ids if item not in index.rows]
     if unknown:
         raise UserError(f"item {unknown[0]!r} is not in the index ({len(unknown)} such items)")
-    removed = {index.rows[item] for item in item_ids}
-    remaining = [row for row in range(len(index.item_ids)) if row not in removed]
+    removed = set(item_ids)
+    remaining = [item for item in index.item_ids if item not in removed]
     if not remaining:
         raise UserError("removing these items would leave an empty index")
+    rows = [index.rows[item] for item in remaining]
     return index.successor(
-        item_ids=[index.item_ids[row] for row in remaining],
-        codes=index.codes[remaining],
-        errors=None if index.errors is None else index.errors[remaining],
+        item_ids=remaining,
+        codes=index.codes[rows],
+        errors=None if index.errors is None else index.errors[rows],
         change={"action": "remove", "removed": len(removed)},
     )
 
@@ -97,21 +100,35 @@ def grow_index(
     gone = [item for item in index.item_ids if item not in catalogue]
     if gone:
         index = remove_items(index, gone)
-    points = {}
+    old_items = []
+    new_items = []
+    old_rows = []
+    new_rows = []
+    for row, item in enumerate(item_ids):
+        if item in index.rows:
+            old_items.append(item)
+            old_rows.append(row)
+        else:
+            new_items.append(item)
+            new_rows.append(row)
+    old_points = {}
+    new_points = {}
     for source in index.levels_of:
         shards = Shards.open(embeddings[source], source)
-        points[source] = shards.take(np.arange(len(item_ids)))
-    is_old = np.array([item in index.rows for item in item_ids])
-    old_items = [item for item in item_ids if item in index.rows]
-    new_items = [item for item in item_ids if item not in index.rows]
-    old_points = {source: rows[is_old] for source, rows in points.items()}
-    new_points = {source: rows[~is_old] for source, rows in points.items()}
+        old_points[source] = shards.take(np.array(old_rows, dtype=np.int64))
+        new_points[source] = shards.take(np.array(new_rows, dtype=np.int64))
     turned = refresh_index(index, old_items, old_points, tolerance, moves=False)
-    unfit_share = turned.moved["item_id"].nunique() / len(old_items)
+    unfit_items = turned.moved["item_id"].nunique()
     grown = turned.index
     if new_items:
         grown = assign_items(grown, new_items, new_points)
-    return grown, unfit_share
+    return grown, unfit_items / len(old_items)
+
+
+def _append_rows(array: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
+    """Return an array [rows, L] with new rows below it, which are parts [new rows, L of a source]."""
+    new_rows = np.concatenate(columns, axis=1)
+    return np.concatenate([array, new_rows])
 
 
 def _all_rows(shards: Shards) -> np.ndarray:

@@ -91,8 +91,9 @@ def _cooccurrence_source(
     counts = (forward + settings.backward * forward.T).tocsr()
     sums = np.asarray(counts.sum(axis=1)).ravel()
     factors = np.maximum(sums, 1e-12) ** -settings.damping
-    damped = diags(np.where(sums > 0, factors, 0)) @ counts
-    return _strongest(damped.tocsr(), settings.top_items)
+    scale = diags(np.where(sums > 0, factors, 0))
+    damped = (scale @ counts).tocsr()
+    return _strongest(damped, settings.top_items)
 
 
 def _ease_source(
@@ -105,10 +106,11 @@ def _ease_source(
     Nearly all entries go, among them those that speak against an item.
     """
     weights = ease_weights(histories, items, settings.ridge, settings.span)
+    top_items = settings.top_items
     for row in weights:
         threshold = 0.0
-        if settings.top_items < items:
-            threshold = np.partition(row, -settings.top_items)[-settings.top_items]
+        if top_items < items:
+            threshold = np.partition(row, -top_items)[-top_items]
         row[row < max(threshold, 0.0)] = 0.0
     return csr_matrix(weights)
 
@@ -121,10 +123,12 @@ def _similarity(tfidf: csr_matrix, top_items: int) -> csr_matrix:
     starts = range(0, items, block_rows)
     blocks = []
     for start in progress(starts, desc="items alike", unit="block"):
-        block = (tfidf[start : start + block_rows] @ transposed).tocsr()
-        item_rows = np.arange(start, start + block.shape[0])
+        block_tfidf = tfidf[start : start + block_rows]
+        block = (block_tfidf @ transposed).tocsr()
+        item_rows = start + np.arange(block.shape[0])
         entry_rows = np.repeat(item_rows, np.diff(block.indptr))
-        block.data[entry_rows == block.indices] = 0
+        is_diagonal = entry_rows == block.indices
+        block.data[is_diagonal] = 0
         blocks.append(_strongest(block, top_items))
     return vstack(blocks)
 
@@ -136,7 +140,8 @@ def _strongest(table: csr_matrix, top_items: int) -> csr_matrix:
     """
     row_sizes = np.diff(table.indptr)
     for row in np.flatnonzero(row_sizes > top_items):
-        weights = table.data[table.indptr[row] : table.indptr[row + 1]]
+        start, stop = table.indptr[row : row + 2]
+        weights = table.data[start:stop]
         threshold = np.partition(weights, -top_items)[-top_items]
         weights[weights < threshold] = 0
     table.eliminate_zeros()

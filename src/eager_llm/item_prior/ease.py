@@ -15,7 +15,12 @@ MAX_ITEMS = 20_000
 MAX_SPANS = 8
 
 
-def ease_weights(histories: list[list[int]], items: int, ridge: float, span: float) -> np.ndarray:
+def ease_weights(
+    histories: list[list[int]],
+    items: int,
+    ridge: float,
+    span: float,
+) -> np.ndarray:
     """Regress every item on all others, with a closed form.
 
     The weights of EASE (Steck, WWW 2019): B = I - P / diag(P), with P the inverse of G + ridge · I.
@@ -56,7 +61,11 @@ def ease_weights(histories: list[list[int]], items: int, ridge: float, span: flo
     return weights.fill_diagonal_(0).numpy()
 
 
-def _pair_weights(histories: list[list[int]], items: int, span: float) -> torch.Tensor:
+def _pair_weights(
+    histories: list[list[int]],
+    items: int,
+    span: float,
+) -> torch.Tensor:
     """Return what the pairs of two items count together, float32 [items, items]."""
     window = ceil(MAX_SPANS * span)
     later = cooccurrence_counts(histories, items, window, lambda gap: exp(-gap / span))

@@ -60,7 +60,8 @@ class ItemPriorTable:
         for source, decay in enumerate(self.decays):
             weights.append(np.float32(decay) ** gaps)
             columns.append(history_items + items * source)
-        coordinates = (np.tile(history_rows, sources), np.concatenate(columns))
+        rows = np.tile(history_rows, sources)
+        coordinates = (rows, np.concatenate(columns))
         weighted_histories = csr_matrix(
             (np.concatenate(weights), coordinates),
             shape=(len(histories), table_rows),
@@ -81,12 +82,18 @@ class ItemPriorTable:
             "item": self.table.indices.astype(np.int32),
             "weight": self.table.data.astype(np.float32),
         }
-        metadata = {name: json.dumps(getattr(self, name)) for name in _METADATA}
+        metadata = {}
+        for name in _METADATA:
+            metadata[name] = json.dumps(getattr(self, name))
         with whole_file(path) as draft:
             save_file(tables, draft, metadata)
 
     @classmethod
-    def load(cls, path: Path, items: int) -> "ItemPriorTable":
+    def load(
+        cls,
+        path: Path,
+        items: int,
+    ) -> "ItemPriorTable":
         """Read what `save` wrote.
 
         Args:

@@ -27,21 +27,30 @@ class BranchReader:
         titles: of the items; an item without one is called by its id.
     """
 
-    def __init__(self, index: ItemIndex, titles: Mapping[str, str] | None) -> None:
+    def __init__(
+        self,
+        index: ItemIndex,
+        titles: Mapping[str, str] | None,
+    ) -> None:
         self.index = index
         self.titles = titles or {}
 
-    def branch(self, tokens: str, rows: np.ndarray) -> Branch:
+    def branch(
+        self,
+        tokens: str,
+        rows: np.ndarray,
+    ) -> Branch:
         """Return a branch with examples spread over it: evenly, in the order of the paths.
 
         Args:
             rows: the items of the branch, int64 [items of the branch].
         """
+        codes = self.index.codes[rows]
         # lexsort goes by its last key first.
-        keys = self.index.codes[rows].T[::-1]
-        in_order = rows[np.lexsort(keys)]
-        positions = np.linspace(0, len(rows) - 1, EXAMPLES).round().astype(int)
-        sample = in_order[np.unique(positions)]
+        order = np.lexsort(codes.T[::-1])
+        positions = np.linspace(0, len(rows) - 1, EXAMPLES)
+        positions = np.unique(positions.round().astype(int))
+        sample = rows[order][positions]
         return Branch(tokens, len(rows), self._examples(sample))
 
     def requested(self, branches: Sequence[str]) -> list[Branch]:
@@ -55,18 +64,26 @@ class BranchReader:
             label_of_token[name] = divmod(number, self.index.branching)
         result = []
         for branch in branches:
-            tokens = [f"<{name}>" for name in re.findall(r"[^<>\s]+", branch)]
+            names = re.findall(r"[^<>\s]+", branch)
+            tokens = [f"<{name}>" for name in names]
             self._check_tokens(branch, tokens, label_of_token)
             is_under = np.ones(len(self.index.item_ids), dtype=bool)
             for name in tokens:
                 level, label = label_of_token[name]
-                is_under &= self.index.codes[:, level] == label
+                labels = self.index.codes[:, level]
+                is_under &= labels == label
             if not is_under.any():
                 raise UserError(f"branch {branch!r}: no item has {' and '.join(tokens)}")
-            result.append(self.branch("".join(tokens), np.flatnonzero(is_under)))
+            rows = np.flatnonzero(is_under)
+            result.append(self.branch("".join(tokens), rows))
         return result
 
-    def largest_and_random(self, source: str, top: Nodes, seed: int) -> list[Branch]:
+    def largest_and_random(
+        self,
+        source: str,
+        top: Nodes,
+        seed: int,
+    ) -> list[Branch]:
         """Return the largest first-level branch of a source and some random ones.
 
         Args:
@@ -85,7 +102,11 @@ class BranchReader:
             branches.append(self.branch(names[node], rows))
         return branches
 
-    def typical(self, source: str, top: Nodes) -> list[Branch]:
+    def typical(
+        self,
+        source: str,
+        top: Nodes,
+    ) -> list[Branch]:
         """Return the first-level branches of a source, each with the items nearest to its centroid.
 
         An index without errors does not tell which these are: then they are any items. There is
@@ -98,12 +119,14 @@ class BranchReader:
             by_node = np.argsort(top.of_item, kind="stable")
         else:
             first_level = self.index.levels_of[source].start
-            by_node = np.lexsort((self.index.errors[:, first_level], top.of_item))
+            errors = self.index.errors[:, first_level]
+            by_node = np.lexsort((errors, top.of_item))
         branches = []
         start = 0
         for name, size in zip(names, top.size.tolist(), strict=True):
-            rows = by_node[start : start + min(size, TYPICAL_EXAMPLES)]
-            branches.append(Branch(name, size, self._examples(rows)))
+            count = min(size, TYPICAL_EXAMPLES)
+            examples = self._examples(by_node[start : start + count])
+            branches.append(Branch(name, size, examples))
             start += size
         return branches
 
@@ -112,12 +135,16 @@ class BranchReader:
         examples = []
         for row in rows.tolist():
             item = self.index.item_ids[row]
-            tokens = "".join(path_tokens(self.index.codes[row]))
+            tokens = path_tokens(self.index.codes[row])
             title = self.titles.get(item) or item
-            examples.append((tokens, title))
+            examples.append(("".join(tokens), title))
         return examples
 
-    def _top_names(self, source: str, top: Nodes) -> list[str]:
+    def _top_names(
+        self,
+        source: str,
+        top: Nodes,
+    ) -> list[str]:
         """Return the token of each first-level node of a source."""
         first_level = self.index.levels_of[source].start
         return [token(first_level, label) for label in top.label]

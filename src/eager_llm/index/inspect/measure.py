@@ -52,9 +52,16 @@ def inspect_index(
     order = _embedding_rows(index, item_ids)
     embedded_items = index.item_ids if item_ids is None else item_ids
     shards = _open_embeddings(index, embeddings or {}, embedded_items)
-    sources = []
-    for name in index.levels_of:
-        sources.append(_source_data(reader, name, shards.get(name), order, seed))
+    sources = [
+        _source_data(
+            reader=reader,
+            name=name,
+            shards=shards.get(name),
+            order=order,
+            seed=seed,
+        )
+        for name in index.levels_of
+    ]
     return InspectData(
         items=len(index.item_ids),
         branching=index.branching,

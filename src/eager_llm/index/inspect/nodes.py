@@ -66,7 +66,11 @@ class Balance:
     counts: np.ndarray
 
 
-def balance_of(nodes: Nodes, parent_sizes: np.ndarray, branching: int) -> Balance:
+def balance_of(
+    nodes: Nodes,
+    parent_sizes: np.ndarray,
+    branching: int,
+) -> Balance:
     """Return the balance of a level.
 
     Args:

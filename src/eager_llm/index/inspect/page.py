@@ -8,6 +8,7 @@ import numpy as np
 
 from eager_llm.core.html_page import BLUE, GREY, ORANGE, new_figure, render_page, svg_of
 from eager_llm.index.inspect.data import InspectData, SourceData
+from eager_llm.index.inspect.embedding_comparison import PrefixShare
 from eager_llm.index.inspect.nodes import Balance
 from eager_llm.index.inspect.treemap import HEIGHT, WIDTH
 
@@ -20,7 +21,8 @@ MAP_WIDTH = 1000
 # Sizes of the tokens in a treemap's boxes, in the same units.
 LEAST_FONT = 8
 MOST_FONT = 22
-NO_TOKEN = "no token"
+# Beside "after a" and so on.
+BEFORE_FIRST = "no token"
 
 
 def render_inspect(data: InspectData) -> str:
@@ -28,13 +30,15 @@ def render_inspect(data: InspectData) -> str:
     pictures = {}
     plots = {}
     for source in data.sources:
-        pictures[source.name] = base64.b64encode(source.treemap.png).decode()
+        picture = base64.b64encode(source.treemap.png)
+        pictures[source.name] = picture.decode()
         plots[source.name] = _plots(source)
+    map_height = round(MAP_WIDTH * HEIGHT / WIDTH)
     return render_page(
         Path(__file__).with_name("page.html"),
         data=data,
         change=_change_text(data.change),
-        size=(MAP_WIDTH, round(MAP_WIDTH * HEIGHT / WIDTH)),
+        size=(MAP_WIDTH, map_height),
         pictures=pictures,
         font_size=_font_size,
         plots=plots,
@@ -45,15 +49,24 @@ def render_inspect(data: InspectData) -> str:
 
 def _plots(source: SourceData) -> dict[str, list[str]]:
     """Return the plots of a source as SVG, by the section that shows them."""
-    plots: dict[str, list[str]] = {"balance": [], "distortion": [], "neighbours": []}
+    balance = []
+    distortion = []
+    neighbours = []
     # The last level has one item a leaf: there is nothing to see.
-    for level, balance in zip(source.levels[:-1], source.balance[:-1], strict=True):
-        plots["balance"].append(_balance_plot(level, balance))
+    for level in range(len(source.levels) - 1):
+        plot = _balance_plot(source.levels[level], source.balance[level])
+        balance.append(plot)
     if source.errors:
-        plots["distortion"].append(_distortion_plot(source, source.errors))
+        plot = _distortion_plot(source, source.errors)
+        distortion.append(plot)
     if source.comparison and source.comparison.prefixes:
-        plots["neighbours"].append(_neighbours_plot(source))
-    return plots
+        plot = _neighbours_plot(source.comparison.prefixes)
+        neighbours.append(plot)
+    return {
+        "balance": balance,
+        "distortion": distortion,
+        "neighbours": neighbours,
+    }
 
 
 def _balance_plot(level: str, balance: Balance) -> str:
@@ -61,14 +74,22 @@ def _balance_plot(level: str, balance: Balance) -> str:
     figure, (axis,) = new_figure(*FIGURE)
     values = balance.largest - balance.smallest + 1
     width = max(1, -(-values // BARS))
-    bins = np.arange(balance.smallest, balance.largest + width + 1, width) - 0.5
-    axis.hist(balance.sizes, bins, weights=balance.counts, color=BLUE, rwidth=0.9)
+    edges = np.arange(balance.smallest, balance.largest + width + 1, width)
+    bins = edges - 0.5
+    axis.hist(
+        balance.sizes,
+        bins,
+        weights=balance.counts,
+        color=BLUE,
+        rwidth=0.9,
+    )
     label: str | None = "even share"
     for share in sorted(set(balance.even)):
         axis.axvline(share, color=ORANGE, linestyle="--", label=label)
         label = None
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_xlim(bins[0] - width, max(bins[-1], balance.even[1]) + width)
+    right = max(bins[-1], balance.even[1])
+    axis.set_xlim(bins[0] - width, right + width)
     axis.legend(frameon=False)
     axis.set(title=f"Level {level}", xlabel="items in a node", ylabel="nodes")
     return svg_of(figure)
@@ -82,7 +103,7 @@ def _distortion_plot(source: SourceData, errors: list[float]) -> str:
     colours = [BLUE] * len(heights)
     if source.comparison:
         heights.insert(0, source.comparison.variance)
-        labels.insert(0, NO_TOKEN)
+        labels.insert(0, BEFORE_FIRST)
         colours.insert(0, GREY)
     positions = range(len(heights))
     axis.bar(positions, heights, 0.6, color=colours)
@@ -91,11 +112,9 @@ def _distortion_plot(source: SourceData, errors: list[float]) -> str:
     return svg_of(figure)
 
 
-def _neighbours_plot(source: SourceData) -> str:
+def _neighbours_plot(prefixes: list[PrefixShare]) -> str:
     """Return bars of the share of neighbours that share a prefix, beside chance."""
     figure, (axis,) = new_figure(*FIGURE)
-    assert source.comparison is not None
-    prefixes = source.comparison.prefixes
     positions = np.arange(len(prefixes))
     axis.bar(
         positions - 0.2,
@@ -106,8 +125,13 @@ def _neighbours_plot(source: SourceData) -> str:
         ecolor="#1b1f24",
         label="nearest neighbours",
     )
-    chances = [prefix.chance for prefix in prefixes]
-    axis.bar(positions + 0.2, chances, 0.38, color=GREY, label="by chance")
+    axis.bar(
+        positions + 0.2,
+        [prefix.chance for prefix in prefixes],
+        0.38,
+        color=GREY,
+        label="by chance",
+    )
     axis.scatter(
         positions - 0.2,
         [prefix.most for prefix in prefixes],
@@ -128,9 +152,15 @@ def _neighbours_plot(source: SourceData) -> str:
     return svg_of(figure)
 
 
-def _font_size(tokens: str, width: float, height: float) -> float:
+def _font_size(
+    tokens: str,
+    width: float,
+    height: float,
+) -> float:
     """Return the size at which tokens fit into a box, or 0 where they would be too small."""
-    size = min(1.2 * width / len(tokens), 0.4 * height, MOST_FONT)
+    by_width = 1.2 * width / len(tokens)
+    by_height = 0.4 * height
+    size = min(by_width, by_height, MOST_FONT)
     if size < LEAST_FONT:
         return 0
     return round(size, 1)
@@ -153,7 +183,10 @@ def _percent_text(share: float) -> str:
 def _change_text(change: dict[str, Any]) -> str:
     """Return what made a version, such as `assign: added 12`."""
     action = str(change.get("action", "unknown"))
-    details = [f"{name} {value}" for name, value in change.items() if name != "action"]
+    details = []
+    for name, value in change.items():
+        if name != "action":
+            details.append(f"{name} {value}")
     if not details:
         return action
     return f"{action}: {', '.join(details)}"

@@ -61,14 +61,28 @@ def draw_treemap(levels: list[Nodes], centroids: list[np.ndarray]) -> Treemap:
     top = levels[0]
     top_positions = project(0, top.label)
     whole = np.array([[0.0, 0.0, 1.0, 1.0]])
-    boxes = lay_out(whole, top.parent, top.size, top_positions[:, :2], aspect)
+    boxes = lay_out(
+        boxes=whole,
+        parent=top.parent,
+        weight=top.size,
+        position=top_positions[:, :2],
+        aspect=aspect,
+    )
     if len(levels) == 1 or len(levels[1].size) > MAX_CELLS:
-        return Treemap(_png(boxes, _colours(top_positions)), boxes, depth=1)
+        png = _png(boxes, _colours(top_positions))
+        return Treemap(png, boxes, depth=1)
     below = levels[1]
     offset = project(1, below.label)
-    cells = lay_out(boxes, below.parent, below.size, offset[:, :2], aspect)
+    cells = lay_out(
+        boxes=boxes,
+        parent=below.parent,
+        weight=below.size,
+        position=offset[:, :2],
+        aspect=aspect,
+    )
     positions = top_positions[below.parent] + offset
-    return Treemap(_png(cells, _colours(positions)), boxes, depth=2)
+    png = _png(cells, _colours(positions))
+    return Treemap(png, boxes, depth=2)
 
 
 def lay_out(
@@ -99,11 +113,17 @@ def lay_out(
     cell = np.unique(parent, return_inverse=True)[1]
     while len(result) > cell.max() + 1:
         # The axis that is cut: 1 where the box is higher than wide, else 0.
-        axis = (result[:, 3] * aspect > result[:, 2]).astype(int)
-        coordinate = np.take_along_axis(position, axis[:, None], axis=1)[:, 0]
-        order = np.lexsort((coordinate, cell))
-        halved, in_second = _halve(result[order], cell[order], axis[order], weight[order])
-        result[order] = halved
+        width = result[:, 2]
+        height = result[:, 3] * aspect
+        axis = (height > width).astype(int)
+        coordinate = np.take_along_axis(position, axis[:, None], axis=1)
+        order = np.lexsort((coordinate[:, 0], cell))
+        result[order], in_second = _halve(
+            boxes=result[order],
+            cell=cell[order],
+            axis=axis[order],
+            weight=weight[order],
+        )
         next_cell = np.empty_like(cell)
         next_cell[order] = cell[order] * 2 + in_second
         cell = np.unique(next_cell, return_inverse=True)[1]
@@ -135,15 +155,19 @@ def _halve(
     weight_up_to = np.cumsum(weight) - np.repeat(weight_before_cell, count)
     nodes_before_cell = np.cumsum(count) - count
     rank = np.arange(len(cell)) - np.repeat(nodes_before_cell, count)
-    is_behind = weight_up_to - weight / 2 > total[cell] / 2
+    middle = weight_up_to - weight / 2
+    is_behind = middle > total[cell] / 2
     # Neither half is empty: the first node is in the first, the last in the second.
     is_last = rank == count[cell] - 1
     in_second = (is_behind | is_last) & (rank > 0)
-    share = (np.bincount(cell, weight * ~in_second) / total)[cell]
+    first_weight = np.bincount(cell, weight * ~in_second)
+    share = (first_weight / total)[cell]
     halved = boxes.copy()
     row = np.arange(len(halved))
-    halved[row, axis] += np.where(in_second, share * halved[row, 2 + axis], 0)
-    halved[row, 2 + axis] *= np.where(in_second, 1 - share, share)
+    extent = 2 + axis
+    first_extent = share * halved[row, extent]
+    halved[row, axis] += np.where(in_second, first_extent, 0)
+    halved[row, extent] *= np.where(in_second, 1 - share, share)
     return halved, in_second
 
 
@@ -155,7 +179,11 @@ class _Projection:
         centroids: of each level, float32 [k, dim], or none.
     """
 
-    def __init__(self, top: Nodes, centroids: list[np.ndarray]) -> None:
+    def __init__(
+        self,
+        top: Nodes,
+        centroids: list[np.ndarray],
+    ) -> None:
         self.centroids = centroids
         if not centroids:
             return
@@ -163,7 +191,11 @@ class _Projection:
         self.middle = points.mean(0)
         self.axes = _main_axes(points)
 
-    def __call__(self, level: int, labels: np.ndarray) -> np.ndarray:
+    def __call__(
+        self,
+        level: int,
+        labels: np.ndarray,
+    ) -> np.ndarray:
         """Return the positions of labels of a level, float [labels, 3]."""
         if not self.centroids:
             return np.zeros((len(labels), AXES))
@@ -188,7 +220,8 @@ def _main_axes(points: np.ndarray) -> np.ndarray:
     pca = PCA(width, random_state=0).fit(points)
     scale = np.sqrt(pca.explained_variance_)
     scaled = pca.components_.T / np.maximum(scale, 1e-30)
-    axes[:, :width] = np.where(scale > 1e-6 * spread, scaled, 0)
+    differs = scale > 1e-6 * spread
+    axes[:, :width] = np.where(differs, scaled, 0)
     return axes
 
 
@@ -201,7 +234,8 @@ def _colours(positions: np.ndarray) -> np.ndarray:
     lightness = 0.76 + 0.10 * axes[:, 2]
     green_red = 0.13 * axes[:, 0]
     blue_yellow = 0.13 * axes[:, 1]
-    cones = np.stack([lightness, green_red, blue_yellow], axis=1) @ OKLAB_TO_CONES
+    oklab = np.stack([lightness, green_red, blue_yellow], axis=1)
+    cones = oklab @ OKLAB_TO_CONES
     linear = (cones**3 @ CONES_TO_RGB).clip(0, 1)
     bright = 1.055 * linear ** (1 / 2.4) - 0.055
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, bright)
@@ -213,9 +247,12 @@ def _png(boxes: np.ndarray, colours: np.ndarray) -> bytes:
     from matplotlib.image import imsave
 
     size = np.array([WIDTH, HEIGHT])
-    start = np.rint(boxes[:, :2] * size).astype(int)
-    stop = np.rint((boxes[:, :2] + boxes[:, 2:]) * size).astype(int)
-    stop -= np.where(stop - start > GAP_FROM, 1, 0)
+    top_left = boxes[:, :2]
+    bottom_right = top_left + boxes[:, 2:]
+    start = np.rint(top_left * size).astype(int)
+    stop = np.rint(bottom_right * size).astype(int)
+    has_gap = stop - start > GAP_FROM
+    stop -= np.where(has_gap, 1, 0)
     picture = np.full((HEIGHT, WIDTH, 3), 255, dtype=np.uint8)
     corners = zip(start.tolist(), stop.tolist(), colours, strict=True)
     for (left, top), (right, bottom), colour in corners:
