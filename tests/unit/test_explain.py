@@ -11,7 +11,7 @@ from eager_llm.decoding.explain import path_scores
 from eager_llm.decoding.prompt_attention import RereadPrompts, SharedPrompts
 from eager_llm.decoding.recommender import Request
 from eager_llm.decoding.text_generation import TextGenerator
-from eager_llm.index.nearest_items import NearestItems
+from eager_llm.index.nearest_items import NearestItemSearch
 
 
 @pytest.mark.parametrize("reader", [SharedPrompts, RereadPrompts])
@@ -48,7 +48,7 @@ def test_an_explanation_adds_up_to_the_score_and_changes_no_answer(small):
 
 
 def test_neighbours_are_those_of_the_paths_points(small):
-    index, neighbours = small.index, NearestItems(small.index)
+    index, neighbours = small.index, NearestItemSearch(small.index)
     assert list(index.levels_of) == ["semantic", "behaviour"]
     for source, levels in index.levels_of.items():
         numbers = range(index.levels)[levels]

@@ -84,7 +84,7 @@ def test_embeddings_in_a_store_that_is_away_are_named(away):
     with pytest.raises(
         UserError, match=rf"^s3://shop/\*\.npy: the semantic embedding cannot be read: .*{ENDPOINT}"
     ):
-        Shards.find("s3://shop/*.npy", "semantic")
+        Shards.open("s3://shop/*.npy", "semantic")
 
 
 def test_nothing_there_is_named(tmp_path):
