@@ -1,6 +1,5 @@
 """The command line of data: eager-llm import, features, erase."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,23 +132,30 @@ def features_command(
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the published features of a run")
-    store = Features(project_home() / "feature_repo", folder)
+    repository = project_home() / "feature_repo"
+    store = Features(repository, folder)
     if user is None:
         for service in store.services():
-            published = service["published"][:SECONDS_LENGTH]
-            typer.echo(
-                f"{service['name']:<32} {published:<20} {service['items']:>9} items  "
-                f"{service['features']}"
-            )
+            typer.echo(_service_line(service))
         return
     history = store.online_history(user)
     if history is None:
         raise UserError(f"user {user!r} is not in the online store {folder}")
     items = ", ".join(history)
     typer.echo(f"{'items':<16} {items}")
-    features = store.request_features(user, pd.Timestamp.now("UTC"))
+    request_time = pd.Timestamp.now("UTC")
+    features = store.request_features(user, request_time)
     for name, value in features.items():
         typer.echo(f"{name:<16} {value}")
+
+
+def _service_line(service: dict[str, str]) -> str:
+    """Return a feature service with its date, its items and its features."""
+    name = service["name"]
+    published = service["published"][:SECONDS_LENGTH]
+    items = service["items"]
+    features = service["features"]
+    return f"{name:<32} {published:<20} {items:>9} items  {features}"
 
 
 def erase_command(
@@ -167,6 +173,9 @@ def erase_command(
     named with their date: train anew to be rid of what the model has learned.
     The source of the log is not ours to change: erase there first.
 
+    Every byte is searched at the end. The status is 1 if a file could not be
+    looked into, or still names one of them.
+
     Example: eager-llm erase customer-0007 --in runs
     """
     from eager_llm.core.project import project_home
@@ -182,20 +191,11 @@ def erase_command(
     for bundle, packed in erased.bundles.items():
         source = bundle_source(bundle)
         typer.echo(f"trained on them: {bundle}, packed {packed} from {source}")
-    if erased.other:
-        typer.echo(f"not looked into: {_file_types(erased.other)}")
     typer.echo(_erased_total(erased))
     for file, reason in erased.unreadable.items():
         typer.echo(f"NOT READ, look yourself: {file}: {reason}", err=True)
     if erased.unreadable:
         raise typer.Exit(1)
-
-
-def _file_types(files: list[Path]) -> str:
-    """Say how many files there are of each suffix."""
-    counts = Counter(file.suffix or file.name for file in files)
-    ordered = sorted(counts.items())
-    return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
 
 
 def _erased_total(erased: "ErasureResult") -> str:

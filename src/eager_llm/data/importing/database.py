@@ -83,6 +83,7 @@ def query_rows(url: str, query: str) -> tuple[Stream, list[str]]:
     schema = pa.schema(fields)
 
     def batches() -> Iterator[pa.RecordBatch]:
+        """Yield the rows, and leave the database after the last one."""
         try:
             yield from _result_batches(result, schema)
         finally:

@@ -66,9 +66,10 @@ class JsonReader(FileReader):
                     values.append(f"v[{len(paths)}]")
             if self._is_topic and field_name == "timestamp":
                 values += TOPIC_TIMES
-            cells[field_name] = values[0]
+            cell = values[0]
             if len(values) > 1:
-                cells[field_name] = f"coalesce({', '.join(values)})"
+                cell = f"coalesce({', '.join(values)})"
+            cells[field_name] = cell
         return paths, cells
 
     def _source(self, paths: list[str]) -> str:

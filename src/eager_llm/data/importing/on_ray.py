@@ -127,6 +127,7 @@ class Workers:
         rounds = 0
 
         def count_events() -> None:
+            """Have `counts` show the shards' counts of a round."""
             nonlocal rounds
             rounds += 1
             self._share_table(connection, "rare")
