@@ -18,6 +18,7 @@ from eager_llm.settings import Settings
 from eager_llm.steps.timing import TIMES_VARIABLE
 from pipelines.fingerprint import fingerprint
 from pipelines.runners.output import StepOutput
+from pipelines.runners.processes import process_runner
 from pipelines.runners.summary import ARTIFACTS, TIMES_FILE, finish
 
 if TYPE_CHECKING:
@@ -140,8 +141,7 @@ def _configure_kfp(
 
     runner: Any
     if containers is None:
-        # kfp's runner replaces the word python3 by this very interpreter.
-        runner = local.SubprocessRunner(use_venv=False)
+        runner = process_runner()
     else:
         inputs = [Path(path) for path in (source, settings.tuning.template_file) if path]
         inputs = [path for path in inputs if path.exists()]

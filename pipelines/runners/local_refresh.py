@@ -20,6 +20,7 @@ from eager_llm.steps.timing import read_times
 from pipelines.graphs.refresh import with_refresh_split
 from pipelines.runners.local import SETTINGS, step_environment, with_absolute_paths
 from pipelines.runners.output import StepOutput
+from pipelines.runners.processes import process_runner
 from pipelines.runners.summary import ARTIFACTS, TIMES_FILE
 
 REFUSED_STATUS = 3
@@ -100,7 +101,7 @@ def run_refresh(arrivals: Path, run_folder: RunFolder, settings: Settings) -> in
     folder = run_folder.next_refresh()
     folder.mkdir(parents=True)
     with step_environment(folder), redirect_stdout(StepOutput(sys.stdout)):
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / ARTIFACTS))
+        local.init(process_runner(), pipeline_root=str(folder / ARTIFACTS))
         try:
             task = compiled_for(refresh, Target("laptop"))(
                 arrivals=str(arrivals),
