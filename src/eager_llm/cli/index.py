@@ -126,8 +126,9 @@ def refresh(
 
     A space that was turned or scaled as a whole, as by training an encoder anew, moves hardly any.
 
-    Example: eager-llm index refresh index.parquet --items items.parquet --embedding semantic=new.npy
-    --embedding behaviour=new-behaviour.npy --out next.parquet --moved moved.csv
+    Example: eager-llm index refresh index.parquet --items items.parquet
+    --embedding semantic=new.npy --embedding behaviour=new-behaviour.npy --out next.parquet
+    --moved moved.csv
     """
     from eager_llm.index.item_index import ItemIndex
     from eager_llm.index.refresh import refresh_index

@@ -5,38 +5,41 @@ from typing import Annotated
 
 import typer
 
-from eager_llm.cli.index import parse_embeddings
+from eager_llm.cli.index import IndexArgument, parse_embeddings
 from eager_llm.core.files import whole_file
+
+OutOption = Annotated[
+    Path,
+    typer.Option(help="HTML page to write"),
+]
+ItemsOption = Annotated[
+    Path | None,
+    typer.Option(help="Parquet or CSV of item_id and, where there are, title and categories"),
+]
+EmbeddingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        help="source=files, rows in the order of --items (else of the index); repeatable",
+    ),
+]
+BranchOption = Annotated[
+    list[str] | None,
+    typer.Option("--branch", help='a branch to look into, such as "<a_17>"; repeatable'),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(min=0, help="of the branches and items that are drawn"),
+]
 
 
 def inspect_command(
-    index: Annotated[
-        Path,
-        typer.Argument(help="Parquet of an item index"),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(help="HTML page to write"),
-    ] = Path("index.html"),
-    items: Annotated[
-        Path | None,
-        typer.Option(help="Parquet or CSV of item_id and, where there are, title and categories"),
-    ] = None,
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--embedding",
-            help="source=files, rows in the order of --items (else of the index); repeatable",
-        ),
-    ] = None,
-    branch: Annotated[
-        list[str] | None,
-        typer.Option("--branch", help='a branch to look into, such as "<a_17>"; repeatable'),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(min=0, help="of the branches and items that are drawn"),
-    ] = 0,
+    index: IndexArgument,
+    out: OutOption = Path("index.html"),
+    items: ItemsOption = None,
+    embedding: EmbeddingOption = None,
+    branch: BranchOption = None,
+    seed: SeedOption = 0,
 ) -> None:
     """Show what an index is like, as one HTML page that needs no network.
 

@@ -76,7 +76,7 @@ def _hugging_face(
     settings: SemanticSettings,
     device: str,
 ) -> np.ndarray:
-    """Mean-pooled last hidden states, averaged over the fields that have text, float [items, dim]."""
+    """Return mean-pooled last hidden states, float [items, dim], averaged over fields with text."""
     tokenizer, model = _load_encoder(settings.encoder, device)
     total = np.zeros((len(items), model.config.hidden_size), dtype=np.float64)
     fields = np.zeros((len(items), 1))

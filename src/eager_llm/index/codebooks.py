@@ -44,7 +44,9 @@ class CodebookFitter:
         sample: torch.Tensor,
         level: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a codebook, float [min(K, N), D], and the prices that balance it, float [min(K, N)].
+        """Return a codebook, float [C, D], and the prices that balance it, float [C].
+
+        C is the number of labels, or of points where there are fewer.
 
         Args:
             sample: what the levels above leave over of some points, in random order, float [N, D].
@@ -77,9 +79,10 @@ class CodebookFitter:
         points: torch.Tensor,
         level: int,
     ) -> torch.Tensor:
-        """Return what a level sees of points or centroids [*, D]: all, or its slice of the dimensions.
+        """Return what a level sees of points or centroids [*, D]: all, or a slice of them.
 
-        Other dimensions than the slice are zero.
+        With product quantisation each level has its own slice of the dimensions; the others are
+        zero.
         """
         if self.settings.builder != "product":
             return points
@@ -95,7 +98,13 @@ class CodebookFitter:
         codebook: torch.Tensor,
         start: torch.Tensor,
     ) -> torch.Tensor:
-        """Return prices [K] that go on from those of the start; a tree that is not balanced has none."""
+        """Return the next prices [K]; a tree that is not balanced goes on without any.
+
+        Args:
+            sample: float [N, D].
+            codebook: float [K, D].
+            start: prices to go on from, float [K].
+        """
         if not self.balanced:
             return start
         return fit_prices(sample, codebook, start)

@@ -93,7 +93,9 @@ def _assign_groups(
     codebook: torch.Tensor,
     rooms: torch.Tensor,
 ) -> torch.Tensor:
-    """Return a label for each point, int64 [N], within the room of its group, many groups at a time.
+    """Return a label for each point, int64 [N], within the room of its group.
+
+    Many groups are done at a time.
 
     Args:
         points: float32 [N, D].

@@ -1,6 +1,6 @@
-"""The gates of an item index: its file and its embeddings as they were written, against the catalogue."""
+"""The gates of an item index: its file and its embeddings as written, against the catalogue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from eager_llm.settings import GateSettings
 from eager_llm.validation.gate import Gate, GateResult
 from eager_llm.validation.suite import run_suite
 
-ROWS = 1 << 16  # at a time
+# Vectors that are in memory at a time.
+BLOCK_ROWS = 1 << 16
 
 
 def run_index_gates(
@@ -46,25 +47,41 @@ def run_index_gates(
         return run_suite(connection, gates, settings.waived, quarantine)
 
 
-def _vectors(ids: list[str], embeddings: Mapping[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return how many vectors each source has, and those that are not finite or zero."""
-    counts, broken = [], []
+def _vectors(
+    ids: list[str],
+    embeddings: Mapping[str, Path],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return how many vectors each source has, and those that are not finite or zero.
+
+    Args:
+        ids: the items, in the order of the embeddings' rows.
+        embeddings: for each source its .npy.
+    """
+    counts = []
+    broken = []
     for source, file in embeddings.items():
         matrix = np.load(file, mmap_mode="r", allow_pickle=False)
         counts.append((source, len(matrix)))
-        for start in range(0, len(matrix), ROWS):
-            part = np.asarray(matrix[start : start + ROWS])
-            finite = np.isfinite(part).all(axis=1)
-            for row in np.flatnonzero(~finite | ~part.any(axis=1)):
-                item = ids[start + row] if start + row < len(ids) else ""
-                broken.append(
-                    (source, item, int(start + row), "zero" if finite[row] else "not finite")
-                )
-    columns = {"source": "str", "item_id": "str", "row": "int64", "fault": "str"}
+        for row, fault in _broken_rows(matrix):
+            item = ids[row] if row < len(ids) else ""
+            broken.append((source, item, row, fault))
+    broken_types = {"source": "str", "item_id": "str", "row": "int64", "fault": "str"}
+    broken_table = pd.DataFrame(broken, columns=list(broken_types))
     return (
         pd.DataFrame(counts, columns=["source", "vectors"]),
-        pd.DataFrame(broken, columns=list(columns)).astype(columns),
+        broken_table.astype(broken_types),
     )
+
+
+def _broken_rows(matrix: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Yield each row of an embedding [rows, dim] that is not finite or zero, and its fault."""
+    for start in range(0, len(matrix), BLOCK_ROWS):
+        block = np.asarray(matrix[start : start + BLOCK_ROWS])
+        is_finite = np.isfinite(block).all(axis=1)
+        is_zero = ~block.any(axis=1)
+        for offset in np.flatnonzero(~is_finite | is_zero):
+            fault = "zero" if is_finite[offset] else "not finite"
+            yield int(start + offset), fault
 
 
 def index_gates(sources: Sequence[str], branching: int, even: bool) -> list[Gate]:

@@ -1,4 +1,4 @@
-"""The Parquet file of an item index: a row an item, and a row a centroid, with metadata beside them.
+"""The Parquet file of an item index: a row an item, a row a centroid, and metadata.
 
 Shapes: N items, L levels, K labels of a level, D dimensions of a source's embedding.
 """
@@ -166,8 +166,8 @@ def _matrix(
     dtype: type,
 ) -> np.ndarray:
     """Return a list column as an array [rows, width]."""
-    flat = _flat_values(column).astype(dtype, copy=False)
-    return flat.reshape(-1, width)
+    values = _flat_values(column).reshape(-1, width)
+    return values.astype(dtype, copy=False)
 
 
 def _codebook(column: pa.ChunkedArray) -> np.ndarray:

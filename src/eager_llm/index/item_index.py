@@ -98,7 +98,7 @@ class ItemIndex:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every index token, level by level: `<a_0>`, ..., `<b_0>`, ...; [L * K]."""
-        tokens = []
+        tokens: list[str] = []
         for level in range(self.levels):
             tokens.extend(token(level, label) for label in range(self.branching))
         return tokens
@@ -154,7 +154,7 @@ class ItemIndex:
         )
 
     def continues(self, checksum: str) -> bool:
-        """Tell whether this is the version of a checksum, or a later one that moved no item of it."""
+        """Tell whether this is the version of a checksum, or a later one that moved no item."""
         return checksum in (self.checksum, *self.keeps)
 
     def save(self, path: Path) -> None:

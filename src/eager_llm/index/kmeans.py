@@ -148,7 +148,7 @@ def nearest_labels(
     codebook: torch.Tensor,
     prices: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the label of least score, int64 [N], and by how much the second is worse, float [N]."""
+    """Return the label of least score, int64 [N], and how much worse the second is, float [N]."""
     labels = torch.empty(len(points), dtype=torch.long, device=points.device)
     regret = torch.zeros(len(points), device=points.device)
     offset = codebook.square().sum(1) + prices

@@ -183,7 +183,7 @@ class Worker:
 def even_shares(branching: int) -> ChildRoom:
     """Return the room of a balanced tree: a child holds its even share of the parent's points."""
 
-    def room(
+    def _room(
         level: int,
         parents: np.ndarray,
         sizes: np.ndarray,
@@ -196,7 +196,7 @@ def even_shares(branching: int) -> ChildRoom:
 def leaves_below(branching: int, height: int) -> ChildRoom:
     """Return the room of any other tree: a child holds as many points as it has leaves below."""
 
-    def room(
+    def _room(
         level: int,
         parents: np.ndarray,
         sizes: np.ndarray,

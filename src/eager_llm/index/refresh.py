@@ -74,6 +74,7 @@ def refresh_index(
         UserError: the items differ, or the embeddings do not fit.
     """
     _check_items(index, item_ids)
+    assert index.errors is not None
     sources = open_for_index(index, item_ids, embeddings, list(index.levels_of))
     order = pd.Index(item_ids).get_indexer(pd.Index(index.item_ids))
     codes = index.codes.copy()
@@ -83,15 +84,8 @@ def refresh_index(
     stayed_unfit = {}
     for source, levels in index.levels_of.items():
         points = sources[source].take(order)
-        source_codes = codes[:, levels]
-        fit = best_fit(
-            points=points,
-            codes=source_codes,
-            codebooks=index.centroids[levels],
-            errors=index.errors[:, levels],
-            tolerance=tolerance,
-        )
-        better = _better_leaves(points, source_codes, fit, tolerance)
+        fit = _fit_source(index, source, points, tolerance)
+        better = _better_leaves(points, index.codes[:, levels], fit, tolerance)
         tables.append(_moved_table(index, source, fit, better))
         stayed_unfit[source] = fit.unfit_items - len(better.rows)
         centroids[levels] = fit.codebooks
@@ -130,6 +124,24 @@ def _check_items(index: ItemIndex, item_ids: list[str]) -> None:
             f"item {unknown[0]!r} is not in the index ({len(unknown)} such items); "
             "assign them afterwards"
         )
+
+
+def _fit_source(
+    index: ItemIndex,
+    source: str,
+    points: np.ndarray,
+    tolerance: float,
+) -> SpaceFit:
+    """Return how the tree of a source fits new embeddings [N, D] of its items."""
+    levels = index.levels_of[source]
+    assert index.errors is not None
+    return best_fit(
+        points=points,
+        codes=index.codes[:, levels],
+        codebooks=index.centroids[levels],
+        errors=index.errors[:, levels],
+        tolerance=tolerance,
+    )
 
 
 def _better_leaves(

@@ -126,7 +126,7 @@ def grow_index(
 
 
 def _append_rows(array: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    """Return an array [rows, L] with new rows below it, which are parts [new rows, L of a source]."""
+    """Return an array [rows, L] with new rows below it, given source by source."""
     new_rows = np.concatenate(columns, axis=1)
     return np.concatenate([array, new_rows])
 

@@ -29,9 +29,9 @@ def build_item_prior(
 
     Behaviour is a regression (`item_prior/ease.py`) or counts. Counts are of what followed at most
     `window` later, weighted by 1 / gap ** `gap_power`; what came before counts `backward` times; a
-    row is divided by its sum to the power of `damping`, so that popular items do not dominate. Words
-    are the similarity of two items, times `semantic_weight`. Each source keeps the `top_items`
-    strongest entries of an item.
+    row is divided by its sum to the power of `damping`, so that popular items do not dominate.
+    Words are the similarity of two items, times `semantic_weight`. Each source keeps the
+    `top_items` strongest entries of an item.
 
     Args:
         histories: the training split of each user as item rows, oldest first.

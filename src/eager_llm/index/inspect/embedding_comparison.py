@@ -107,7 +107,7 @@ def nearest_neighbours(
     rows: np.ndarray,
     count: int,
 ) -> tuple[np.ndarray, float]:
-    """Return the exact nearest neighbours of some items by Euclidean distance, in one pass over all.
+    """Return the nearest neighbours of some items by Euclidean distance, exact, in one pass.
 
     Args:
         shards: the embedding.

@@ -1,4 +1,4 @@
-"""A picture of a tree: a treemap in which similar branches lie side by side and have like colours."""
+"""A picture of a tree: a treemap with similar branches side by side in similar colours."""
 
 import io
 from dataclasses import dataclass
