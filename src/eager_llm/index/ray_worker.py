@@ -190,7 +190,7 @@ def even_shares(branching: int) -> ChildRoom:
     ) -> np.ndarray:
         return capacity_of(sizes, branching)[:, None]
 
-    return room
+    return _room
 
 
 def leaves_below(branching: int, height: int) -> ChildRoom:
@@ -204,7 +204,7 @@ def leaves_below(branching: int, height: int) -> ChildRoom:
         leaves = branching ** (height - 1 - level)
         return np.full((len(sizes), 1), leaves)
 
-    return room
+    return _room
 
 
 def _sums_as_numpy(sums: ClusterSums) -> tuple[np.ndarray, np.ndarray]:
