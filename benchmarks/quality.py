@@ -335,10 +335,12 @@ def settings_from(chosen: list[str], seed: int) -> Settings:
 
 def digest_of(name: str, settings: Settings) -> str:
     """Name the settings that a method's row stands on, defaults among them; the seed is a column of its own."""
-    every = settings.to_dict()
-    standing = (
-        every["data"] if name in RIVALS else {**every, "seed": None, "ray": None, "threads": None}
-    )
+    sections = settings.to_dict()
+    # What a report shows has no part in a row.
+    del sections["report"]
+    standing = {**sections, "seed": None, "ray": None, "threads": None}
+    if name in RIVALS:
+        standing = sections["data"]
     return hashlib.sha256(json.dumps(standing, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,13 +14,15 @@ from components.validate_data.component import validate_data
 from eager_llm.settings import AFTER_TUNING, Settings
 from pipelines.graphs.placement import CHECKPOINTS, FEATURE_REPO, FEATURE_STORE, place
 
+MODEL_SECTIONS = tuple(name for name in Settings.model_fields if name not in AFTER_TUNING)
 # The sections that each step reads: a changed setting runs only the steps that read it.
 SECTIONS = {
     "data_settings": ("seed", "data"),
     "gate_settings": ("gates", "index"),
     "feature_settings": ("data", "gates"),
     "index_settings": ("seed", "threads", "ray", "data", "gates", "behaviour", "semantic", "index"),
-    "model_settings": tuple(name for name in Settings.model_fields if name not in AFTER_TUNING),
+    "model_settings": MODEL_SECTIONS,
+    "evaluation_settings": (*MODEL_SECTIONS, "report"),
 }
 
 
@@ -54,6 +56,7 @@ def recommender(
     feature_settings: dict,
     index_settings: dict,
     model_settings: dict,
+    evaluation_settings: dict,
     settings: dict,
     feature_repo: str = FEATURE_REPO,
     feature_store: str = FEATURE_STORE,
@@ -69,6 +72,7 @@ def recommender(
         feature_settings: the sections that features and their gates read.
         index_settings: the sections that the item index and its gates read.
         model_settings: the sections that tuning reads: all but those of the bundle's gates.
+        evaluation_settings: those, and what the report shows.
         settings: all sections.
         feature_repo: folder of the Feast definitions.
         feature_store: folder of the published features.
@@ -112,7 +116,7 @@ def recommender(
             examples=examples,
             item_index=item_index,
             model=tuned.outputs["model"],
-            settings=model_settings,
+            settings=evaluation_settings,
         )
     )
     packed = place(

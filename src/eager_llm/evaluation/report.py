@@ -22,7 +22,9 @@ class ReportData:
         metadata: of the log.
         table, validation: method -> metric -> value on the test and the validation split.
         curves: stage -> a row an epoch.
-        samples: users with their history, their target and what is recommended.
+        samples: users with their history, their target and what is recommended; nobody, unless
+            the settings ask for it.
+        popular_items: popular items, and what is recommended after each.
         settings: of the run.
         language: when it was measured -> measure -> value.
         adapter_sweep: a row a strength of the adapter.
@@ -37,6 +39,7 @@ class ReportData:
     validation: Table
     curves: dict[str, Rows]
     samples: list[dict[str, Any]]
+    popular_items: list[dict[str, Any]]
     settings: dict[str, Any]
     language: Table = field(default_factory=dict)
     adapter_sweep: Rows = field(default_factory=list)

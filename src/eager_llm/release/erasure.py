@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +16,22 @@ from eager_llm.core.files import read_json, whole_file
 from eager_llm.features.feast_repository import ONLINE_VARIABLE, SQLITE
 from eager_llm.features.feature_store import Features, offline_tables
 from eager_llm.features.postgres_store import Warehouse
+from eager_llm.release.person_text import (
+    SHORTEST_DISTINCT_ID,
+    blank_text,
+    names_user,
+    spellings,
+    without_rows,
+)
 
 MANIFEST = "manifest.json"
 ITEM_INDEX = "item_index.parquet"
 RECORD = "erasures.jsonl"
-TEXTS = (".html", ".json", ".jsonl", ".txt", ".log", ".csv")
+TABLES = (".csv", ".tsv")
+# Binary files that the system writes. They hold numbers or pictures, and are searched all the same.
+BINARIES = (".npy", ".safetensors", ".pt", ".png", ".db")
 LARGEST_TEXT = 256 << 20  # bytes
+BLOCK = 16 << 20  # bytes
 # The feature store's own files, which are erased through it.
 STORES = ("online.db", "registry.db")
 USER_HISTORY = "user_history.parquet"
@@ -38,8 +47,7 @@ class ErasureResult:
         online: for each feature store, the keys removed online.
         warehouse: for each table of the warehouse that names users, the rows removed.
         bundles: each bundle whose training data held a user, with when it was packed.
-        unreadable: files that may hold a user and could not be searched, with the reason.
-        other: files of other formats, such as weights, that were not searched.
+        unreadable: files that could not be searched, or that hold a user still, with the reason.
     """
 
     searched: dict[Path, int] = field(default_factory=dict)
@@ -47,7 +55,6 @@ class ErasureResult:
     warehouse: dict[str, int] = field(default_factory=dict)
     bundles: dict[Path, str] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
-    other: list[Path] = field(default_factory=list)
 
 
 def erase(users: list[str], folders: list[Path], repository: Path) -> ErasureResult:
@@ -82,6 +89,7 @@ def erase(users: list[str], folders: list[Path], repository: Path) -> ErasureRes
             result.bundles[bundle] = str(packed_at)
     for folder in folders:
         _record(folder, users, result)
+    _find_remains(users, _files(folders), result)
     return result
 
 
@@ -117,14 +125,30 @@ def _erase_from_files(
             if in_bundle or file.name == RECORD or file.name.startswith(STORES):
                 continue
             try:
-                if file.suffix == ".parquet" or _is_parquet(file):
-                    result.searched[file] = _erase_from_parquet(connection, file, users)
-                elif file.suffix in TEXTS:
-                    result.searched[file] = _erase_from_text(file, users)
-                else:
-                    result.other.append(file)
+                count = _erase_from_file(connection, file, users)
             except (OSError, ValueError, duckdb.Error) as error:
                 result.unreadable[file] = str(error).splitlines()[0]
+            else:
+                if count is not None:
+                    result.searched[file] = count
+
+
+def _erase_from_file(
+    connection: duckdb.DuckDBPyConnection, file: Path, users: list[str]
+) -> int | None:
+    """Erase users from one file by what it holds, whatever it is called.
+
+    Returns:
+        The rows or places removed; None for a binary file, which is searched at the end.
+
+    Raises:
+        ValueError: the file is of no format that the system writes.
+    """
+    if file.suffix == ".parquet" or _is_parquet(file):
+        return _erase_from_parquet(connection, file, users)
+    if file.suffix in BINARIES:
+        return None
+    return _erase_from_text(file, users)
 
 
 def _feature_stores(files: list[Path], folder: Path) -> list[Path]:
@@ -171,45 +195,125 @@ def _is_parquet(file: Path) -> bool:
 
 
 def _erase_from_parquet(connection: duckdb.DuckDBPyConnection, file: Path, users: list[str]) -> int:
-    """Rewrite a table without the users' rows; return how many rows there were."""
+    """Rewrite a table without the users' rows; return how many rows there were.
+
+    The reasons of rejected rows quote the log: a reason that holds a user is blanked.
+    """
     import pyarrow.parquet as pq
 
-    if "user_id" not in pq.read_schema(file).names:
-        return 0
+    columns = pq.read_schema(file).names
     source = f"read_parquet({literal(str(file))})"
-    is_erased = f"list_contains({list_literal(users)}, CAST(user_id AS VARCHAR))"
-    count = connection.execute(f"SELECT count(*) FROM {source} WHERE {is_erased}").fetchone()
-    rows = int(count[0]) if count else 0
+    if "user_id" in columns:
+        condition = f"list_contains({list_literal(users)}, CAST(user_id AS VARCHAR))"
+        remaining = f"SELECT * FROM {source} WHERE NOT coalesce({condition}, false)"
+    elif "reason" in columns:
+        condition = _holds_any("CAST(reason AS VARCHAR)", users)
+        blank = f"CASE WHEN {condition} THEN 'erased' ELSE reason END AS reason"
+        remaining = f"SELECT * REPLACE ({blank}) FROM {source}"
+    else:
+        return 0
+    counted = connection.execute(f"SELECT count(*) FROM {source} WHERE {condition}").fetchone()
+    rows = int(counted[0]) if counted else 0
     if rows:
         connection.execute("SET preserve_insertion_order = true")
-        remaining = f"SELECT * FROM {source} WHERE NOT coalesce({is_erased}, false)"
         with whole_file(file) as draft:
             target = literal(str(draft))
             connection.execute(f"COPY ({remaining}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
     return rows
 
 
-def _erase_from_text(file: Path, users: list[str]) -> int:
-    """Blank the users out of a report; return in how many places.
+def _holds_any(column: str, users: list[str]) -> str:
+    """Return the SQL condition that a column's text holds a user in any spelling."""
+    forms: list[str] = []
+    for user in users:
+        forms += spellings(user)
+    conditions = " OR ".join(f"contains({column}, {literal(form)})" for form in forms)
+    return f"coalesce({conditions}, false)"
 
-    A user stands there as `user_id=USER`, as `user 'USER'` or as a whole JSON string.
+
+def _erase_from_text(file: Path, users: list[str]) -> int:
+    """Blank the users out of a text, or take their rows out of a table; return in how many places.
+
+    Raises:
+        ValueError: the file is too large, or no text.
     """
     if file.stat().st_size > LARGEST_TEXT:
         raise ValueError(f"over {LARGEST_TEXT >> 20} MB of text")
-    text = file.read_text(encoding="utf-8")
+    content = file.read_bytes()
+    if b"\0" in content[:BLOCK]:
+        raise ValueError("a binary file of no kind that is known here")
+    text = content.decode("utf-8")
     count = 0
+    table = without_rows(text, users) if file.suffix in TABLES else None
+    if table is not None:
+        text, count = table
     for user in users:
-        name = re.escape(user)
-        quoted = re.escape(json.dumps(user, ensure_ascii=False))
-        in_words = rf"(?<=user_id=){name}(?=[,;<\s]|$)|(?<=user '){name}(?=')"
-        in_json = rf'(?<="user_id": ){quoted}'
-        text, places_in_words = re.subn(in_words, "erased", text)
-        text, places_in_json = re.subn(in_json, '"erased"', text)
-        count += places_in_words + places_in_json
+        text, places = blank_text(text, user)
+        count += places
     if count:
         with whole_file(file) as draft:
             draft.write_text(text, encoding="utf-8")
     return count
+
+
+def _find_remains(users: list[str], files: list[Path], result: ErasureResult) -> None:
+    """Search every byte of all files for ids that are left, and note the files that hold one."""
+    distinct = [user for user in users if len(user) >= SHORTEST_DISTINCT_ID]
+    for file in files:
+        # Feast's keys say how long an id is: its stores are looked through key by key.
+        if file in result.unreadable or file.name.startswith(STORES) or not distinct:
+            continue
+        try:
+            is_left = _holds_user(file, distinct)
+        except (OSError, ValueError) as error:
+            result.unreadable[file] = str(error).splitlines()[0]
+            continue
+        if is_left:
+            result.unreadable[file] = "still names an erased user"
+
+
+def _holds_user(file: Path, users: list[str]) -> bool:
+    """Return whether a file holds a user, in its bytes or in the texts of its table."""
+    if file.suffix == ".parquet" or _is_parquet(file):
+        return _table_holds_user(file, users)
+    is_text = file.suffix not in BINARIES
+    longest = max(
+        len(form.encode("utf-8", "surrogatepass")) for u in users for form in spellings(u)
+    )
+    tail = b""
+    with file.open("rb") as handle:
+        while block := handle.read(BLOCK):
+            content = tail + block
+            if any(names_user(content, user, is_text) for user in users):
+                return True
+            tail = content[-longest:]
+    return False
+
+
+def _table_holds_user(file: Path, users: list[str]) -> bool:
+    """Return whether any text of a Parquet file holds a user; its pages are compressed."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(file).iter_batches():
+        for column in batch.columns:
+            if not _may_hold_text(column.type):
+                continue
+            content = json.dumps(column.to_pylist(), ensure_ascii=False, default=str).encode(
+                "utf-8", "surrogatepass"
+            )
+            if any(names_user(content, user) for user in users):
+                return True
+    return False
+
+
+def _may_hold_text(kind: Any) -> bool:
+    """Return whether a column's type is text, or is made of parts that are."""
+    import pyarrow.types as types
+
+    if types.is_nested(kind):
+        return any(_may_hold_text(kind.field(n).type) for n in range(kind.num_fields))
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    return is_text or types.is_binary(kind) or types.is_dictionary(kind)
 
 
 def _digest(user: str) -> str:

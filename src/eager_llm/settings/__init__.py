@@ -12,6 +12,7 @@ from eager_llm.settings.item_prior import ItemPriorSettings
 from eager_llm.settings.promotion import PromotionSettings
 from eager_llm.settings.ray import RaySettings
 from eager_llm.settings.refresh import RefreshSettings
+from eager_llm.settings.report import ReportSettings
 from eager_llm.settings.rollout import RolloutSettings
 from eager_llm.settings.root import AFTER_TUNING, Settings, describe, settings_schema
 from eager_llm.settings.semantic import SemanticSettings
@@ -34,6 +35,7 @@ __all__ = [
     "PromotionSettings",
     "RaySettings",
     "RefreshSettings",
+    "ReportSettings",
     "RolloutSettings",
     "SemanticSettings",
     "Settings",

@@ -31,12 +31,13 @@ from eager_llm.settings.promotion import PromotionSettings
 from eager_llm.settings.ray import RaySettings
 from eager_llm.settings.refresh import RefreshSettings
 from eager_llm.settings.renamed import with_current_names
+from eager_llm.settings.report import ReportSettings
 from eager_llm.settings.rollout import RolloutSettings
 from eager_llm.settings.semantic import SemanticSettings
 from eager_llm.settings.tuning import TuningSettings
 
 # Sections that neither the index nor the model depends on.
-AFTER_TUNING = ("acceptance", "refresh", "promotion", "rollout")
+AFTER_TUNING = ("report", "acceptance", "refresh", "promotion", "rollout")
 
 
 class Settings(Section):
@@ -56,6 +57,7 @@ class Settings(Section):
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     annealing: AnnealingSettings = Field(default_factory=AnnealingSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+    report: ReportSettings = Field(default_factory=ReportSettings)
     refresh: RefreshSettings = Field(default_factory=RefreshSettings)
     promotion: PromotionSettings = Field(default_factory=PromotionSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)

@@ -36,7 +36,7 @@ from eager_llm.steps.timing import timed
 from eager_llm.steps.tune_model import validation_ndcg
 from eager_llm.tuning.examples import INTENTION_TASKS
 
-SAMPLED_USERS = 3
+POPULAR_ITEMS = 3
 
 
 @timed
@@ -225,7 +225,8 @@ def _report(
     for name in AFTER_TUNING:
         del sections[name]
     metadata = inputs.tables.metadata
-    samples = _samples(measured.recommender, inputs.tables.items, inputs.examples, settings.seed)
+    samples = _samples(measured.recommender, inputs.tables.items, inputs.examples, settings)
+    popular_items = _after_popular_items(measured.recommender, inputs.tables.items, inputs.examples)
     return ReportData(
         title=f"{MODEL} on {metadata['source']}",
         made_up=bool(metadata.get("made_up")),
@@ -237,17 +238,19 @@ def _report(
         adapter_sweep=measured.adapter_sweep,
         prior=measured.prior,
         samples=samples,
+        popular_items=popular_items,
         settings=sections,
         notes=_notes(inputs.tables),
     )
 
 
 def _samples(
-    recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, seed: int
+    recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame, settings: Settings
 ) -> list[dict[str, Any]]:
-    """Return some users of the test split with their history, target and recommendations."""
+    """Return users of the test split with their history, target and recommendations."""
     test = examples[examples["split"] == "test"]
-    sample = test.sample(min(SAMPLED_USERS, len(test)), random_state=seed)
+    count = min(settings.report.users, len(test))
+    sample = test.sample(count, random_state=settings.seed)
     titles = item_titles(items)
     answers = recommender.recommend(sample["history"].map(list).tolist(), 5)
     columns = (sample["user_id"], sample["history"], sample["item_id"], answers)
@@ -260,6 +263,22 @@ def _samples(
             "recommended": [titles[item] for item, _ in answer],
         }
         rows.append(row)
+    return rows
+
+
+def _after_popular_items(
+    recommender: Recommender, items: pd.DataFrame, examples: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return the most popular items of the training split, and what is recommended after each."""
+    train = examples[examples["split"] == "train"]
+    counts = train["item_id"].value_counts().sort_index()
+    popular = counts.sort_values(ascending=False, kind="stable").index[:POPULAR_ITEMS].tolist()
+    titles = item_titles(items)
+    answers = recommender.recommend([[item] for item in popular], 5)
+    rows: list[dict[str, Any]] = []
+    for item, answer in zip(popular, answers, strict=True):
+        recommended = [titles[recommended_item] for recommended_item, _ in answer]
+        rows.append({"title": titles[item], "recommended": recommended})
     return rows
 
 
