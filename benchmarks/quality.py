@@ -35,9 +35,9 @@ from quality_rivals import (
     Scores,
     co_occurrence,
     ease,
-    evidence_alone,
     next_item_counts,
     popularity,
+    prior_alone,
     sasrec,
 )
 from quality_table import (
@@ -240,32 +240,32 @@ def measure(name: str, case: Case) -> dict[str, dict[str, Any]]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             models = tuned(name, case, Path(folder))
-        neighbours = fit_item_prior(
+        item_prior = fit_item_prior(
             case.examples, case.tables.items, models[name].index, case.settings
         )
         rows = {}
         for row, recommender in models.items():
-            rows |= measure_model(row, recommender, neighbours, case)
+            rows |= measure_model(row, recommender, item_prior, case)
     return {row: {**found, "seconds": time.perf_counter() - started} for row, found in rows.items()}
 
 
 def measure_model(
-    name: str, recommender: Recommender, neighbours: ItemPriorTable, case: Case
+    name: str, recommender: Recommender, item_prior: ItemPriorTable, case: Case
 ) -> dict[str, dict[str, Any]]:
-    """Return the rows of a tuned model: with the neighbours weighed as validation says, and alone."""
+    """Return the rows of a tuned model: with the item prior weighed as validation says, and alone."""
     settings = case.settings
     weights, users = settings.item_prior.weights, settings.item_prior.validation_users
-    chosen, tried = replace(neighbours, weight=weights[0]), {}
+    chosen, tried = replace(item_prior, weight=weights[0]), {}
     if len(weights) > 1:  # else there is nothing to choose
         judges = validation_sample(case.examples, users, settings.seed)
-        chosen, tried = choose_prior_weight(recommender, neighbours, judges, weights)
+        chosen, tried = choose_prior_weight(recommender, item_prior, judges, weights)
     with_prior = row_with_prior(name)
     parts: dict[str, ItemPriorTable | None] = {with_prior: chosen}
     if any(weights):  # what a part of the model does shows where it answers alone
         parts[row_of_model(name)] = None
     rows: dict[str, dict[str, Any]] = {}
-    for row, evidence in parts.items():
-        recommender.set_item_prior(evidence)
+    for row, part_prior in parts.items():
+        recommender.set_item_prior(part_prior)
         rows[row] = {
             way: metrics_of_model(recommender, case, way == "left out") for way in HISTORIES
         }
@@ -274,7 +274,7 @@ def measure_model(
         "validation": {f"{w:g}": ndcg for w, ndcg in tried.items()},
     }
     if name == WHOLE:
-        alone = evidence_alone(chosen, case.train, case.settings.seed)
+        alone = prior_alone(chosen, case.train, case.settings.seed)
         rows[PRIOR_ALONE] = {
             way: metrics_of(alone, case, "test", way == "left out") for way in HISTORIES
         }

@@ -11,8 +11,8 @@ from torch import nn
 from eager_llm.core.compute import fast_cpu_kernels
 from eager_llm.core.progress import progress
 from eager_llm.evaluation.baselines import Popularity, popularity_fallback
-from eager_llm.item_prior.ease import ease_weights
 from eager_llm.item_prior.build import build_item_prior
+from eager_llm.item_prior.ease import ease_weights
 from eager_llm.item_prior.table import ItemPriorTable
 from eager_llm.settings import ItemPriorSettings
 
@@ -71,10 +71,10 @@ def ease(train: list[list[int]], items: int, seed: int, judge: Judge) -> Scores:
     return max(tries, key=judge)
 
 
-def evidence_alone(neighbours: ItemPriorTable, train: list[list[int]], seed: int) -> Scores:
-    """The neighbours that are weighed beside our model, without it."""
-    fallback = popularity_fallback(Popularity(train, neighbours.table.shape[1], seed).order)
-    return lambda histories: neighbours.scores(histories).toarray() + fallback
+def prior_alone(prior: ItemPriorTable, train: list[list[int]], seed: int) -> Scores:
+    """The item prior that is weighed beside our model, without it."""
+    fallback = popularity_fallback(Popularity(train, prior.table.shape[1], seed).order)
+    return lambda histories: prior.scores(histories).toarray() + fallback
 
 
 class SASRec(nn.Module):

@@ -1,10 +1,10 @@
-"""The item prior at the nodes of the trie: evidence beside the model's probabilities.
+"""The item prior at the nodes of the trie: item-to-item scores beside the model's probabilities.
 
 The items' scores become log p(item | model) + weight * log prior(item): shallow fusion (Gulcehre
 et al., 2015). The prior's mass below a node stands in the place of a second model's prefix
-probability, so that beams see the evidence from the first token on.
+probability, so that beams see the prior from the first token on.
 
-Shapes: P prompts, W beams, C children of a node, n nodes with evidence (the most of a prompt).
+Shapes: P prompts, W beams, C children of a node, n nodes with a score below (the most of a prompt).
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from scipy.sparse import csr_matrix
 from eager_llm.decoding.trie import Trie
 from eager_llm.item_prior.table import ItemPriorTable
 
-# The leaves with evidence, rising, and the share of each.
+# The leaves with a score, rising, and the share of each.
 LeafShares = tuple[np.ndarray, np.ndarray]
 # Stands behind the nodes of a prompt that has fewer than others.
 NO_NODE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class _Evidence:
-    """The nodes of a level that have evidence below.
+class _PriorLevel:
+    """The nodes of a level that have a score below.
 
     Attributes:
         nodes: rising, int64 [P, n].
-        share: the evidence below each node as a share of the prompt's, float32 [P, n].
+        share: the scores below each node as a share of the prompt's, float32 [P, n].
     """
 
     nodes: torch.Tensor
@@ -45,15 +45,15 @@ class ItemPrior:
         weight: of its logarithm beside the model's.
         floor: share of the prior that all items have in common, evenly.
         uniform: the share of all items that lies below a node, float32 [nodes].
-        has_evidence: whether there is any, bool [P, 1]; where there is none the prior is uniform.
-        levels: the evidence, the root's level first.
+        has_scores: whether any item has a score, bool [P, 1]; where none has, the prior is uniform.
+        levels: the scores, the root's level first.
     """
 
     weight: float
     floor: float
     uniform: torch.Tensor
-    has_evidence: torch.Tensor
-    levels: list[_Evidence]
+    has_scores: torch.Tensor
+    levels: list[_PriorLevel]
 
     def gain(
         self,
@@ -78,14 +78,14 @@ class ItemPrior:
         nodes: torch.Tensor,
     ) -> torch.Tensor:
         """Return the logarithm of the prior's mass below nodes [P, k] of a level, [P, k]."""
-        evidence = self.levels[level]
+        prior = self.levels[level]
         nodes = nodes.long().contiguous()
-        index = torch.searchsorted(evidence.nodes, nodes)
-        index.clamp_(max=evidence.nodes.shape[1] - 1)
-        is_match = evidence.nodes.gather(1, index) == nodes
-        share = evidence.share.gather(1, index)
+        index = torch.searchsorted(prior.nodes, nodes)
+        index.clamp_(max=prior.nodes.shape[1] - 1)
+        is_match = prior.nodes.gather(1, index) == nodes
+        share = prior.share.gather(1, index)
         share = torch.where(is_match, share, 0.0)
-        floor = torch.where(self.has_evidence, self.floor, 1.0)
+        floor = torch.where(self.has_scores, self.floor, 1.0)
         mass = floor * self.uniform[nodes] + (1 - floor) * share
         return mass.log()
 
@@ -116,27 +116,27 @@ class ItemPriorFactory:
         """Return the prior of each history of item rows, or None where it would change nothing."""
         if not self.table.weight:
             return None
-        table_evidence = self.table.scores(histories)
-        evidence = list(self._leaf_shares(table_evidence))
-        has_evidence = [len(leaves) > 0 for leaves, _ in evidence]
+        scores = self.table.scores(histories)
+        leaf_shares = list(self._leaf_shares(scores))
+        has_scores = [len(leaves) > 0 for leaves, _ in leaf_shares]
         levels = range(len(self._first_leaf))
         return ItemPrior(
             weight=self.table.weight,
             floor=self.table.floor,
             uniform=self._uniform,
-            has_evidence=torch.tensor(has_evidence, device=self._device)[:, None],
-            levels=[self._level(level, evidence) for level in levels],
+            has_scores=torch.tensor(has_scores, device=self._device)[:, None],
+            levels=[self._level(level, leaf_shares) for level in levels],
         )
 
-    def _leaf_shares(self, evidence: csr_matrix) -> Iterator[LeafShares]:
-        """Yield, for each history, the leaves with evidence, rising, and the share of each.
+    def _leaf_shares(self, scores: csr_matrix) -> Iterator[LeafShares]:
+        """Yield, for each history, the leaves with a score, rising, and the share of each.
 
         Args:
-            evidence: [histories, items].
+            scores: of each item, [histories, items].
         """
-        for start, end in pairwise(evidence.indptr):
-            leaves = self._leaf_of[evidence.indices[start:end]]
-            values = evidence.data[start:end]
+        for start, end in pairwise(scores.indptr):
+            leaves = self._leaf_of[scores.indices[start:end]]
+            values = scores.data[start:end]
             total = values.sum(dtype=np.float64)
             if total > 0:
                 order = leaves.argsort()
@@ -148,14 +148,14 @@ class ItemPriorFactory:
     def _level(
         self,
         level: int,
-        evidence: list[LeafShares],
-    ) -> _Evidence:
+        prompts: list[LeafShares],
+    ) -> _PriorLevel:
         """Add the shares of the leaves below each node of a level."""
-        most_leaves = max(len(leaves) for leaves, _ in evidence)
-        shape = (len(evidence), max(1, most_leaves))
+        most_leaves = max(len(leaves) for leaves, _ in prompts)
+        shape = (len(prompts), max(1, most_leaves))
         nodes = np.full(shape, NO_NODE)
         shares = np.zeros(shape, dtype=np.float32)
-        for row, (leaves, leaf_shares) in enumerate(evidence):
+        for row, (leaves, leaf_shares) in enumerate(prompts):
             if not len(leaves):
                 continue
             first_leaf = self._first_leaf[level]
@@ -165,7 +165,7 @@ class ItemPriorFactory:
             first_node = self._level_start[level]
             nodes[row, :count] = number[begins] + first_node
             shares[row, :count] = np.add.reduceat(leaf_shares, begins)
-        return _Evidence(
+        return _PriorLevel(
             nodes=torch.from_numpy(nodes).to(self._device),
             share=torch.from_numpy(shares).to(self._device),
         )

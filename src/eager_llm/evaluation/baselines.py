@@ -11,7 +11,7 @@ from eager_llm.item_prior.table import ItemPriorTable
 
 WINDOW = 3
 HISTORY_DECAY = 0.5
-# Too little to matter beside any evidence.
+# Too little to matter beside any score of a prior.
 FALLBACK_SCALE = 1e-9
 
 
@@ -38,7 +38,7 @@ class Popularity:
 
 
 def popularity_fallback(order: np.ndarray) -> np.ndarray:
-    """Return scores that let popularity decide where evidence does not, float [items].
+    """Return scores that let popularity decide where a prior does not, float [items].
 
     Args:
         order: int64 [items], the item rows, the most popular one first.
@@ -51,7 +51,7 @@ def popularity_fallback(order: np.ndarray) -> np.ndarray:
 class Cooccurrence:
     """Rank items by what followed the history's items in the training split.
 
-    Directed counts of items at most `WINDOW` apart, weighted by 1 / gap; the evidence of a history
+    Directed counts of items at most `WINDOW` apart, weighted by 1 / gap; the score of a history
     item halves with each step into the past. Popularity decides where no count does.
 
     Args:
@@ -78,17 +78,17 @@ def rank_by_prior(
     k: int,
     batch: int = 512,
 ) -> np.ndarray:
-    """Return the k items with the most evidence for each history, int64 [H, k].
+    """Return the k items with the highest prior scores for each history, int64 [H, k].
 
     Args:
-        fallback: float [items], decides where the prior has no evidence; see `popularity_fallback`.
+        fallback: float [items], decides where the prior has no score; see `popularity_fallback`.
         histories: item rows, oldest first.
         batch: histories whose scores are in memory at a time.
     """
     rankings: list[np.ndarray] = []
     for start in range(0, len(histories), batch):
-        evidence = prior.scores(histories[start : start + batch])
-        scores = evidence.toarray() + fallback
+        prior_scores = prior.scores(histories[start : start + batch])
+        scores = prior_scores.toarray() + fallback
         order = np.argsort(-scores, axis=1, kind="stable")
         rankings.append(order[:, :k])
     return np.concatenate(rankings)
