@@ -15,6 +15,7 @@ def renamed(name: str) -> Callable[[typer.CallbackParam, str], str]:
     """
 
     def note(option: typer.CallbackParam, value: str) -> str:
+        """Print the current name where the earlier one was used."""
         if value:
             typer.echo(f"note: {option.opts[0]} is now called {name}", err=True)
         return value

@@ -50,8 +50,12 @@ def recommend_command(
     unknown = [item for item in history if item not in loaded.items.index]
     if unknown:
         raise UserError(f"the bundle does not know the items {', '.join(unknown)}")
-    conditions = frozenset(map(parse_condition, filters or []))
-    request = Request(history, k, filter=conditions, exclude_history=exclude_history)
+    request = Request(
+        history,
+        k,
+        filter=frozenset(map(parse_condition, filters or [])),
+        exclude_history=exclude_history,
+    )
     (answer,) = loaded.recommender.answer([request])
     for rank, (item, score) in enumerate(answer.items, start=1):
         typer.echo(f"{rank:>3}. {loaded.title(item)}  ({item}, score {score:.2f})")

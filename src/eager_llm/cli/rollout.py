@@ -89,6 +89,7 @@ def canary(
     from eager_llm.release.helm import canary_steps
 
     def plan(current: Values, _: PreviousVersion) -> list["Step"]:
+        """Return the steps that start the canary."""
         return canary_steps(current, version, weight)
 
     _Release.named(release, namespace, chart, timeout).change(plan, values, dry_run)
@@ -112,6 +113,7 @@ def promote(
     from eager_llm.release.run_folder import RunFolder
 
     def plan(current: Values, _: PreviousVersion) -> list["Step"]:
+        """Return the steps that let all pods serve its version."""
         return promote_steps(current)
 
     _require_either(release, run)

@@ -48,12 +48,14 @@ def distributed(
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
+        """Register the function as a step, and return it with the switch before it."""
         name = function.__name__
         STEPS[name] = Step(cast(Any, function), inputs, outputs, shared_folders)
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            """Do the step where the settings say."""
             arguments = signature.bind(*args, **kwargs).arguments
             settings: Settings = arguments["settings"]
             if settings.ray.cluster == "local":

@@ -65,8 +65,11 @@ def within_memory(name: str, *settings: str) -> Callable[[Callable[P, R]], Calla
     """
 
     def decorate(step: Callable[P, R]) -> Callable[P, R]:
+        """Return the step with the watch around it."""
+
         @functools.wraps(step)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            """Do the step."""
             with watched(name, settings):
                 try:
                     return step(*args, **kwargs)
@@ -115,6 +118,7 @@ def watched(name: str, settings: tuple[str, ...] = (), folder: Path = CGROUPS) -
     finished = threading.Event()
 
     def watch() -> None:
+        """Look at the usage from time to time, until a warning or the end of the step."""
         while not finished.wait(POLL_SECONDS):
             usage = container_usage(folder)
             if usage > WARNING_SHARE * limit:

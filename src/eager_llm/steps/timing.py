@@ -21,6 +21,7 @@ def timed(step: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(step)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        """Do the step."""
         start = time.monotonic()
         result = step(*args, **kwargs)
         seconds = round(time.monotonic() - start, 1)
