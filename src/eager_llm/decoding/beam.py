@@ -65,7 +65,7 @@ def beam_search(
         constraint: which items may come, for each prompt.
         prompt_attention: how beams attend to prompts; `select_prompt_attention` finds it.
         prefix_cache: keys and values of earlier prompts, of these very weights.
-        item_prior: evidence beside the model's probabilities.
+        item_prior: weighed beside the model's probabilities.
 
     Returns:
         Item rows int64 [P, n] and scores float [P, n], n the most beams or items. Where there is no
