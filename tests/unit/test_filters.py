@@ -1,5 +1,7 @@
 """The filter language, and what becomes of it on the trie."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eager_llm.core.errors import UserError
-from eager_llm.decoding.filters import Between, Columns, OneOf, parse_condition
-from eager_llm.decoding.mask_cache import MaskCache
+from eager_llm.decoding.filters import (
+    Between,
+    Columns,
+    OneOf,
+    filter_digest,
+    parse_condition,
+)
+from eager_llm.decoding.mask_cache import MaskCache, filter_bytes
 from eager_llm.decoding.trie import Trie
 
 ITEMS = pd.DataFrame(
@@ -168,7 +176,7 @@ def test_compiled_filters_are_kept_and_the_oldest_dropped():
         compiled.append(name)
         return np.arange(len(paths)) % (name + 2) == 0
 
-    masks = MaskCache(trie, compile_filter, batch=2, max_bytes=3 * trie.nodes)
+    masks = MaskCache(trie, compile_filter, batch=2, max_bytes=3 * filter_bytes(trie))
     for name in (1, 2, 1, 3, 4, 1):  # room for three: 4 drops 2, the least recently used
         masks.constraint([name], [[]])
     assert compiled == [1, 2, 3, 4]
@@ -182,3 +190,139 @@ def test_compiled_filters_are_kept_and_the_oldest_dropped():
         may = masks.constraint([name], [[]]).narrow(0, root, child, exists)
         first = {tuple(path)[:1] for path in paths[compile_filter(name)].tolist()}
         assert {(int(trie.tokens[0][trie.label[c]]),) for c in child[may]} == first
+
+
+LARGE = pd.DataFrame(
+    {
+        "item_id": list("abcd"),
+        "code": [2**53, 2**53 + 1, 2**63 - 1, -(2**63)],
+        "unsigned": np.array([2**64 - 1, 2**64 - 2, 0, 2**53 + 1], dtype=np.uint64),
+        "gappy": pd.array([2**53 + 1, None, 2**53, 0], dtype="Int64"),
+        "amount": [float(2**53), float(2**53 + 2), np.inf, np.nan],
+        "flag": pd.array([True, None, False, True], dtype="boolean"),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (OneOf("code", (2**53 + 1,)), "b"),
+        (OneOf("code", (float(2**53),)), "a"),
+        (OneOf("code", (str(2**53 + 1),)), "b"),
+        (OneOf("code", (2.5, 10**400, -(10**400), 1.5)), ""),
+        (OneOf("code", (2**63 - 1, 2**63)), "c"),
+        (Between("code", least=2**53 + 1), "bc"),
+        (Between("code", most=2**53), "ad"),
+        (Between("code", least=2**53 + 1, most=2**53 + 1), "b"),
+        (Between("code", least=10**400), ""),
+        (Between("code", least=-(10**400), most=10**400), "abcd"),
+        (Between("code", most=float("-inf")), ""),
+        (Between("code", least=float("-inf"), most=float("inf")), "abcd"),
+        (OneOf("unsigned", (2**64 - 1,)), "a"),
+        (OneOf("unsigned", (-1,)), ""),
+        (Between("unsigned", least=-1, most=2**53 + 1), "cd"),
+        (OneOf("gappy", (2**53 + 1,)), "a"),
+        (OneOf("gappy", (0,)), "d"),
+        (OneOf("gappy", (0,), deny=True), "abc"),
+        (Between("gappy", least=0), "acd"),
+        (OneOf("amount", (2**53,)), "a"),
+        (OneOf("amount", (2**53 + 1,)), ""),
+        (Between("amount", least=2**53 + 1), "bc"),
+        (Between("amount", most=2**53 + 1), "a"),
+        (Between("amount", most=10**400), "ab"),
+        (OneOf("flag", (False,)), "c"),
+        (OneOf("flag", (False, True)), "acd"),
+    ],
+)
+def test_numbers_are_compared_exactly(condition, expected):
+    found = Columns(LARGE, list("abcd")).passing(frozenset([condition]))
+    assert "".join(item for item, passes in zip("abcd", found, strict=True) if passes) == expected
+
+
+WHOLE = st.integers(-(2**70), 2**70) | st.sampled_from([2**53, 2**53 + 1, 2**63 - 1, 2**63])
+ANY_NUMBER = WHOLE | st.floats(allow_nan=False)
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1) | st.none(), min_size=1, max_size=8),
+    st.lists(ANY_NUMBER, min_size=1, max_size=5),
+    ANY_NUMBER | st.none(),
+    ANY_NUMBER,
+)
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_numbers_are_compared_as_python_compares_them(cells, values, least, most):
+    ids = [str(number) for number in range(len(cells))]
+    floats = [None if cell is None else float(cell) for cell in cells]
+    for column in (pd.array(cells, dtype="Int64"), pd.array(floats, dtype="Float64")):
+        columns = Columns(pd.DataFrame({"item_id": ids, "n": column}), ids)
+        given_cells = [None if cell is pd.NA else cell.item() for cell in column]
+        found = columns.passing(frozenset([OneOf("n", tuple(values))]))
+        assert found.tolist() == [cell is not None and cell in values for cell in given_cells]
+        found = columns.passing(frozenset([Between("n", least, most)]))
+        assert found.tolist() == [
+            cell is not None and (least is None or cell >= least) and cell <= most
+            for cell in given_cells
+        ]
+
+
+def test_unknown_items_may_be_denied():
+    assert passing(OneOf("item_id", ("a", "zz"), deny=True)) == "edcb"
+    assert passing(OneOf("item_id", ("zz",), deny=True)) == "edcba"
+
+
+def test_true_is_not_one():
+    assert OneOf("x", (1, True, 1.5)).values != OneOf("x", (1, 1.5)).values
+    with pytest.raises(UserError, match="True is not a number"):
+        passing(OneOf("price", (1, True)))
+
+
+def test_long_values_are_shortened_in_messages():
+    long = "x" * 10_000
+    for condition in (
+        OneOf("price", (long,)),
+        OneOf("item_id", tuple(f"{long}{number}" for number in range(100))),
+        OneOf(long, ("a",)),
+        Between(long, least=10**4000),
+    ):
+        assert len(str(condition)) < 700
+        with pytest.raises(UserError) as error:
+            passing(condition)
+        assert len(str(error.value)) < 700
+
+
+def memory_of(work):
+    tracemalloc.start()
+    work()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return held
+
+
+def test_what_is_remembered_of_filters_has_a_bound_in_bytes():
+    ids = [str(number) for number in range(1000)]
+    columns = Columns(pd.DataFrame({"item_id": ids, "brand": ids}), ids, max_bytes=100_000)
+    columns.prepare()
+    paths = random_paths(np.random.default_rng(0), 1000, 3, 12)
+    trie = Trie.build(paths)
+    columns_of_trie = Columns(
+        pd.DataFrame({"item_id": range(trie.items), "price": np.arange(float(trie.items))}),
+        list(range(trie.items)),
+        max_bytes=100_000,
+    )
+    masks = MaskCache(trie, columns_of_trie.passing, batch=2, max_bytes=100_000, key=filter_digest)
+    prices = iter(range(10**6))
+
+    def many():
+        for number in range(200):
+            long = tuple(f"{number}-{value:0200}" for value in range(500))
+            columns.passing(frozenset([OneOf("brand", long)]))
+
+    def cheap():
+        for _ in range(3000):
+            masks.count_allowed(frozenset([Between("price", most=next(prices) / 10)]))
+
+    many()
+    cheap()
+    assert memory_of(many) < 200_000
+    assert memory_of(cheap) < 200_000

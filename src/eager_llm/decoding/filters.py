@@ -2,22 +2,27 @@
 
 import math
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from hashlib import blake2b
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eager_llm.core.errors import UserError
+from eager_llm.core.short_text import shortened, some_values
+from eager_llm.decoding.columns import Column, TextColumn, Value, column_of, parse_number
 
-Value = str | float | bool
 ITEM_ID = "item_id"
-# Columns whose cells are lists joined by commas: a cell equals each of its labels.
-LISTS = ("categories",)
+# Characters of a list of the catalogue's columns in a message.
+LONGEST_LIST = 1000
+# What the items that pass the latest filters may take.
+REMEMBERED_BYTES = 32 << 20
+# Of a remembered filter, beside its items: the key, the objects, the place in the table.
+ENTRY_BYTES = 512
 _CONDITION = re.compile(r"\s*([^=!<>]*[^=!<>\s])\s*(!=|<=|>=|=)\s*(.*\S)\s*")
-_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,14 @@ class OneOf:
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not self.values:
             raise UserError(f"filter on {self.column!r}: name at least one value, in a list")
-        ordered = sorted(set(self.values), key=_sort_key)
+        # With their types: True is not 1.
+        distinct = {(type(value).__name__, value) for value in self.values}
+        ordered = [value for _, value in sorted(distinct)]
         object.__setattr__(self, "values", tuple(ordered))
 
     def __str__(self) -> str:
         operator = "!=" if self.deny else "="
-        values = " | ".join(map(str, self.values))
-        return f"{self.column} {operator} {values}"
+        return f"{shortened(self.column)} {operator} {some_values(self.values, ' | ')}"
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,8 @@ class Between:
     """
 
     column: str
-    least: float | None = None
-    most: float | None = None
+    least: int | float | None = None
+    most: int | float | None = None
     deny: bool = False
 
     def __post_init__(self) -> None:
@@ -70,11 +76,11 @@ class Between:
             )
 
     def __str__(self) -> str:
-        text = self.column
+        text = shortened(self.column)
         if self.least is not None:
-            text = f"{self.least:g} <= {text}"
+            text = f"{_number_text(self.least)} <= {text}"
         if self.most is not None:
-            text = f"{text} <= {self.most:g}"
+            text = f"{text} <= {_number_text(self.most)}"
         return f"not {text}" if self.deny else text
 
 
@@ -99,10 +105,9 @@ def parse_condition(text: str) -> Condition:
     if operator in ("=", "!="):
         values = tuple(alternative.strip() for alternative in value.split("|"))
         return OneOf(column, values, deny=operator == "!=")
-    try:
-        bound = float(value)
-    except ValueError:
-        raise UserError(f"filter {text!r}: {value!r} is not a number") from None
+    bound = parse_number(value)
+    if bound is None:
+        raise UserError(f"filter {text!r}: {value!r} is not a number")
     if operator == "<=":
         return Between(column, most=bound)
     return Between(column, least=bound)
@@ -114,153 +119,97 @@ class Columns:
     Args:
         items: the catalogue, with a column `item_id`.
         item_ids: the items in the order of the index.
+        max_bytes: what the items of the latest filters may take, which are remembered.
     """
 
     def __init__(
         self,
         items: pd.DataFrame,
         item_ids: list[str],
+        max_bytes: int = REMEMBERED_BYTES,
     ) -> None:
         self._items = items.set_index(ITEM_ID, drop=False).loc[item_ids]
-        self._columns: dict[str, _TextColumn | _NumberColumn] = {}
+        self._columns: dict[str, Column] = {}
+        self._capacity = max(1, max_bytes // (len(item_ids) + ENTRY_BYTES))
+        self._remembered: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        # Threads that answer share the columns.
+        self._lock = Lock()
+
+    def prepare(self) -> None:
+        """Prepare every column, so that no request waits for one."""
+        for name in self._items.columns:
+            self._column(str(name))
+
+    def remembers(self, filter: Filter) -> bool:
+        """Return whether the items that pass a filter are known without any work."""
+        return filter_digest(filter) in self._remembered
 
     def passing(self, filter: Filter) -> np.ndarray:
         """Return which items pass, bool [items].
 
+        An item id that the index does not have may be denied: the item cannot come anyway.
+
         Raises:
-            UserError: a column is unknown, a value or range does not fit its type, or an item id is
-                not in the index.
+            UserError: a column is unknown, a value or range does not fit its type, or an item id
+                that alone may come is not in the index.
         """
+        key = filter_digest(filter)
+        with self._lock:
+            known = self._remembered.get(key)
+            if known is not None:
+                self._remembered.move_to_end(key)
+                return known.copy()
         passes = np.ones(len(self._items), dtype=bool)
         for condition in filter:
-            matches = self._column(condition.column).matches(condition)
+            matches = self._matches(condition)
             passes &= ~matches if condition.deny else matches
+        with self._lock:
+            self._remembered[key] = passes.copy()
+            if len(self._remembered) > self._capacity:
+                self._remembered.popitem(last=False)
         return passes
 
-    def _column(self, name: str) -> "_TextColumn | _NumberColumn":
+    def _matches(self, condition: Condition) -> np.ndarray:
+        """Return which items meet a condition, bool [items]."""
+        column = self._column(condition.column)
+        if isinstance(condition, Between):
+            return column.between(condition.least, condition.most)
+        matches = column.one_of(condition.values)
+        if condition.column == ITEM_ID and not condition.deny and isinstance(column, TextColumn):
+            unknown = column.unknown(condition.values)
+            if unknown:
+                raise UserError(f"filter on {ITEM_ID!r}: not in the index: {some_values(unknown)}")
+        return matches
+
+    def _column(self, name: str) -> Column:
         if name not in self._items.columns:
-            names = ", ".join(map(str, self._items.columns))
-            raise UserError(f"filter on {name!r}: the catalogue has no such column; it has {names}")
+            names = shortened(", ".join(map(str, self._items.columns)), LONGEST_LIST)
+            raise UserError(
+                f"filter on {shortened(name)!r}: the catalogue has no such column; it has {names}"
+            )
         if name not in self._columns:
-            cells = self._items[name]
-            is_bool = pd.api.types.is_bool_dtype(cells)
-            if is_bool or pd.api.types.is_numeric_dtype(cells):
-                self._columns[name] = _NumberColumn(name, cells)
-            else:
-                self._columns[name] = _TextColumn(name, cells)
+            self._columns[name] = column_of(name, self._items[name])
         return self._columns[name]
 
 
-class _NumberColumn:
-    """A column of numbers, or of true and false."""
-
-    def __init__(self, name: str, cells: pd.Series) -> None:
-        self.name = name
-        self.is_bool = bool(pd.api.types.is_bool_dtype(cells))
-        self.cells = cells.to_numpy(dtype=np.float64, na_value=np.nan)
-
-    def matches(self, condition: Condition) -> np.ndarray:
-        """Return which items meet a condition, bool [items]."""
-        if isinstance(condition, OneOf):
-            matches = np.zeros(len(self.cells), dtype=bool)
-            for value in condition.values:
-                matches |= self.cells == self._number(value)
-            return matches
-        if self.is_bool:
-            raise UserError(
-                f"filter on {self.name!r}: the column holds true and false; it has no ranges"
-            )
-        matches = ~np.isnan(self.cells)
-        if condition.least is not None:
-            matches &= self.cells >= condition.least
-        if condition.most is not None:
-            matches &= self.cells <= condition.most
-        return matches
-
-    def _number(self, value: Value) -> float:
-        """Return a value as the column's cells are."""
-        if self.is_bool:
-            truth = _TRUTH.get(str(value).lower())
-            if truth is None:
-                raise UserError(f"filter on {self.name!r}: {value!r} is neither true nor false")
-            return truth
-        try:
-            if not isinstance(value, bool):
-                return float(value)
-        except ValueError:
-            pass
-        raise UserError(
-            f"filter on {self.name!r}: {value!r} is not a number, as the column's cells are"
-        )
-
-
-class _TextColumn:
-    """A column of texts or lists of texts; item ids are checked, other values may be unknown."""
-
-    def __init__(self, name: str, cells: pd.Series) -> None:
-        self.name = name
-        self._cells = cells.where(cells.notna(), "")
-
-    def matches(self, condition: Condition) -> np.ndarray:
-        """Return which items meet a condition, bool [items]."""
-        values = self._check(condition)
-        codes, rows, _ = self._coded
-        is_wanted = np.zeros(len(self._code_of), dtype=bool)
-        for value in values:
-            if value in self._code_of:
-                is_wanted[self._code_of[value]] = True
-        matches = is_wanted[codes]
-        if rows is None:
-            return matches
-        item_matches = np.zeros(len(self._cells), dtype=bool)
-        item_matches[rows[matches]] = True
-        return item_matches
-
-    def _check(self, condition: Condition) -> list[str]:
-        """Return the values of a condition. Raises UserError where they do not fit."""
-        if isinstance(condition, Between):
-            raise UserError(
-                f"filter on {self.name!r}: the column holds text; a range needs numbers"
-            )
-        values = []
-        for value in condition.values:
-            if not isinstance(value, str):
-                raise UserError(
-                    f"filter on {self.name!r}: {value!r} is not text, as the column's cells are"
-                )
-            values.append(value)
-        if self.name == ITEM_ID:
-            unknown = [value for value in values if value not in self._code_of]
-            if unknown:
-                raise UserError(f"filter on {ITEM_ID!r}: not in the index: {', '.join(unknown)}")
-        return values
-
-    @cached_property
-    def _code_of(self) -> dict[str, int]:
-        _, _, labels = self._coded
-        return {label: code for code, label in enumerate(labels)}
-
-    @cached_property
-    def _coded(self) -> tuple[np.ndarray, np.ndarray | None, Any]:
-        """A code a label, the item row of each label (None: one a row, in order), the labels."""
-        if self.name not in LISTS:
-            codes, labels = pd.factorize(self._cells)
-            return codes, None, labels
-        lists = [cell.split(",") for cell in self._cells]
-        lengths = [len(labels) for labels in lists]
-        rows = np.repeat(np.arange(len(lists)), lengths)
-        stripped = [label.strip() for label in chain.from_iterable(lists)]
-        codes, labels = pd.factorize(np.array(stripped, dtype=object))
-        return codes, rows, labels
+def filter_digest(filter: Filter) -> bytes:
+    """Return 16 bytes that name a filter, whatever the order and the size of its conditions."""
+    digest = blake2b(digest_size=16)
+    for text in sorted(map(repr, filter)):
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return digest.digest()
 
 
 def _is_bound(value: Any) -> bool:
     """Return whether a value is a number that cells can be compared with."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return not math.isnan(value)
+    return not (isinstance(value, float) and math.isnan(value))
 
 
-def _sort_key(value: Value) -> tuple[str, Value]:
-    """Values of one type stand together: those of several have no order."""
-    return type(value).__name__, value
+def _number_text(number: int | float) -> str:
+    """Write a number, a long one shortened."""
+    if isinstance(number, int):
+        return shortened(str(number))
+    return f"{number:g}"

@@ -13,6 +13,11 @@ from eager_llm.decoding.constraints import Constraint, Exclusion
 from eager_llm.decoding.trie import Trie
 
 INT32_MAX = np.iinfo(np.int32).max
+# What the flags of the latest filters, and all that is kept beside them, may take.
+MAX_BYTES = 64 << 20
+# Of a filter in the cache, beside its arrays: its key, its objects, its place in the table.
+ENTRY_BYTES = 1024
+INT32_BYTES = np.dtype(np.int32).itemsize
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class MaskCache:
     Args:
         compile: returns which items pass a filter, bool [items] in the order of the index.
         batch: filters of one batch; these always fit.
-        max_bytes: what the flags may take.
+        max_bytes: what all of the cache may take, where it holds more than one batch.
+        key: names a filter, in bounded memory; None: the filter names itself.
     """
 
     def __init__(
@@ -46,17 +52,19 @@ class MaskCache:
         trie: Trie,
         compile: Callable[[Any], np.ndarray],
         batch: int,
-        max_bytes: int = 256 << 20,
+        max_bytes: int = MAX_BYTES,
+        key: Callable[[Any], Hashable] | None = None,
     ) -> None:
         self.trie = trie
         self._compile = compile
+        self._key = key
         self._leaf_item = trie.leaf_item.cpu().numpy()
         self._leaf_of = trie.leaf_of.cpu().numpy()
         self._first_leaf = trie.first_leaf.cpu().numpy()
         self._first_child = trie.first_child.cpu().numpy()
         self._all_below = self._count_below(np.ones(trie.items, dtype=bool))
         # Row 0 lets everything pass.
-        filters = max(batch, max_bytes // trie.nodes)
+        filters = max(batch, max_bytes // filter_bytes(trie))
         self.capacity = filters + 1
         flags = self.capacity * trie.nodes
         self._index_type = torch.int32 if flags <= INT32_MAX else torch.int64
@@ -113,9 +121,10 @@ class MaskCache:
 
     def _entry(self, filter: Hashable) -> _CompiledFilter:
         """Return a filter from the cache; it is compiled where it is not there."""
-        entry = self._entries.get(filter)
+        key = filter if self._key is None else self._key(filter)
+        entry = self._entries.get(key)
         if entry is not None:
-            self._entries.move_to_end(filter)
+            self._entries.move_to_end(key)
             return entry
         passes = self._compile(filter)
         leaves = passes[self._leaf_item]
@@ -126,7 +135,7 @@ class MaskCache:
             row = oldest.row
         self._write_flags(row, np.concatenate([below > 0, leaves]))
         entry = _CompiledFilter(row, passes, below, int(leaves.sum()))
-        self._entries[filter] = entry
+        self._entries[key] = entry
         return entry
 
     def _write_flags(self, row: int, flags: np.ndarray) -> None:
@@ -206,10 +215,11 @@ class MaskCache:
             np.stack([prompts, nodes]), axis=1, return_index=True, return_counts=True
         )
         is_empty = np.zeros(len(nodes), dtype=bool)
-        for prompt, node, index, count in zip(*pairs, first, excluded, strict=True):
-            entry = entries[prompt]
+        pair_prompts, pair_nodes = pairs
+        starts = np.searchsorted(pair_prompts, np.arange(len(entries) + 1))
+        for entry, (start, end) in zip(entries, pairwise(starts), strict=True):
             below = self._all_below if entry is None else entry.below
-            is_empty[index] = below[node] == count
+            is_empty[first[start:end]] = below[pair_nodes[start:end]] == excluded[start:end]
         return is_empty
 
     def _exclusion(
@@ -239,3 +249,9 @@ class MaskCache:
             parent=torch.from_numpy(parent).to(device),
             offset=torch.from_numpy(offset).to(device),
         )
+
+
+def filter_bytes(trie: Trie) -> int:
+    """Return what a filter takes in the cache: its flags, its items, its counts and its key."""
+    inner_nodes = len(trie.first_leaf)
+    return trie.nodes + trie.items + INT32_BYTES * inner_nodes + ENTRY_BYTES

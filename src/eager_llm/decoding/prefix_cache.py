@@ -15,6 +15,8 @@ import torch
 from eager_llm.decoding.beam_cache import KeysValues
 
 TOKEN_BYTES = np.dtype(np.int64).itemsize
+# A prompt has a few kB of tokens and objects beside its keys and values.
+MAX_PROMPTS = 8192
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class PrefixCache:
 
     Args:
         max_bytes: what the keys and values may take.
+        max_prompts: how many prompts there may be: each has tokens and objects beside its numbers.
 
     Attributes:
         hits, misses: prompts of which something, and nothing, was in the cache.
         reused_tokens: how many tokens were not read again.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_prompts: int = MAX_PROMPTS) -> None:
         self.max_bytes = max_bytes
+        self.max_prompts = max_prompts
         self.bytes = 0
         self.reused_tokens = 0
         self.hits = 0
@@ -99,7 +103,7 @@ class PrefixCache:
             bytes=size,
         )
         self.bytes += size
-        while self.bytes > self.max_bytes:
+        while self.bytes > self.max_bytes or len(self._entries) > self.max_prompts:
             _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.bytes
 

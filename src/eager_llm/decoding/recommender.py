@@ -8,9 +8,10 @@ from typing import Any
 
 from eager_llm.core.errors import UserError
 from eager_llm.core.progress import progress
+from eager_llm.core.short_text import some_values
 from eager_llm.decoding.beam import beam_search
 from eager_llm.decoding.explain import path_scores
-from eager_llm.decoding.filters import Columns, Filter
+from eager_llm.decoding.filters import Columns, Filter, filter_digest
 from eager_llm.decoding.item_prior import ItemPrior, ItemPriorFactory
 from eager_llm.decoding.mask_cache import MaskCache
 from eager_llm.decoding.prefix_cache import PrefixCache
@@ -74,14 +75,14 @@ class _Query:
 
     Attributes:
         prompt: token ids.
-        evidence: the item rows that the item prior goes by.
+        prior_items: the item rows that the item prior goes by.
         filter: None: none.
         excluded: item rows that may not come.
     """
 
     request: Request
     prompt: list[int]
-    evidence: list[int]
+    prior_items: list[int]
     filter: Filter | None
     excluded: list[int]
 
@@ -97,8 +98,9 @@ class Recommender:
         prompt_builder: writes the prompts; its catalogue is what filters speak of.
         max_history: items of a history that count, the latest ones.
         trie: built from the same paths, or None to build it here.
-        item_prior: evidence that is weighed beside the model, or None.
+        item_prior: weighed beside the model, or None.
         prefix_cache: keys and values of earlier prompts, for who serves weights that never change.
+        columns: of the same catalogue and index, shared with another recommender; None: its own.
 
     Raises:
         UserError: the model's vocabulary or the trie does not belong to the index.
@@ -114,6 +116,7 @@ class Recommender:
         trie: Trie | None = None,
         item_prior: ItemPriorTable | None = None,
         prefix_cache: PrefixCache | None = None,
+        columns: Columns | None = None,
     ) -> None:
         item_tokens = prompt_builder.item_tokens
         _check_vocabulary(model, int(item_tokens.max()) + 1)
@@ -131,13 +134,15 @@ class Recommender:
         self.max_history = max_history
         self.trie = trie.to(model.device)
         self.prefix_cache = prefix_cache
-        self.columns = Columns(prompt_builder.items, index.item_ids)
+        if columns is None:
+            columns = Columns(prompt_builder.items, index.item_ids)
+        self.columns = columns
         self.set_item_prior(item_prior)
         # Masks and cached prompts may be replaced by the next request: one at a time.
         self._lock = Lock()
 
     def set_item_prior(self, item_prior: ItemPriorTable | None) -> None:
-        """Weigh this evidence beside the model from now on; None: none."""
+        """Weigh this item prior beside the model from now on; None: none."""
         self.item_prior = item_prior
         self._prior_factory = None
         if item_prior is not None:
@@ -153,12 +158,18 @@ class Recommender:
             self.max_history,
             self.trie,
             self.item_prior,
+            columns=self.columns,
         )
 
     @cached_property
     def mask_cache(self) -> MaskCache:
         """The filters in use, compiled."""
-        return MaskCache(self.trie, self.columns.passing, self.settings.batch)
+        return MaskCache(
+            self.trie,
+            self.columns.passing,
+            self.settings.batch,
+            key=filter_digest,
+        )
 
     @cached_property
     def prompt_attention(self) -> type[PromptAttention]:
@@ -231,7 +242,7 @@ class Recommender:
         excluded = rows if request.exclude_history else []
         conditions = request.filter or None
         if request.words:
-            # What is looked for need not follow from the history: no evidence counts.
+            # What is looked for need not follow from the history: no prior counts.
             prompt = self.prompt_builder.search_prompt(latest, request.words)
             return _Query(request, prompt, [], conditions, excluded)
         prompt = self.prompt_builder.prompt(latest)
@@ -270,7 +281,7 @@ class Recommender:
     def _item_prior(self, queries: list[_Query]) -> ItemPrior | None:
         if self._prior_factory is None:
             return None
-        return self._prior_factory([query.evidence for query in queries])
+        return self._prior_factory([query.prior_items for query in queries])
 
     def _explain(
         self,
@@ -303,7 +314,7 @@ class Recommender:
         if not request.filter:
             outside = " outside the history" if request.exclude_history else ""
             return f"{_items_are(allowed)} in the index{outside}"
-        conditions = ", ".join(sorted(map(str, request.filter)))
+        conditions = some_values(sorted(map(str, request.filter)))
         passing = self.mask_cache.count_allowed(request.filter)
         reason = f"{_items_are(passing)} in the index with {conditions}"
         if passing > allowed:
