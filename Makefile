@@ -45,7 +45,7 @@ test: setup ## pass the tests
 	$(BIN)/python -m pytest
 
 .PHONY: fuzz-serving
-fuzz-serving: setup ## 5,000 made-up requests to the service by its own OpenAPI: none may end in a 500
+fuzz-serving: setup ## 5,000 made-up and 5,000 hostile requests to the service: no 500, flat memory, others in time
 	EAGER_LLM_FUZZ=5000 $(BIN)/python -m pytest tests/serving/test_fuzz.py --timeout 3600
 
 .PHONY: rollout-serving

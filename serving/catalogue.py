@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from eager_llm.bundle.bundle import Bundle
+from eager_llm.core.short_text import shortened
 from eager_llm.decoding.filters import Filter
 from serving.errors import ApiError
 from serving.schemas.answers import SimilarItem
@@ -16,7 +17,9 @@ def item_row(bundle: Bundle, item_id: str) -> int:
     """
     row = bundle.recommender.index.rows.get(item_id)
     if row is None:
-        raise ApiError("unknown_item", f"the bundle knows no item {item_id!r}", "item_id")
+        raise ApiError(
+            "unknown_item", f"the bundle knows no item {shortened(item_id)!r}", "item_id"
+        )
     return row
 
 
@@ -28,9 +31,10 @@ def matching_items(
     Raises:
         UserError: a condition does not fit the catalogue.
     """
-    candidates = bundle.keyword_search.find(words, len(bundle.fallback))
-    candidates = [item for item in candidates if item not in excluded]
-    matches = bundle.passing(candidates, conditions)[:k]
+    passes = bundle.passing(conditions)
+    # As many more as may have to be left out.
+    found = bundle.keyword_search.find(words, k + len(excluded), passes)
+    matches = [item for item in found if item not in excluded][:k]
     if len(matches) == k:
         return matches
     popular = bundle.popular(k - len(matches), conditions, {*excluded, *matches})

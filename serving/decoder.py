@@ -62,8 +62,7 @@ class Decoder:
             search = Request([], 10, words="a")
             description = DescriptionJob(row=0, max_tokens=2)
             self._work([search, description])
-        self.bundle.nearest_items.nearest(0, 1)
-        self.bundle.keyword_search.find("a", 1)
+        self.bundle.prepare()
 
     async def decode(self, endpoint: str, job: Job, timeout: float) -> Any:
         """Return the result of a job: an `Answer`, or a text.

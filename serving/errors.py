@@ -7,9 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
+from eager_llm.core.short_text import shortened
+
 # Code → status and meaning; the codes are part of the API.
 CODES: dict[str, tuple[int, str]] = {
-    "invalid_json": (400, "the body is no JSON"),
+    "invalid_http": (400, "what was sent is no HTTP/1.1"),
+    "invalid_json": (400, "the body is no JSON in UTF-8, or holds what nothing can write"),
     "invalid_request": (400, "a field is missing, unknown or refused; `field` names it"),
     "invalid_filter": (400, "a filter does not fit the catalogue"),
     "event_in_future": (400, "an event's timestamp lies ahead of the clock"),
@@ -21,8 +24,10 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "the path takes another method"),
     "length_required": (411, "the request has no Content-Length"),
     "body_too_large": (413, "the body is larger than the service takes"),
+    "target_too_long": (414, "the path and query are longer than the service takes"),
     "unsupported_media_type": (415, "the body is not sent as application/json"),
     "rate_limited": (429, "the client asks more often than it may; see Retry-After"),
+    "headers_too_large": (431, "the headers are more or larger than the service takes"),
     "internal": (500, "a fault of the service; its log has the request id"),
     "overloaded": (503, "too many requests wait; see Retry-After"),
     "features_unavailable": (
@@ -38,14 +43,27 @@ CODE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
     415: "unsupported_media_type",
+    414: "target_too_long",
+    429: "rate_limited",
+    431: "headers_too_large",
     503: "overloaded",
+    504: "overloaded",
 }
 # Codes that any request may get.
-COMMON_CODES = ("unauthorized", "rate_limited", "internal")
+COMMON_CODES = (
+    "unauthorized",
+    "target_too_long",
+    "rate_limited",
+    "headers_too_large",
+    "internal",
+)
+LONGEST_FIELD = 200
+LONGEST_MESSAGE = 2000
 RETRY_AFTER_HEADER = {
     "headers": {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
 }
 # Where FastAPI found a field; people know the field itself.
+KINDS_OF_CELLS = ("bool", "int", "float", "str")
 LOCATIONS = ("body", "query", "path")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -101,8 +119,8 @@ class ApiError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         detail = ErrorDetail(
             code=self.code,
-            message=self.message,
-            field=self.field or None,
+            message=shortened(self.message, LONGEST_MESSAGE),
+            field=shortened(self.field, LONGEST_FIELD) if self.field else None,
             request_id=request_id.get(),
         )
         content = {"error": detail.model_dump(exclude_none=True)}
@@ -112,7 +130,7 @@ class ApiError(Exception):
 def error_of_status(status: int) -> ApiError:
     """Return the error that stands for a bare HTTP status."""
     code = CODE_OF_STATUS.get(status, "internal")
-    retry_after = 1 if code == "overloaded" else None
+    retry_after = 1 if code in ("overloaded", "rate_limited") else None
     return ApiError(code, CODES[code][1], retry_after=retry_after)
 
 
@@ -123,11 +141,13 @@ def validation_error(faults: Sequence[Any]) -> ApiError:
         faults: as pydantic reports them, at least one.
     """
     first = faults[0]
-    if first["type"] == "json_invalid":
-        cause = first.get("ctx", {}).get("error", first["msg"])
-        return ApiError("invalid_json", f"the body is no JSON: {cause}")
     path = [str(name) for name in first["loc"] if name not in LOCATIONS]
-    field = ".".join(path)
+    if path and path[-1] in KINDS_OF_CELLS:
+        # One mistake in a value is told once for each kind that it might have had.
+        path.pop()
+        first = {"msg": "give a text, a number, true or false"}
+        faults = [first]
+    field = shortened(".".join(path), LONGEST_FIELD)
     message = first["msg"].removeprefix("Value error, ")
     more = ""
     if len(faults) > 1:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 
 from eager_llm.bundle.bundle import Bundle
-from serving.catalogue import item_row
 from serving.errors import ApiError
 from serving.metrics import EVENTS
 from serving.schemas.answers import EventAnswer
@@ -14,7 +13,7 @@ from serving.schemas.requests import EventRequest
 from serving.store import Event, Store
 
 CLOCK_SKEW = timedelta(minutes=5)
-FIRST_YEAR = 1970
+FIRST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC)
 log = logging.getLogger("eager_llm.serving")
 
 
@@ -32,9 +31,7 @@ async def push_event(
     if store is None:
         message = "the service was started without features: it keeps no users"
         raise ApiError("not_offered", message)
-    item_row(bundle, request.item_id)
-    _validate_timestamp(request.timestamp)
-    timestamp = pd.Timestamp(request.timestamp).tz_convert("UTC")
+    timestamp = _utc(request.timestamp)
     event = Event(request.user_id, request.item_id, timestamp)
     try:
         history, status = await store.push(event, timeout)
@@ -43,13 +40,18 @@ async def push_event(
         message = "the online store did not confirm the event; the same event may be sent again"
         raise ApiError("features_unavailable", message, retry_after=1) from None
     EVENTS.labels(status).inc()
-    return EventAnswer(status=status, history=history)
+    is_known = request.item_id in bundle.recommender.index.rows
+    unknown_item = None if is_known else request.item_id
+    return EventAnswer(status=status, history=history, unknown_item=unknown_item)
 
 
-def _validate_timestamp(timestamp: datetime) -> None:
+def _utc(timestamp: datetime) -> pd.Timestamp:
+    """Return a moment in UTC. Raises ApiError where the store would not take it."""
     if timestamp > datetime.now(UTC) + CLOCK_SKEW:
         message = "timestamp: lies in the future; send when it happened"
         raise ApiError("event_in_future", message, "timestamp")
-    if timestamp.year < FIRST_YEAR:
-        message = f"timestamp: lies before {FIRST_YEAR}"
+    # Compared as moments: in its own zone a time may have another year.
+    if timestamp < FIRST_MOMENT:
+        message = f"timestamp: lies before {FIRST_MOMENT:%Y-%m-%d} in UTC"
         raise ApiError("invalid_request", message, "timestamp")
+    return pd.Timestamp(timestamp.astimezone(UTC))

@@ -52,9 +52,17 @@ class History:
 
 
 async def read_history(
-    endpoint: str, bundle: Bundle, store: Store | None, request: HistoryRequest
+    endpoint: str,
+    bundle: Bundle,
+    store: Store | None,
+    request: HistoryRequest,
+    timeout: float,
 ) -> History:
-    """Return the history of a request; a store that does not work costs the history, no more."""
+    """Return the history of a request; a store that does not work costs the history, no more.
+
+    Args:
+        timeout: seconds that are left; the store has its own bound, too.
+    """
     if request.items is not None:
         return History.of_items(bundle, request.items, "empty_history")
     if request.user_id is None:
@@ -62,7 +70,7 @@ async def read_history(
     if store is None:
         return History.of_items(bundle, [], "features_unavailable")
     try:
-        item_ids = await store.history(endpoint, request.user_id)
+        item_ids = await store.history(endpoint, request.user_id, timeout)
     except TimeoutError:
         return History.of_items(bundle, [], "features_slow")
     except Exception as error:  # Whatever the store raises, the fallback answers.

@@ -7,10 +7,13 @@ import math
 import re
 from random import getrandbits
 from time import perf_counter
+from typing import Any
 
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import ApiError, error_of_status, request_id
+from eager_llm.core.short_text import shortened
+from serving.errors import ApiError, ErrorAnswer, error_of_status, request_id
 from serving.metrics import REQUESTS, SECONDS
 from serving.rate_limiter import RateLimiter
 from serving.settings import ServiceSettings
@@ -31,6 +34,16 @@ ENDPOINTS = (
     "/info",
     "/ui",
 )
+# Of a request: the path and query, and all headers together.
+MAX_TARGET_BYTES = 16 << 10
+MAX_HEADERS_BYTES = 16 << 10
+MAX_HEADERS = 100
+LOGGED_PATH = 500
+# Wrong keys that a client may send: so many at once, and then one in so many seconds.
+WRONG_KEYS = 20
+WRONG_KEY_SECONDS = 5
+# Digits of a length that is read at all.
+LONGEST_LENGTH = 18
 log = logging.getLogger("eager_llm.access")
 
 
@@ -47,9 +60,12 @@ class RequestIdMiddleware:
             return
         request_id.set(_id_of_request(scope))
         start = perf_counter()
-        sender = _ResponseSender(scope["path"], send)
+        sender = _ResponseSender(send)
         try:
+            _check_head(scope)
             await self.app(scope, receive, sender.send)
+        except ApiError as error:
+            await error.response()(scope, receive, sender.send)
         except Exception:  # Every request gets an answer, whatever failed below.
             log.exception("a fault while answering %s %s", scope["method"], scope["path"])
             if not sender.status:
@@ -67,50 +83,91 @@ def _id_of_request(scope: Scope) -> str:
 
 
 class _ResponseSender:
-    """Sends a response on with its request id; a bare error of the server below gets the one shape.
+    """Sends a response on with its request id; every error gets the one shape.
+
+    What BentoML and Starlette say in other shapes is replaced, and so is a redirect to an address
+    that they make of the header Host.
 
     Attributes:
         status: of the response; 0 before it starts.
     """
 
-    def __init__(self, path: str, send: Send) -> None:
+    def __init__(self, send: Send) -> None:
         self.status = 0
-        self._path = path
         self._send = send
-        self._is_replaced = False
+        # An error that waits for its body.
+        self._error: Message | None = None
+        self._body: Any = b""
 
     async def send(self, message: Message) -> None:
-        """Send one ASGI message on, or the error that replaces it."""
-        if message["type"] != "http.response.start":
-            if not self._is_replaced:
-                await self._send(message)
+        """Send one ASGI message on; of an error only when all of it is there."""
+        if message["type"] == "http.response.start":
+            if _is_foreign_redirect(message):
+                message = {**message, "status": 404, "headers": []}
+            self.status = message["status"]
+            if self.status < 400:
+                await self._start(message)
+            else:
+                self._error = message
             return
-        self.status = message["status"]
-        self._is_replaced = self._is_bare_error(message)
-        if self._is_replaced:
-            await self._replace(message)
-        else:
-            await self._start(message)
+        if self._error is None:
+            await self._send(message)
+            return
+        self._body += message.get("body", b"")
+        if not message.get("more_body", False):
+            await self._send_error(self._error)
 
-    def _is_bare_error(self, message: Message) -> bool:
-        """Return whether a response is an error as plain text; the probes keep theirs."""
-        headers = dict(message["headers"])
-        content_type = headers.get(b"content-type", b"")
-        is_text = content_type.startswith(b"text/plain")
-        return self.status >= 400 and is_text and self._path not in PROBES
-
-    async def _replace(self, message: Message) -> None:
-        """Send the error of a status instead of a bare text; the header Allow stays."""
-        response = error_of_status(self.status).response()
-        allow = [(name, value) for name, value in message["headers"] if name == b"allow"]
-        await self._start({**message, "headers": [*response.raw_headers, *allow]})
-        await self._send({"type": "http.response.body", "body": response.body})
+    async def _send_error(self, start: Message) -> None:
+        """Send an error as it is where it has the one shape, else the error of its status."""
+        self._error = None
+        if not _has_the_shape(self._body):
+            error = error_of_status(self.status)
+            response = error.response()
+            self.status = response.status_code
+            kept = [(name, value) for name, value in start["headers"] if name == b"allow"]
+            start = {**start, "status": self.status, "headers": [*response.raw_headers, *kept]}
+            self._body = response.body
+        await self._start(start)
+        await self._send({"type": "http.response.body", "body": self._body})
 
     async def _start(self, message: Message) -> None:
         """Send the start of a response with the request's id among its headers."""
         id_header = (ID_HEADER, request_id.get().encode())
         headers = [*message["headers"], id_header]
         await self._send({**message, "headers": headers})
+
+
+def _has_the_shape(body: bytes) -> bool:
+    """Return whether a body is an error of the API."""
+    try:
+        ErrorAnswer.model_validate_json(body)
+    except ValidationError:
+        return False
+    return True
+
+
+def _is_foreign_redirect(message: Message) -> bool:
+    """Return whether a response leads to a whole address; the service's own redirect does not."""
+    if not 300 <= message["status"] < 400:
+        return False
+    location = dict(message["headers"]).get(b"location", b"")
+    return b"//" in location
+
+
+def _check_head(scope: Scope) -> None:
+    """Raise ApiError where a request's path, query or headers are longer than any use of them."""
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+    if target > MAX_TARGET_BYTES:
+        message = f"the path and query have {target} bytes; at most {MAX_TARGET_BYTES} are taken"
+        raise ApiError("target_too_long", message)
+    headers = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in headers)
+    if size > MAX_HEADERS_BYTES or len(headers) > MAX_HEADERS:
+        message = (
+            f"{len(headers)} headers with {size} bytes; at most {MAX_HEADERS} with"
+            f" {MAX_HEADERS_BYTES} are taken"
+        )
+        raise ApiError("headers_too_large", message)
 
 
 def _record(scope: Scope, status: int, seconds: float) -> None:
@@ -124,7 +181,7 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
         REQUESTS.labels(endpoint, str(status)).inc()
     fields = {
         "method": scope["method"],
-        "path": path,
+        "path": shortened(path, LOGGED_PATH),
         "status": status,
         "ms": round(1000 * seconds, 2),
     }
@@ -152,6 +209,7 @@ class AdmissionMiddleware:
         if settings.api_key is not None:
             key = settings.api_key.get_secret_value()
             self._key_digest = hashlib.sha256(key.encode()).digest()
+        self._wrong_keys = RateLimiter(1 / WRONG_KEY_SECONDS, capacity=WRONG_KEYS)
         self._rate_limiter: RateLimiter | None = None
         if settings.rate:
             self._rate_limiter = RateLimiter(settings.rate)
@@ -162,10 +220,10 @@ class AdmissionMiddleware:
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        client = scope.get("client") or ("",)
+        client, *_ = scope.get("client") or ("",)
         try:
-            self._check_key(headers)
-            self._check_rate(client[0])
+            self._check_key(headers, client)
+            self._check_rate(client)
             if scope["method"] == "POST":
                 self._check_body(headers)
         except ApiError as error:
@@ -173,8 +231,11 @@ class AdmissionMiddleware:
             return
         await self.app(scope, receive, send)
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
-        """Raise ApiError where the service has a key and the request lacks it."""
+    def _check_key(self, headers: dict[bytes, bytes], client: str) -> None:
+        """Raise ApiError where the service has a key and the request lacks it.
+
+        The right key always passes: behind a proxy, who guesses has the address of all others.
+        """
         if self._key_digest is None:
             return
         authorization = headers.get(b"authorization", b"")
@@ -185,6 +246,10 @@ class AdmissionMiddleware:
         digest = hashlib.sha256(key.strip()).digest()
         # Digests have one length: the comparison takes as long for every key.
         if not hmac.compare_digest(digest, self._key_digest):
+            wait = self._wrong_keys.take(client)
+            if wait:
+                message = "too many requests without the right key"
+                raise ApiError("rate_limited", message, retry_after=math.ceil(wait))
             raise ApiError(
                 "unauthorized", "send the API key as Authorization: Bearer, or as X-API-Key"
             )
@@ -207,8 +272,8 @@ class AdmissionMiddleware:
         if not length.isdigit():
             raise ApiError("length_required", "send the request with a Content-Length")
         max_bytes = self.settings.max_body_bytes
-        if int(length) > max_bytes:
-            message = f"the request has {int(length)} bytes; at most {max_bytes} are taken"
+        if len(length) > LONGEST_LENGTH or int(length) > max_bytes:
+            message = f"the request has more bytes than the {max_bytes} that are taken"
             raise ApiError("body_too_large", message)
 
 

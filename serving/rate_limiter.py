@@ -15,11 +15,14 @@ class RateLimiter:
     Args:
         rate: requests a second.
         max_clients: clients to remember.
+        capacity: tokens of a full bucket, at least 1; None: of two seconds.
     """
 
-    def __init__(self, rate: float, max_clients: int = 10_000) -> None:
+    def __init__(
+        self, rate: float, max_clients: int = 10_000, capacity: float | None = None
+    ) -> None:
         self.rate = rate
-        self.capacity = max(1.0, BURST_SECONDS * rate)
+        self.capacity = max(1.0, BURST_SECONDS * rate) if capacity is None else capacity
         self.max_clients = max_clients
         # Client → tokens and the time of their count; the client of the latest request last.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()

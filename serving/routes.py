@@ -13,9 +13,10 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from serving.answers import Answers
 from serving.catalogue import item_row
 from serving.errors import ApiError, documented, error_of_status, validation_error
+from serving.json_bodies import JsonRoute
 from serving.metadata import item_metadata
 from serving.schemas.answers import DescribeAnswer, EventAnswer, ItemsAnswer, SimilarAnswer
-from serving.schemas.metadata import Info, ItemList, ItemMetadata, ItemSummary, UserList
+from serving.schemas.metadata import Info, ItemList, ItemMetadata, UserList
 from serving.schemas.requests import (
     DescribeRequest,
     EventRequest,
@@ -47,7 +48,6 @@ FILTER_CODES = (*BODY_CODES, "invalid_filter", "no_such_bundle")
 EVENT_CODES = (
     *BODY_CODES,
     "event_in_future",
-    "unknown_item",
     "not_offered",
     "features_unavailable",
 )
@@ -78,6 +78,7 @@ def new_app() -> FastAPI:
         ],
     )
     app.router.redirect_slashes = False
+    app.router.route_class = JsonRoute
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -113,31 +114,37 @@ def _add_answer_routes(app: FastAPI) -> None:
         """Let the model, its adapter off, describe an item."""
         return await _answers(request).describe(body)
 
-    @app.post("/similar", responses=documented(*FILTER_CODES, "unknown_item"), tags=["answers"])
+    @app.post(
+        "/similar",
+        responses=documented(*FILTER_CODES, "unknown_item", "overloaded"),
+        tags=["answers"],
+    )
     async def similar(body: SimilarRequest, request: Request) -> SimilarAnswer:
         """Return the items nearest to one in the item index."""
         return await _answers(request).similar(body)
 
-    @app.post("/events", responses=documented(*EVENT_CODES), tags=["events"])
+    @app.post(
+        "/events",
+        responses=documented(*EVENT_CODES),
+        response_model_exclude_none=True,
+        tags=["events"],
+    )
     async def events(body: EventRequest, request: Request) -> EventAnswer:
         """Take in what a user just did; the next recommendation sees it.
 
-        The same event again changes nothing.
+        The same event again changes nothing. An item that the bundle does not know is kept.
         """
         return await _answers(request).event(body)
 
 
 def _add_metadata_routes(app: FastAPI) -> None:
-    @app.get("/items", responses=documented("invalid_request"), tags=["metadata"])
+    @app.get("/items", responses=documented("invalid_request", "overloaded"), tags=["metadata"])
     async def items(request: Request, words: TitleWords = "", limit: ItemLimit = 20) -> ItemList:
         """Find items by the words of their titles, without the model.
 
         Without words, the most popular items.
         """
-        bundle = _answers(request).first_bundle
-        item_ids = bundle.keyword_search.find(words, limit)
-        summaries = [ItemSummary(item_id=item, title=bundle.title(item)) for item in item_ids]
-        return ItemList(items=summaries)
+        return await _answers(request).items(words, limit)
 
     @app.get("/items/{item_id:path}", responses=documented("unknown_item"), tags=["metadata"])
     async def item(item_id: str, request: Request) -> ItemMetadata:
@@ -155,7 +162,8 @@ def _add_metadata_routes(app: FastAPI) -> None:
         store = _answers(request).store
         if store is None:
             return UserList(users=[])
-        return UserList(users=store.some_users(limit))
+        deadline_seconds = store.settings.deadline_ms / 1000
+        return UserList(users=await store.some_users(limit, deadline_seconds))
 
     @app.get("/info", responses=documented(), tags=["metadata"])
     async def info(request: Request) -> Info:

@@ -15,6 +15,7 @@ from eager_llm.bundle.bundle import Bundle
 from eager_llm.bundle.store import fetch_bundle
 from eager_llm.features.feature_store import Features
 from serving.answers import Answers
+from serving.connections import bound_connections
 from serving.decoder import Decoder
 from serving.logs import configure_logs
 from serving.metrics import BUNDLE
@@ -69,6 +70,7 @@ class EagerLLM:
     @bentoml.on_shutdown
     def close(self) -> None:
         """End the threads; by now every request has its answer."""
+        app.state.answers.close()
         for decoder in self.decoders.values():
             decoder.close()
         if self.store is not None:
@@ -98,3 +100,4 @@ def _add_middleware(service: Any) -> None:
 
 
 _add_middleware(EagerLLM)
+bound_connections()

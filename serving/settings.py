@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eager_llm.core.errors import UserError
@@ -16,13 +16,15 @@ FIXES = {
     "float_parsing": "must be a number",
     "bool_parsing": "choose true or false",
 }
+BLANK = "is set, but blank: give the key, or unset the variable to serve without one"
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class ServiceSettings(BaseSettings):
     """The service's settings; the field `queue` is the variable EAGER_LLM_QUEUE, and so on.
 
-    A variable that is empty or blank counts as not set.
+    A variable that is empty or blank counts as not set, but for the key: an empty Secret must not
+    open the service.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
@@ -41,7 +43,9 @@ class ServiceSettings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="the key that requests must carry; empty: none"
     )
-    deadline_ms: int = Field(1000, ge=1, description="after it the fallback ranking answers")
+    deadline_ms: int = Field(
+        1000, ge=1, le=50_000, description="after it the fallback ranking answers"
+    )
     features_ms: int = Field(300, ge=1, description="after it a user's history is given up")
     queue: int = Field(128, ge=1, description="requests that may wait for the decoder")
     batch: int = Field(64, ge=1, description="requests decoded together, at most")
@@ -80,6 +84,8 @@ class ServiceSettings(BaseSettings):
         for name, value in values.items():
             if isinstance(value, str):
                 value = value.strip()
+            if value == "" and name in SECRETS:
+                raise PydanticCustomError("blank_secret", BLANK, {"name": name})
             if value != "":
                 stripped[name] = value
         if isinstance(stripped.get("log_level"), str):
@@ -92,7 +98,7 @@ VARIABLES = {name: f"{PREFIX}{name.upper()}" for name in ServiceSettings.model_f
 
 def _fault(details: ErrorDetails) -> str:
     """Return a line on one mistake: the variable, its value, and what it may be."""
-    name = str(details["loc"][0])
+    name = str(details["loc"][0]) if details["loc"] else str(details["ctx"]["name"])
     variable = VARIABLES.get(name, name)
     if details["type"] == "missing":
         description = ServiceSettings.model_fields[name].description

@@ -1,5 +1,6 @@
 """The online store behind its queue: one look-up for all histories that wait, events in order."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,9 +45,22 @@ class Store:
         )
         self._sample_users: list[str] = []
 
-    def some_users(self, n: int) -> list[str]:
-        """Return some users of the published table."""
-        return self._sample_users[:n]
+    async def some_users(self, n: int, timeout: float) -> list[str]:
+        """Return some users of the published table who are online now.
+
+        Who was erased since the service started is not online any more, and is not listed.
+
+        Args:
+            timeout: seconds; nobody is listed where the store is slower or down.
+        """
+        users = self._sample_users[:n]
+        look_ups = [self.history("users", user, timeout) for user in users]
+        histories = await asyncio.gather(*look_ups, return_exceptions=True)
+        online: list[str] = []
+        for user, history in zip(users, histories, strict=True):
+            if isinstance(history, list):
+                online.append(user)
+        return online
 
     def warm_up(self) -> None:
         """Open the store; a store that is down now may come later."""
@@ -59,15 +73,19 @@ class Store:
                 exc_info=True,
             )
 
-    async def history(self, endpoint: str, user_id: str) -> list[str] | None:
+    async def history(self, endpoint: str, user_id: str, timeout: float) -> list[str] | None:
         """Return a user's items, oldest first, or None for an unknown user.
+
+        Args:
+            timeout: seconds; the settings bound them, too.
 
         Raises:
             TimeoutError: the store is slow.
             Exception: whatever the store raised.
         """
         with stage(endpoint, "features"):
-            result = await self._batches.submit(user_id, self.settings.features_ms / 1000)
+            seconds = min(timeout, self.settings.features_ms / 1000)
+            result = await self._batches.submit(user_id, seconds)
         return result.value
 
     async def push(self, event: Event, timeout: float) -> tuple[list[str], Pushed]:

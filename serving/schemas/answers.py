@@ -123,3 +123,8 @@ class EventAnswer(BaseModel):
         " publication of the log"
     )
     history: list[str] = Field(description="the user's items online now, oldest first")
+    unknown_item: str | None = Field(
+        default=None,
+        description="the event's item, where the bundle does not know it: it is kept, and counts"
+        " once a bundle that knows it is served",
+    )

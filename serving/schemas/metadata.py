@@ -43,8 +43,8 @@ class ColumnMetadata(BaseModel):
     values: list[str] = Field(
         default_factory=list, description="the most frequent values of a text"
     )
-    least: float | None = None
-    most: float | None = None
+    least: int | float | None = None
+    most: int | float | None = None
 
 
 class BundleMetadata(BaseModel):

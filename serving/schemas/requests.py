@@ -1,16 +1,43 @@
 """The bodies of requests. Unknown fields are refused."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
+from eager_llm.core.short_text import shortened
+from eager_llm.data.tables import LONGEST_ID
 from eager_llm.decoding.filters import Between, Condition, Filter, OneOf
 
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
-UserId = Annotated[str, Field(min_length=1, max_length=256)]
+ItemId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
+UserId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 ItemCount = Annotated[int, Field(ge=1, le=100, strict=True)]
 BundleName = Literal["first", "second"]
-CellValues = Annotated[list[bool | float | str], Field(min_length=1, max_length=1000)]
+# The first mistake of a list ends its reading: a request may not make work of its mistakes.
+CellValues = Annotated[
+    list[bool | int | float | str], Field(fail_fast=True, min_length=1, max_length=1000)
+]
+# Of all filters of a request together.
+MAX_FILTER_VALUES = 5000
+# Numbers would have to be guessed at: seconds, or milliseconds.
+_ISO_8601 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.{1,30}", re.IGNORECASE | re.ASCII)
+
+
+def _written_moment(value: Any) -> Any:
+    """Return a timestamp that is written as ISO 8601. Raises ValueError for another one."""
+    if not isinstance(value, str) or not _ISO_8601.fullmatch(value):
+        raise ValueError(
+            f"{shortened(repr(value))}: write it as 2026-01-31T12:00:00Z, with a time zone"
+        )
+    return value
 
 
 class StrictModel(BaseModel):
@@ -27,8 +54,8 @@ class ColumnFilter(StrictModel):
         default=None,
         description="the cell is one of these; of categories, one of the cell's labels is",
     )
-    least: float | None = Field(default=None, description="the number is at least this")
-    most: float | None = Field(default=None, description="the number is at most this")
+    least: int | float | None = Field(default=None, description="the number is at least this")
+    most: int | float | None = Field(default=None, description="the number is at most this")
     deny: bool = Field(
         False,
         strict=True,
@@ -53,12 +80,24 @@ class ItemsRequest(StrictModel):
     """The fields of every request for items."""
 
     k: ItemCount = Field(10, description="how many items to return")
-    filters: Annotated[list[ColumnFilter], Field(max_length=100)] = Field(
-        default_factory=list, description="conditions that every item of the answer meets"
+    filters: Annotated[list[ColumnFilter], Field(fail_fast=True, max_length=100)] = Field(
+        default_factory=list,
+        description="conditions that every item of the answer meets; of all together at most"
+        f" {MAX_FILTER_VALUES} values",
     )
     bundle: BundleName = Field(
         "first", description="which bundle answers, where the service has two"
     )
+
+    @field_validator("filters")
+    @classmethod
+    def _has_bounded_values(cls, filters: list[ColumnFilter]) -> list[ColumnFilter]:
+        count = sum(len(column_filter.any_of or []) for column_filter in filters)
+        if count > MAX_FILTER_VALUES:
+            raise ValueError(
+                f"all filters together have {count} values; at most {MAX_FILTER_VALUES} are taken"
+            )
+        return filters
 
     def conditions(self) -> Filter:
         """Return the filters as the library takes them."""
@@ -71,7 +110,7 @@ class HistoryRequest(ItemsRequest):
     user_id: UserId | None = Field(
         default=None, description="a user whose history is in the online store"
     )
-    items: Annotated[list[ItemId], Field(max_length=1000)] | None = Field(
+    items: Annotated[list[ItemId], Field(fail_fast=True, max_length=1000)] | None = Field(
         default=None, description="the history as item ids, oldest first"
     )
     exclude_history: bool = Field(False, strict=True, description="return no item of the history")
@@ -128,6 +167,6 @@ class EventRequest(StrictModel):
 
     user_id: UserId
     item_id: ItemId
-    timestamp: AwareDatetime = Field(
+    timestamp: Annotated[AwareDatetime, BeforeValidator(_written_moment)] = Field(
         description="when, in ISO 8601 with a time zone; kept by the second"
     )

@@ -11,20 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, user_of
+from in_process import Service
 from prometheus_client import REGISTRY
-from starlette.testclient import TestClient
 
 from eager_llm.bundle.bundle import Bundle
 from eager_llm.core.errors import UserError
 from eager_llm.features.feast_repository import FOLDER_VARIABLE
 from eager_llm.features.feature_store import Features
-from serving.answers import Answers
-from serving.decoder import Decoder
-from serving.middleware import AdmissionMiddleware, RequestIdMiddleware
 from serving.rate_limiter import RateLimiter
-from serving.routes import new_app
 from serving.settings import VARIABLES, ServiceSettings
-from serving.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -35,34 +30,6 @@ def bundle(run):
 @pytest.fixture(scope="module")
 def features(run):
     return Features(ROOT / "feature_repo", run.folder / "features")
-
-
-class Service:
-    """The application as the service builds it, in this process, so that its parts can be broken."""
-
-    def __init__(self, bundle, features=None, **settings):
-        self.settings = ServiceSettings(
-            **{"bundle": "-", "deadline_ms": 20000, "features_ms": 20000, **settings}
-        )
-        self.decoder = Decoder(bundle, self.settings)
-        self.store = Store(features, 20, self.settings) if features else None
-        self.app = new_app()
-        self.app.state.answers = Answers({"first": self.decoder}, self.store, self.settings)
-        self.app.add_middleware(AdmissionMiddleware, settings=self.settings)
-        self.app.add_middleware(RequestIdMiddleware)
-
-    def __enter__(self):
-        self.client = TestClient(self.app, raise_server_exceptions=False).__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.client.__exit__(*error)
-        self.decoder.close()
-
-    def ask(self, path="/recommend", **body):
-        answer = self.client.post(path, json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
 
 
 def fallbacks(cause):
@@ -262,7 +229,13 @@ def test_events_of_one_user_at_once_are_all_kept(bundle, features):
         ({"timestamp": "2999-01-01T00:00:00Z"}, "event_in_future"),
         ({"timestamp": "2025-01-01T00:00:00"}, "invalid_request"),
         ({"timestamp": "0001-01-01T00:00:00Z"}, "invalid_request"),
-        ({"item_id": "no such item"}, "unknown_item"),
+        ({"timestamp": "1970-01-01T00:00:00+05:00"}, "invalid_request"),
+        ({"timestamp": "0001-01-01T00:00:00+23:59"}, "invalid_request"),
+        ({"timestamp": "9999-12-31T23:59:59-23:59"}, "event_in_future"),
+        ({"timestamp": 1767225600}, "invalid_request"),
+        ({"timestamp": "1767225600"}, "invalid_request"),
+        ({"timestamp": 1e300}, "invalid_request"),
+        ({"timestamp": "2026-01-01T00:00:00+25:00"}, "invalid_request"),
         ({"user_id": ""}, "invalid_request"),
         ({"colour": "red"}, "invalid_request"),
     ],
@@ -273,6 +246,23 @@ def test_an_event_that_cannot_be_is_refused(bundle, features, change, code):
             "/events", json={**event("u", bundle, "2026-01-01T08:00:00Z"), **change}
         )
         assert answer.json()["error"]["code"] == code
+
+
+def test_an_event_of_a_new_item_is_kept_until_a_bundle_knows_it(bundle, features):
+    user = f"somebody early {uuid.uuid4()}"
+    with Service(bundle, features) as service:
+        first = event(user, bundle, "2026-01-01T08:00:00Z", 3)
+        newer = {**first, "item_id": "brand new", "timestamp": "2026-01-01T09:00:00Z"}
+        assert service.ask("/events", **newer) == {
+            "status": "added",
+            "history": ["brand new"],
+            "unknown_item": "brand new",
+        }
+        assert service.ask(user_id=user)["reason"] == "no_known_items"
+        assert service.ask("/events", **first)["history"] == [first["item_id"], "brand new"]
+        found = service.ask(user_id=user)
+        assert (found["source"], found["history"]) == ("model", [first["item_id"]])
+        assert found["ignored_items"] == ["brand new"]
 
 
 def test_without_features_and_texts_it_says_what_is_not_offered(bundle):

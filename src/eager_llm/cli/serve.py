@@ -10,6 +10,9 @@ from eager_llm.cli.options import BundleOption, FeaturesOption
 from eager_llm.cli.project_process import become, project_environment
 
 SERVICE = "serving.service:EagerLLM"
+# Of torch's oneDNN: a compiled kernel for each shape of a batch; its own default is 1,024.
+PRIMITIVES_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+PRIMITIVES = "128"
 
 
 def serve_command(
@@ -32,6 +35,8 @@ def serve_command(
 
     environment = project_environment()
     environment["BENTOML_DO_NOT_TRACK"] = "true"
+    # Read when torch loads: it keeps compiled code for every shape of a batch, up to this many.
+    environment.setdefault(PRIMITIVES_VARIABLE, PRIMITIVES)
     bundles = {"EAGER_LLM_BUNDLE": bundle, "EAGER_LLM_SECOND_BUNDLE": second}
     for variable, folder in bundles.items():
         if folder is not None:
