@@ -37,6 +37,19 @@ SMALL = [
 ]  # fmt: skip
 
 
+# The folder of a test says of what kind it is; `pytest -m unit` runs the quick ones.
+KINDS = {"unit": "unit", "benchmarks": "unit", "serving": "service", "e2e": "e2e"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder."""
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0]
+        kind = KINDS.get(folder, "component")
+        item.add_marker(getattr(pytest.mark, kind))
+
+
 @pytest.fixture(scope="session")
 def settings() -> Settings:
     return Settings.read(None, SMALL)

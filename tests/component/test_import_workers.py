@@ -155,7 +155,10 @@ def test_a_lost_worker_is_replaced_until_it_is_lost_over_and_over(tmp_path, on_t
         raise KeyError(answer)
 
     (tmp_path / "mark-1").touch()
-    assert run_on_ray("counting", die_once, [(tmp_path / f"mark-{n}", n) for n in range(2)]) == [0, 1]
+    assert run_on_ray("counting", die_once, [(tmp_path / f"mark-{n}", n) for n in range(2)]) == [
+        0,
+        1,
+    ]
     with pytest.raises(
         UserError,
         match="counting: a Ray worker was lost 4 times at task 1 of 1, and nothing was written",

@@ -5,7 +5,7 @@ from conftest import ROOT
 from eager_llm.bundle.gates import bundle_gates
 from eager_llm.core.duckdb_engine import engine
 from eager_llm.core.errors import UserError
-from eager_llm.data.tables import Tables
+from eager_llm.data.tables import LONGEST_ID, Tables
 from eager_llm.features.feature_store import Features
 from eager_llm.index.gates import index_gates
 from eager_llm.release.run_folder import RunFolder
@@ -47,6 +47,22 @@ def test_an_orphan_item_is_named(shop, tmp_path):
 def test_a_duplicate_item_is_named(shop, tmp_path):
     twice = pd.concat([shop.items, shop.items.head(1).assign(title="another")], ignore_index=True)
     assert f"item_id={shop.items['item_id'].iat[0]}" in failed(Tables(shop.events, twice), tmp_path)
+
+
+def test_ids_that_the_service_would_not_take_are_named(shop, tmp_path):
+    user, item = shop.events["user_id"].iat[0], shop.items["item_id"].iat[0]
+    long, fitting = "ü" * (LONGEST_ID + 1), "ü" * LONGEST_ID
+
+    def renamed(user_id, item_id):
+        events = shop.events.replace({"user_id": {user: user_id}, "item_id": {item: item_id}})
+        return Tables(events, shop.items.replace({"item_id": {item: item_id}}))
+
+    assert all(
+        result.passed for result in run_gates(renamed(fitting, fitting), GateSettings(), True)
+    )
+    message = failed(renamed(long, long), tmp_path)
+    assert "no user id is longer than 256 characters" in message
+    assert "no item id is longer than 256 characters" in message
 
 
 def test_time_going_backwards_is_named(shop, tmp_path):

@@ -1,6 +1,10 @@
 import json
+import os
 import shutil
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from eager_llm.backbone.tuned_model import held_out_items
@@ -15,9 +19,10 @@ from eager_llm.bundle.layout import (
     read_language,
 )
 from eager_llm.bundle.store import fetch_bundle, store_bundle, version_name
-from eager_llm.bundle.verify import verify_bundle
+from eager_llm.bundle.verify import bundle_faults, verify_bundle
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import read_json, sha256_file, write_json
+from eager_llm.data.tables import read_catalogue
 from eager_llm.evaluation.methods import MODEL, MODEL_WITH_PRIOR, PRIOR_ALONE
 from eager_llm.index.item_index import ItemIndex
 from eager_llm.settings import AcceptanceSettings
@@ -77,6 +82,55 @@ def test_a_missing_and_an_added_file_are_refused(bundle):
     message = refused(bundle)
     assert "fallback.parquet is missing" in message
     assert "extra.pkl is not in the manifest" in message
+
+
+def test_a_linked_or_unlisted_folder_is_refused(bundle, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(bundle / "adapter", elsewhere)
+    (bundle / "adapter").symlink_to(elsewhere, target_is_directory=True)
+    message = refused(bundle)
+    assert "adapter is a link to a folder" in message
+    assert "adapter/adapter_config.json is missing" in message
+    (bundle / "adapter").unlink()
+    shutil.move(elsewhere, bundle / "adapter")
+    (bundle / "another" / "folder").mkdir(parents=True)
+    os.mkfifo(bundle / "pipe")
+    (bundle / "dangling").symlink_to("nowhere")
+    (bundle / "lost+found").mkdir()
+    faults = bundle_faults(bundle)
+    assert faults == [
+        "another is a folder that is not in the manifest",
+        "another/folder is a folder that is not in the manifest",
+        "dangling is neither a file nor a folder",
+        "pipe is neither a file nor a folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, 'no "files"'),
+        ([], 'no "files"'),
+        ({"trie.safetensors": "abc"}, "'trie.safetensors' has no \"sha256\""),
+        ({"trie.safetensors": {"bytes": 3}}, "'trie.safetensors' has no \"sha256\""),
+    ],
+)
+def test_a_manifest_that_does_not_list_its_files_is_refused(bundle, files, said):
+    manifest = read_json(bundle / MANIFEST)
+    manifest.pop("files")
+    if files is not None:
+        manifest["files"] = files
+    write_json(bundle / MANIFEST, manifest)
+    assert said.replace("'", '"') in refused(bundle).replace("'", '"')
+
+
+def test_whole_numbers_stay_whole_beside_empty_cells(bundle, tmp_path):
+    written = pd.DataFrame({"item_id": ["a", "b"], "code": pd.array([2**53 + 1, None], "Int64")})
+    table = pa.table({"item_id": ["a", "b"], "code": pa.array([2**53 + 1, None], pa.int64())})
+    pq.write_table(table, tmp_path / "items.parquet")
+    found = read_catalogue(tmp_path / "items.parquet")
+    pd.testing.assert_frame_equal(found, written, check_dtype=False)
+    assert found["code"][0] == 2**53 + 1
 
 
 def test_another_schema_version_is_refused(bundle):
