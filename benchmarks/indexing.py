@@ -347,7 +347,13 @@ def gpu_figures(folder: Path, items: int, k: int, iterations: int) -> dict[str, 
         square = torch.randn(8192, 8192, device="cuda", dtype=dtype)
         ceiling = 2 * 8192**3 / _seconds(lambda a=square: a @ a)
         with matmul_precision(precision):
-            rate = 2 * len(points) * 384 * k / _seconds(lambda: nearest_labels(points, codebook, prices))
+            rate = (
+                2
+                * len(points)
+                * 384
+                * k
+                / _seconds(lambda: nearest_labels(points, codebook, prices))
+            )
         figures[precision] = {
             "seconds": found and found["seconds"], "distortion": found and found["distortion"],
             "assignment_tflops": rate / 1e12, "ceiling_tflops": ceiling / 1e12, "share_of_ceiling": rate / ceiling,

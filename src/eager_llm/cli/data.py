@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eager_llm.cli.options import SetOption
+from eager_llm.cli.options import SetOption, SettingsOption
 from eager_llm.core.errors import UserError
 from eager_llm.core.stores import in_store
 
@@ -46,14 +46,8 @@ def import_command(
         typer.Option("--format", help="the source's format, where it is not recognised"),
     ] = "",
     earlier_format: Annotated[str, typer.Option("--form", hidden=True)] = "",
-    append: Annotated[
-        bool,
-        typer.Option("--append", help="add to the tables that are there"),
-    ] = False,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="YAML file of settings"),
-    ] = None,
+    append: Annotated[bool, typer.Option(help="add to the tables that are there")] = False,
+    settings: SettingsOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Bring a log and its catalogue into clean tables, and say what was dropped.
@@ -80,6 +74,11 @@ def import_command(
     if has_options or not in_store(source):
         column_mapping = _column_mapping(source, mapping, log_format, queries, columns)
     metadata = ingest(source, Settings.read(settings, overrides), out, column_mapping, append)
+    _show_metadata(metadata)
+
+
+def _show_metadata(metadata: dict[str, Any]) -> None:
+    """Print what an import says of the log, a line each."""
     for name, value in metadata.items():
         label = name.replace("_", " ")
         typer.echo(f"{label:<30} {value}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from eager_llm.cli.options import SettingsOption
 from eager_llm.core.errors import UserError
 from eager_llm.core.files import whole_file
 from eager_llm.data.tables import read_item_ids
@@ -48,10 +49,7 @@ def build(
         Path | None,
         typer.Option(help="folder for finished parts, so that a build that was cut off goes on"),
     ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="YAML file of settings"),
-    ] = None,
+    settings: SettingsOption = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="such as index.branching=64"),

@@ -32,6 +32,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="override a setting, as section.name=value; repeatable"),
 ]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option("--settings", help="YAML file of settings"),
+]
 WaiveOption = Annotated[
     str,
     typer.Option(

@@ -37,6 +37,7 @@ def last_token_only(
         _: nn.Module,
         inputs: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, ...] | None:
+        """Leave the last token of each row to the feed-forward."""
         # Another thread may run the same model for another purpose.
         if threading.get_ident() != thread:
             return None

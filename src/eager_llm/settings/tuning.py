@@ -162,7 +162,7 @@ class TuningSettings(Section):
     template_file: str = Field(
         default="",
         description=(
-            "file of phrasings, JSON or YAML, such as "
+            "file of templates, JSON or YAML, such as "
             "src/eager_llm/prompts/templates.json; none: those"
         ),
     )
