@@ -1,11 +1,13 @@
 """The bundle: the one directory that serving loads, verified by the checksum of every file."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from eager_llm.backbone.tuned_model import ADAPTER, TEMPLATES, load_tuned
@@ -22,7 +24,7 @@ from eager_llm.bundle.layout import (
 from eager_llm.bundle.store import manifest_digest
 from eager_llm.bundle.verify import verify_bundle
 from eager_llm.core.files import read_json
-from eager_llm.data.tables import item_titles
+from eager_llm.data.tables import item_titles, read_catalogue
 from eager_llm.decoding.filters import Filter
 from eager_llm.decoding.inference_weights import optimize_for_inference
 from eager_llm.decoding.prefix_cache import PrefixCache
@@ -67,7 +69,7 @@ class Bundle:
             UserError: the bundle is refused; see `verify_bundle`.
         """
         manifest = verify_bundle(folder)
-        items = pd.read_parquet(folder / CATALOGUE)
+        items = read_catalogue(folder / CATALOGUE)
         return cls(
             recommender=_load_recommender(folder, items, device, with_prefix_cache),
             items=items.set_index("item_id"),
@@ -105,6 +107,7 @@ class Bundle:
             tuned.max_history,
             tuned.trie,
             prefix_cache=None if tuned.prefix_cache is None else _prefix_cache(tuned.settings),
+            columns=tuned.columns,
         )
 
     @cached_property
@@ -122,30 +125,48 @@ class Bundle:
         """Items by the words of their titles, the more popular first among equals."""
         return KeywordSearch(self.items.loc[self.fallback].reset_index())
 
+    def prepare(self) -> None:
+        """Build all that answers need beside the model, so that no request waits for it."""
+        self.recommender.columns.prepare()
+        self.popular(1, frozenset(), self.fallback[:1])
+        self.title(self.fallback[0])
+        self.keyword_search.find("a", 1)
+        self.nearest_items.nearest(0, 1)
+        _ = self._popular_rows, self.version, self.metrics
+
     def popular(self, k: int, conditions: Filter, excluded: Collection[str] = ()) -> list[str]:
         """Return the k most popular items that meet all conditions, `excluded` ones left out.
 
         Raises:
             UserError: a condition does not fit the catalogue.
         """
-        passing = self.passing(self.fallback, conditions)
-        return [item for item in passing if item not in excluded][:k]
+        candidates: Iterable[str] = self.fallback
+        passes = self.passing(conditions)
+        if passes is not None:
+            candidates = (self.fallback[place] for place in np.flatnonzero(passes))
+        # Only as far as k items: the catalogue may be long.
+        kept = (item for item in candidates if item not in excluded)
+        return list(islice(kept, k))
 
-    def passing(self, items: list[str], conditions: Filter) -> list[str]:
-        """Return which of some items meet all conditions.
+    def passing(self, conditions: Filter) -> np.ndarray | None:
+        """Return which items meet all conditions, bool [items] by popularity; None: all do.
 
         Raises:
             UserError: a condition does not fit the catalogue.
         """
         if not conditions:
-            return items
-        passes = self.recommender.columns.passing(conditions)
-        rows = self.recommender.index.rows
-        return [item for item in items if passes[rows[item]]]
+            return None
+        return self.recommender.columns.passing(conditions)[self._popular_rows]
 
     def title(self, item_id: str) -> str:
         """Return what an item is called, or its categories, or its id where it has no text."""
         return self._titles[item_id]
+
+    @cached_property
+    def _popular_rows(self) -> np.ndarray:
+        """The row in the index of each item, by popularity, int32 [items]."""
+        rows = self.recommender.index.rows
+        return np.array([rows[item] for item in self.fallback], dtype=np.int32)
 
     @cached_property
     def _titles(self) -> dict[str, str]:

@@ -1,12 +1,16 @@
 """Items by the words of their titles: plain matching, without a model."""
 
 import re
+from bisect import bisect_left, bisect_right
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
 _WORD = re.compile(r"\w+")
+# Sorts behind every word with the same beginning.
+LAST_CHARACTER = chr(0x10FFFF)
 SEARCHED_COLUMNS = ("item_id", "title", "brand", "categories")
 
 
@@ -25,44 +29,49 @@ class KeywordSearch:
             columns.append(column.astype(str))
         self._texts = list(map(" ".join, zip(*columns, strict=True)))
 
-    def find(self, query: str, k: int) -> list[str]:
+    def find(self, query: str, k: int, passes: np.ndarray | None = None) -> list[str]:
         """Return up to k item ids, those with the most words of the query first.
 
         The last word may be the beginning of a word. A query without words returns the first items.
+
+        Args:
+            passes: which items may come, bool [items] in the order of the catalogue; None: all.
         """
         words = list(dict.fromkeys(_words(query)))
         if not words:
-            return self.item_ids[:k]
+            places = np.arange(len(self.item_ids)) if passes is None else np.flatnonzero(passes)
+            return [self.item_ids[place] for place in places[:k]]
         matches = np.zeros(len(self.item_ids), dtype=np.int32)
-        *whole_words, last_word = words
-        for word in whole_words:
-            rows = self._rows_by_word.get(word)
-            if rows is not None:
-                matches[rows] += 1
-        matches += self._begins_with(last_word)
-        best = np.argsort(-matches, kind="stable")[:k]
-        return [self.item_ids[row] for row in best if matches[row]]
+        for word in words[:-1]:
+            matches[self._rows_of(word, word)] += 1
+        has_last = np.zeros(len(self.item_ids), dtype=bool)
+        has_last[self._rows_of(words[-1], words[-1] + LAST_CHARACTER)] = True
+        matches += has_last
+        if passes is not None:
+            matches[~passes] = 0
+        found = np.flatnonzero(matches)
+        best = found[np.argsort(-matches[found], kind="stable")[:k]]
+        return [self.item_ids[row] for row in best]
 
-    def _begins_with(self, prefix: str) -> np.ndarray:
-        """Return which items hold a word with this beginning, bool [items]."""
-        matches = np.zeros(len(self.item_ids), dtype=bool)
-        for word, rows in self._rows_by_word.items():
-            if word.startswith(prefix):
-                matches[rows] = True
-        return matches
+    def _rows_of(self, first: str, last: str) -> np.ndarray:
+        """Return the rows of the items that hold words from the first to the last, int32."""
+        words, starts, rows = self._rows_by_word
+        start = starts[bisect_left(words, first)]
+        end = starts[bisect_right(words, last)]
+        return rows[start:end]
 
     @cached_property
-    def _rows_by_word(self) -> dict[str, np.ndarray]:
-        """The rows of the items that hold each word, int32, in rising order."""
+    def _rows_by_word(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """All words, sorted; where the rows of each begin, int64 [words + 1]; the rows, int32."""
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(self._texts):
             for word in set(_words(text)):
-                rows_of_word = rows.setdefault(word, [])
-                rows_of_word.append(row)
-        arrays: dict[str, np.ndarray] = {}
-        for word, numbers in rows.items():
-            arrays[word] = np.array(numbers, dtype=np.int32)
-        return arrays
+                rows.setdefault(word, []).append(row)
+        words = sorted(rows)
+        lengths = [len(rows[word]) for word in words]
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        in_order = list(chain.from_iterable(rows[word] for word in words))
+        return words, starts, np.array(in_order, dtype=np.int32)
 
 
 def _words(text: str) -> list[str]:

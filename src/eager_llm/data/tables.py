@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eager_llm.core.errors import UserError
@@ -15,9 +16,23 @@ TEXT_COLUMNS = ("title", "description", "brand", "categories")
 ITEM_COLUMNS = ("item_id", *TEXT_COLUMNS)
 INTENTION_COLUMNS = ("user_id", "item_id", "intention", "preference")
 
+# Characters of a user's or an item's id: the service takes no longer ones.
+LONGEST_ID = 256
+
 METADATA = "metadata.json"
 # What earlier versions called it.
 _EARLIER_METADATA = "facts.json"
+
+_WHOLE_NUMBERS = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Tables:
         """
         require_tables(folder)
         events = pd.read_parquet(folder / "events.parquet")
-        items = pd.read_parquet(folder / "items.parquet")
+        items = read_catalogue(folder / "items.parquet")
         intentions = None
         if (folder / "intentions.parquet").is_file():
             intentions = pd.read_parquet(folder / "intentions.parquet")
@@ -164,3 +179,17 @@ def _read_columns(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     available = set(pq.read_schema(path).names)
     present = [name for name in optional if name in available]
     return pd.read_parquet(path, columns=[required, *present])
+
+
+def read_catalogue(path: Path) -> pd.DataFrame:
+    """Read a catalogue; whole numbers stay whole where some cells are empty.
+
+    pandas by itself would make floats of them, which hold no number above 2^53 exactly.
+    """
+    table = pq.read_table(path)
+    items: pd.DataFrame = table.to_pandas()
+    for name in table.column_names:
+        column = table.column(name)
+        if pa.types.is_integer(column.type) and column.null_count:
+            items[name] = column.to_pandas(types_mapper=_WHOLE_NUMBERS.get)
+    return items

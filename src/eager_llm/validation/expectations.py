@@ -1,6 +1,6 @@
 """The suites of events, items and histories: each rule is a query for the rows that break it."""
 
-from eager_llm.data.tables import TEXT_COLUMNS
+from eager_llm.data.tables import LONGEST_ID, TEXT_COLUMNS
 from eager_llm.settings import GateSettings
 from eager_llm.validation.gate import Gate
 
@@ -36,6 +36,12 @@ def log_gates(settings: GateSettings) -> list[Gate]:
             table="events",
             rule="every event names a user",
             rows_sql=f"{_EVENT} WHERE coalesce(user_id, '') = ''",
+        ),
+        Gate(
+            name="short-ids",
+            table="events",
+            rule=f"no user id is longer than {LONGEST_ID} characters: the service takes none",
+            rows_sql=f"{_EVENT} WHERE length(user_id) > {LONGEST_ID}",
         ),
         Gate(
             name="times-given",
@@ -93,6 +99,12 @@ def item_gates(settings: GateSettings, needs_text: bool) -> list[Gate]:
             table="items",
             rule="every item has an id",
             rows_sql="SELECT * FROM items WHERE coalesce(item_id, '') = ''",
+        ),
+        Gate(
+            name="short-item-ids",
+            table="items",
+            rule=f"no item id is longer than {LONGEST_ID} characters: the service takes none",
+            rows_sql=f"SELECT item_id FROM items WHERE length(item_id) > {LONGEST_ID}",
         ),
     ]
     if needs_text:
