@@ -142,7 +142,8 @@ class TuningLoss(nn.Module):
         """Return the batch's share of the step's contrast."""
         if not len(batch.item_end_items):
             # With several processes each one needs a gradient for every weight.
-            return 0.0 * sum(weight.sum() for weight in contrast.parameters())
+            sums = [weight.sum() for weight in contrast.parameters()]
+            return 0.0 * torch.stack(sums).sum()
         generator = torch.Generator().manual_seed(self.seed * SEED_STRIDE + step)
         states = hidden[batch.item_end_rows, batch.item_end_positions]
         share = len(batch.item_end_items) / totals.item_ends

@@ -144,7 +144,7 @@ def _train_step(run: TrainingRun, step: Step, events: EventWriter) -> Figures:
     run.optimizer.zero_grad()
     figures = _backward(job, run.module, step, state.step)
     nn.utils.clip_grad_norm_(job.weights(), MAX_GRADIENT_NORM)
-    learning_rate = run.schedule.get_last_lr()[0]
+    learning_rate = float(run.schedule.get_last_lr()[0])
     events.write(state.step, {**figures, "learning_rate": learning_rate})
     run.optimizer.step()
     run.schedule.step()
