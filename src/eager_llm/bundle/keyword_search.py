@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_left, bisect_right
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -37,21 +36,28 @@ class KeywordSearch:
         Args:
             passes: which items may come, bool [items] in the order of the catalogue; None: all.
         """
+        if passes is None:
+            passes = np.ones(len(self.item_ids), dtype=bool)
         words = list(dict.fromkeys(_words(query)))
-        if not words:
-            places = np.arange(len(self.item_ids)) if passes is None else np.flatnonzero(passes)
-            return [self.item_ids[place] for place in places[:k]]
+        if words:
+            matches = self._count_matches(words)
+            matches[~passes] = 0
+            found = np.flatnonzero(matches)
+            order = np.argsort(-matches[found], kind="stable")
+            found = found[order]
+        else:
+            found = np.flatnonzero(passes)
+        return [self.item_ids[row] for row in found[:k]]
+
+    def _count_matches(self, words: list[str]) -> np.ndarray:
+        """Return how many of some words, the last one as a beginning, each item has, int32."""
         matches = np.zeros(len(self.item_ids), dtype=np.int32)
         for word in words[:-1]:
             matches[self._rows_of(word, word)] += 1
+        beginning = words[-1]
         has_last = np.zeros(len(self.item_ids), dtype=bool)
-        has_last[self._rows_of(words[-1], words[-1] + LAST_CHARACTER)] = True
-        matches += has_last
-        if passes is not None:
-            matches[~passes] = 0
-        found = np.flatnonzero(matches)
-        best = found[np.argsort(-matches[found], kind="stable")[:k]]
-        return [self.item_ids[row] for row in best]
+        has_last[self._rows_of(beginning, beginning + LAST_CHARACTER)] = True
+        return matches + has_last
 
     def _rows_of(self, first: str, last: str) -> np.ndarray:
         """Return the rows of the items that hold words from the first to the last, int32."""
@@ -61,17 +67,19 @@ class KeywordSearch:
         return rows[start:end]
 
     @cached_property
-    def _rows_by_word(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """All words, sorted; where the rows of each begin, int64 [words + 1]; the rows, int32."""
-        rows: dict[str, list[int]] = {}
+    def _rows_by_word(self) -> tuple[list[str], list[int], np.ndarray]:
+        """All words, sorted; where the rows of each begin, and their end; the rows, int32."""
+        rows_of: dict[str, list[int]] = {}
         for row, text in enumerate(self._texts):
             for word in set(_words(text)):
-                rows.setdefault(word, []).append(row)
-        words = sorted(rows)
-        lengths = [len(rows[word]) for word in words]
-        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        in_order = list(chain.from_iterable(rows[word] for word in words))
-        return words, starts, np.array(in_order, dtype=np.int32)
+                rows_of.setdefault(word, []).append(row)
+        words = sorted(rows_of)
+        rows: list[int] = []
+        starts = [0]
+        for word in words:
+            rows += rows_of[word]
+            starts.append(len(rows))
+        return words, starts, np.array(rows, dtype=np.int32)
 
 
 def _words(text: str) -> list[str]:

@@ -84,7 +84,9 @@ def _strange_entries(folder: Path, listed: set[str]) -> list[str]:
 
     A loader would open them all the same.
     """
-    folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
+    folders: set[str] = set()
+    for name in listed:
+        folders.update(str(parent) for parent in PurePosixPath(name).parents)
     faults: list[str] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -24,8 +24,8 @@ LONGEST_NUMBER = 400
 _TRUTH = {"true": True, "false": False}
 
 
-class NumberColumn:
-    """A column of numbers. Whole numbers are compared exactly, above 2^53, too.
+class WholeNumberColumn:
+    """A column of whole numbers, compared exactly, above 2^53, too.
 
     Args:
         name: of the column.
@@ -34,75 +34,87 @@ class NumberColumn:
 
     def __init__(self, name: str, cells: pd.Series) -> None:
         self.name = name
-        self.is_whole = pd.api.types.is_integer_dtype(cells)
+        is_unsigned = pd.api.types.is_unsigned_integer_dtype(cells)
+        kind = np.uint64 if is_unsigned else np.int64
+        limits = np.iinfo(kind)
+        self._least = int(limits.min)
+        self._most = int(limits.max)
         self._is_given = cells.notna().to_numpy()
-        if self.is_whole:
-            unsigned = pd.api.types.is_unsigned_integer_dtype(cells)
-            kind = np.dtype(np.uint64 if unsigned else np.int64)
-            self._cells = cells.fillna(0).to_numpy(dtype=kind)
-        else:
-            self._cells = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+        self._cells = cells.fillna(0).to_numpy(dtype=kind)
 
     def one_of(self, values: Sequence[Value]) -> np.ndarray:
-        """Return where the cell is one of some values, bool [N]. Raises UserError for no number."""
-        numbers = [self._number(value) for value in values]
-        fitting = [number for number in map(self._as_cell, numbers) if number is not None]
+        """Return where the cell is one of some values, bool [N].
+
+        Raises:
+            UserError: a value is no number.
+        """
+        fitting: list[int] = []
+        for value in values:
+            number = _number(self.name, value)
+            if self._least <= number <= self._most and number == int(number):
+                fitting.append(int(number))
         wanted = np.array(fitting, dtype=self._cells.dtype)
         return np.isin(self._cells, wanted) & self._is_given
 
     def between(self, least: int | float | None, most: int | float | None) -> np.ndarray:
         """Return where the cell is within bounds, bool [N]."""
-        matches = self._is_given.copy()
-        if least is not None:
-            matches &= self._at_least(least)
-        if most is not None:
-            matches &= self._at_most(most)
-        return matches
+        low = self._least
+        if least is not None and least > low:
+            if least > self._most:
+                return np.zeros(len(self._cells), dtype=bool)
+            low = math.ceil(least)
+        high = self._most
+        if most is not None and most < high:
+            if most < self._least:
+                return np.zeros(len(self._cells), dtype=bool)
+            high = math.floor(most)
+        kind = self._cells.dtype.type
+        is_high_enough = self._cells >= kind(low)
+        is_low_enough = self._cells <= kind(high)
+        return is_high_enough & is_low_enough & self._is_given
 
-    def _number(self, value: Value) -> int | float:
-        number = parse_number(value) if isinstance(value, str) else value
-        if number is None or isinstance(number, bool):
-            raise UserError(
-                f"filter on {self.name!r}: {shortened(repr(value))} is not a number, "
-                "as the column's cells are"
-            )
-        return number
 
-    def _as_cell(self, number: int | float) -> int | float | None:
-        """Return a number as a cell may hold it, or None where none can."""
-        if not self.is_whole:
+class FloatColumn:
+    """A column of floating-point numbers, compared with whole numbers exactly.
+
+    Args:
+        name: of the column.
+        cells: its numbers, N of them; empty ones meet no condition.
+    """
+
+    def __init__(self, name: str, cells: pd.Series) -> None:
+        self.name = name
+        # An empty cell is NaN, which equals nothing and is in no range.
+        self._cells = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def one_of(self, values: Sequence[Value]) -> np.ndarray:
+        """Return where the cell is one of some values, bool [N].
+
+        Raises:
+            UserError: a value is no number.
+        """
+        fitting: list[float] = []
+        for value in values:
+            number = _number(self.name, value)
             nearest = _nearest_float(number)
-            return nearest if nearest == number else None
-        if isinstance(number, float):
-            if not number.is_integer():
-                return None
-            number = int(number)
-        limits = np.iinfo(self._cells.dtype)
-        return number if limits.min <= number <= limits.max else None
+            if nearest == number:
+                fitting.append(nearest)
+        return np.isin(self._cells, np.array(fitting, dtype=np.float64))
 
-    def _at_least(self, least: int | float) -> np.ndarray:
-        if not self.is_whole:
-            bound = _nearest_float(least)
-            if bound < least:
-                bound = math.nextafter(bound, math.inf)
-            return self._cells >= bound
-        limits = np.iinfo(self._cells.dtype)
-        if least > limits.max:
-            return np.zeros(len(self._cells), dtype=bool)
-        bound = limits.min if least <= limits.min else math.ceil(least)
-        return self._cells >= self._cells.dtype.type(bound)
-
-    def _at_most(self, most: int | float) -> np.ndarray:
-        if not self.is_whole:
-            bound = _nearest_float(most)
-            if bound > most:
-                bound = math.nextafter(bound, -math.inf)
-            return self._cells <= bound
-        limits = np.iinfo(self._cells.dtype)
-        if most < limits.min:
-            return np.zeros(len(self._cells), dtype=bool)
-        bound = limits.max if most >= limits.max else math.floor(most)
-        return self._cells <= self._cells.dtype.type(bound)
+    def between(self, least: int | float | None, most: int | float | None) -> np.ndarray:
+        """Return where the cell is within bounds, bool [N]."""
+        matches = ~np.isnan(self._cells)
+        if least is not None:
+            low = _nearest_float(least)
+            if low < least:
+                low = math.nextafter(low, math.inf)
+            matches &= self._cells >= low
+        if most is not None:
+            high = _nearest_float(most)
+            if high > most:
+                high = math.nextafter(high, -math.inf)
+            matches &= self._cells <= high
+        return matches
 
 
 class FlagColumn:
@@ -119,7 +131,11 @@ class FlagColumn:
         self._cells = cells.fillna(False).to_numpy(dtype=bool)
 
     def one_of(self, values: Sequence[Value]) -> np.ndarray:
-        """Return where the cell is one of some values, bool [N]. Raises UserError for no flag."""
+        """Return where the cell is one of some values, bool [N].
+
+        Raises:
+            UserError: a value is neither true nor false.
+        """
         flags = {self._flag(value) for value in values}
         return np.isin(self._cells, list(flags)) & self._is_given
 
@@ -202,15 +218,17 @@ class TextColumn:
         return {label: code for code, label in enumerate(self._labels)}
 
 
-Column = NumberColumn | FlagColumn | TextColumn
+Column = WholeNumberColumn | FloatColumn | FlagColumn | TextColumn
 
 
 def column_of(name: str, cells: pd.Series) -> Column:
     """Return the column of some cells, prepared for its kind."""
     if pd.api.types.is_bool_dtype(cells):
         return FlagColumn(name, cells)
+    if pd.api.types.is_integer_dtype(cells):
+        return WholeNumberColumn(name, cells)
     if pd.api.types.is_numeric_dtype(cells):
-        return NumberColumn(name, cells)
+        return FloatColumn(name, cells)
     column = TextColumn(name, cells)
     column.prepare()
     return column
@@ -231,6 +249,15 @@ def parse_number(text: str) -> int | float | None:
     return None if math.isnan(number) else number
 
 
+def _number(column: str, value: Value) -> int | float:
+    """Return a value as a number. Raises UserError where it is none."""
+    number = parse_number(value) if isinstance(value, str) else value
+    if number is None or isinstance(number, bool):
+        shown = shortened(repr(value))
+        raise UserError(f"filter on {column!r}: {shown} is not a number, as the column's cells are")
+    return number
+
+
 def _nearest_float(number: int | float) -> float:
     try:
         return float(number)
@@ -241,4 +268,5 @@ def _nearest_float(number: int | float) -> float:
 def _coded(cells: Any) -> tuple[np.ndarray, Any]:
     """Return a code a cell, in the smallest type that holds them, and the labels."""
     codes, labels = pd.factorize(cells)
-    return codes.astype(np.min_scalar_type(max(len(labels), 1))), labels
+    smallest = np.min_scalar_type(len(labels))
+    return codes.astype(smallest), labels

@@ -11,13 +11,14 @@ from eager_llm.core.errors import UserError
 LOG_GATES = (
     "unique-events",
     "users-named",
+    "short-ids",
     "times-given",
     "known-items",
     "time-forward",
     "user-events",
     "users",
 )
-ITEM_GATES = ("unique-items", "items-named", "item-text")
+ITEM_GATES = ("unique-items", "items-named", "short-item-ids", "item-text")
 DRIFT_GATES = (
     "events-size",
     "users-size",
