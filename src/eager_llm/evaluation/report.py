@@ -39,12 +39,12 @@ class ReportData:
     validation: Table
     curves: dict[str, Rows]
     samples: list[dict[str, Any]]
-    popular_items: list[dict[str, Any]]
     settings: dict[str, Any]
     language: Table = field(default_factory=dict)
     adapter_sweep: Rows = field(default_factory=list)
     prior: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    popular_items: list[dict[str, Any]] = field(default_factory=list)
 
 
 def render_report(data: ReportData) -> str:
